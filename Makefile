@@ -1,0 +1,53 @@
+# Needs Python >= 3.11 with pip and venv; everything else is installed into .venv.
+
+PYTHON ?= python3
+PYTEST_ARGS ?=
+SEEDS ?= 0
+
+METHODS := uniform last_loss learned_loss
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test test-all lint types format clean
+
+help:  ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+install: $(STAMP)  ## Create .venv with the package and all it needs
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; v >= (3, 11) or sys.exit("isjax needs Python >= 3.11, but $(PYTHON) is %d.%d: run make PYTHON=<a newer python>" % v[:2])'
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[run,dev]'
+	@touch $@
+
+demo: $(STAMP)  ## Train each method on MNIST-1D and compare them (SEEDS="0 1 2" for more)
+	rm -rf runs/demo
+	@set -e; for method in $(METHODS); do for seed in $(SEEDS); do \
+	  echo "== $$method, seed $$seed"; \
+	  $(BIN)/python -m isjax.main --config=configs/mnist1d.py \
+	    --config.method=$$method --config.seed=$$seed --workdir=runs/demo/$$method-$$seed; \
+	done; done
+	$(BIN)/python -m isjax.report runs/demo
+
+test: $(STAMP)  ## Run the tests that are not slow (PYTEST_ARGS="-n 2" to parallelise)
+	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+
+test-all: $(STAMP)  ## Run every test
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(STAMP)  ## Check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(STAMP)  ## Check the types of isjax/
+	$(BIN)/ty check
+
+format: $(STAMP)  ## Fix what ruff can fix
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## Remove .venv, caches and builds; keep runs/
+	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

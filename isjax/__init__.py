@@ -1,0 +1,70 @@
+"""isjax: importance sampling for neural network training in JAX."""
+
+from isjax import (
+    buffer,
+    diagnostics,
+    distributions,
+    gradients,
+    recipes,
+    resampling,
+    sampler,
+    scorers,
+    training,
+    transforms,
+    weights,
+)
+from isjax.base import Draw, Rows, Sampler, SamplerState, Scorer, ScoreTransform
+from isjax.gradients import weighted_value_and_grad
+from isjax.resampling import presample
+from isjax.sampler import gate, importance_sampler
+from isjax.training import TrainState, init_train_state, make_eval_step, make_train_step
+from isjax.transforms import (
+    chain,
+    clip,
+    identity,
+    mix_uniform,
+    power,
+    smooth,
+    smooth_by_mean,
+    warm_up,
+)
+from isjax.weights import importance_weights
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Draw",
+    "Rows",
+    "Sampler",
+    "SamplerState",
+    "ScoreTransform",
+    "Scorer",
+    "TrainState",
+    "buffer",
+    "chain",
+    "clip",
+    "diagnostics",
+    "distributions",
+    "gate",
+    "gradients",
+    "identity",
+    "importance_sampler",
+    "importance_weights",
+    "init_train_state",
+    "make_eval_step",
+    "make_train_step",
+    "mix_uniform",
+    "power",
+    "presample",
+    "recipes",
+    "resampling",
+    "sampler",
+    "scorers",
+    "smooth",
+    "smooth_by_mean",
+    "training",
+    "transforms",
+    "warm_up",
+    "weighted_value_and_grad",
+    "weights",
+]

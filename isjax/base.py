@@ -1,0 +1,120 @@
+"""Types and contracts of the funnel that narrows a pool of examples to one weighted batch.
+
+    ids [B] -> rows -> scores [B] -> probs [B] -> (index, draw_probs) [b] -> weights [b]
+            -> losses [b], gradient -> buffer, scorer
+
+`N` examples in the data set, `B` in the pool (the presample), `b` in the batch, `H` past losses
+kept per example. Only the buffer knows `N`; a scorer sees only rows, a transform only scores, a
+resampler only probabilities.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+
+Array = jax.Array
+PyTree = Any
+Batch = Any  # pytree of arrays with a common leading axis
+Params = Any
+Schedule = Callable[[Array], Array | float]
+ScalarOrSchedule = float | Schedule
+Resampler = Callable[[Array, Array, int], tuple[Array, Array]]
+
+
+class Rows(NamedTuple):
+    """All that a scorer may see of `B` examples.
+
+    Attributes:
+        history: [B, H] float32 past losses, newest first; those not yet observed hold the
+            sampler's `initial_loss`.
+        count: [B] int32 times observed; 0 = never seen.
+        batch: pytree with leading axis B, if the caller loaded the examples.
+        params: whatever the scorer's function takes.
+    """
+
+    history: Array
+    count: Array
+    batch: Batch = None
+    params: Params = None
+
+
+class Scorer(NamedTuple):
+    """Says how important each example is.
+
+    Attributes:
+        init: `(key) -> state`.
+        score: `(state, rows) -> scores`, [B] float32, finite and >= 0.
+        update: `(state, rows, losses) -> state`, given the rows of a batch as they were before its
+            losses, [b] float32, were written back.
+        history: `H`, how many past losses it reads; 0 = it needs no buffer.
+    """
+
+    init: Callable[[Array], PyTree]
+    score: Callable[[PyTree, Rows], Array]
+    update: Callable[[PyTree, Rows, Array], PyTree]
+    history: int = 1
+
+
+class ScoreTransform(NamedTuple):
+    """Optax's shape, on scores instead of gradients.
+
+    Attributes:
+        init: `() -> state`.
+        update: `(scores, state) -> (scores, state)`, scores [B] float32.
+    """
+
+    init: Callable[[], PyTree]
+    update: Callable[[Array, PyTree], tuple[Array, PyTree]]
+
+
+class Draw(NamedTuple):
+    """One batch of `b` examples drawn from a pool of `B`.
+
+    Attributes:
+        ids: [b] int32 into the data set.
+        index: [b] int32 into the pool.
+        weights: [b] float32 for the gradient.
+        draw_probs: [b] float32 probability per draw: `1 / (B * draw_probs)` is the unbiased weight.
+        scores: [b] float32 before transforms: what the scorer predicted.
+        ess: [] float32 effective sample size of the pool, as a share of B.
+        nonfinite: [] int32 scores of the pool that were NaN or infinite, and taken as zero.
+    """
+
+    ids: Array
+    index: Array
+    weights: Array
+    draw_probs: Array
+    scores: Array
+    ess: Array
+    nonfinite: Array | int = 0
+
+
+class SamplerState(NamedTuple):
+    """Arrays only: donated, sharded and checkpointed whole.
+
+    Attributes:
+        step: [] int32 draws so far.
+        buffer: `isjax.buffer.ScoreBuffer`.
+        scorer: the scorer's state.
+        transform: the transform's state.
+    """
+
+    step: Array
+    buffer: PyTree
+    scorer: PyTree
+    transform: PyTree
+
+
+class Sampler(NamedTuple):
+    """Chooses what to train on next, and learns from the losses it then sees.
+
+    Attributes:
+        init: `(key, num_examples) -> SamplerState`.
+        sample: `(key, state, ids=None, batch=None, params=None) -> (Draw, state)`.
+        update: `(state, draw, losses, batch=None) -> state`.
+    """
+
+    init: Callable[[Array, int], SamplerState]
+    sample: Callable[..., tuple[Draw, SamplerState]]
+    update: Callable[..., SamplerState]

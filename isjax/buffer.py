@@ -1,0 +1,74 @@
+"""The past losses of every example: the only scatter by id."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from isjax.base import Array
+
+
+class ScoreBuffer(NamedTuple):
+    """The last `H` losses of each of `N` examples; both axes empty for a scorer with H = 0.
+
+    Attributes:
+        losses: [N, H] float32, newest first, `initial_loss` where not yet observed.
+        count: [N] int32 times observed.
+    """
+
+    losses: Array
+    count: Array
+
+
+def init(num_examples: int, history: int, initial_loss: float = 1.0) -> ScoreBuffer:
+    """A buffer in which no example has been seen.
+
+    Args:
+        num_examples: N.
+        history: H, losses kept per example; 0 keeps nothing and allocates nothing.
+        initial_loss: what an unseen example is thought to lose, in units of the loss.
+    """
+    size = num_examples if history else 0
+    return ScoreBuffer(
+        losses=jnp.full((size, history), initial_loss, jnp.float32),
+        count=jnp.zeros((size,), jnp.int32),
+    )
+
+
+def read(buffer: ScoreBuffer, ids: Array) -> tuple[Array, Array]:
+    """History [B, H] float32, newest first, and count [B] int32 of the examples `ids` [B]."""
+    if not buffer.losses.shape[1]:
+        return jnp.zeros((*ids.shape, 0), jnp.float32), jnp.zeros(ids.shape, jnp.int32)
+    return buffer.losses[ids], buffer.count[ids]
+
+
+def write(buffer: ScoreBuffer, ids: Array, losses: Array) -> ScoreBuffer:
+    """Puts one new loss in front of each example's history.
+
+    An id drawn several times is observed once, with the mean of its losses: every duplicate
+    writes the same row, so the result does not depend on the order of the scatter. NaN and
+    infinite losses are left out; an example with no finite loss keeps its row.
+
+    Args:
+        buffer: N rows.
+        ids: [b] int32, duplicates allowed.
+        losses: [b] float32.
+    """
+    if not buffer.losses.shape[1]:
+        return buffer
+    loss, observed = _mean_over_duplicates(ids, losses.astype(jnp.float32))
+    history, count = read(buffer, ids)
+    shifted = jnp.concatenate([loss[:, None], history[:, :-1]], axis=1)
+    return ScoreBuffer(
+        losses=buffer.losses.at[ids].set(jnp.where(observed[:, None], shifted, history)),
+        count=buffer.count.at[ids].set(count + observed),
+    )
+
+
+def _mean_over_duplicates(ids: Array, losses: Array) -> tuple[Array, Array]:
+    """For each position, the mean finite loss of its id, and whether there was one."""
+    # A [b, b] comparison sums duplicates in a fixed order on every backend, and costs nothing
+    # beside the batch's own forward pass.
+    same = (ids[:, None] == ids[None, :]) & jnp.isfinite(losses)[None, :]
+    total = jnp.sum(jnp.where(same, losses[None, :], 0.0), axis=1)
+    number = jnp.sum(same, axis=1)
+    return total / jnp.maximum(number, 1), number > 0

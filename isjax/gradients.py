@@ -1,0 +1,63 @@
+"""Gradients of weighted batches, and of single examples."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from isjax.base import Array, Batch, Params
+
+
+def weighted_value_and_grad(loss_fn: Callable, has_aux: bool = False) -> Callable:
+    """The gradient of (1/b) sum w_i L_i, and the losses that the sampler learns from.
+
+    Args:
+        loss_fn: `(params, batch, *extra) -> losses`, one per example; with `has_aux`
+            `-> (losses, aux)`.
+        has_aux: whether `loss_fn` also returns auxiliary data, such as model state.
+
+    Returns:
+        `(params, batch, weights, *extra) -> ((loss, losses), grads)`, or, with `has_aux`,
+        `((loss, (losses, aux)), grads)`. `weights` is [b]; `loss` is the weighted mean.
+
+    Raises:
+        ValueError: when traced, if `loss_fn` does not return one loss per weight.
+    """
+
+    def weighted_loss(params: Params, batch: Batch, weights: Array, *extra: Any):
+        out = loss_fn(params, batch, *extra)
+        losses = check_losses(out[0] if has_aux else out, weights.shape[0])
+        return jnp.mean(weights * losses), out
+
+    return jax.value_and_grad(weighted_loss, has_aux=True)
+
+
+def per_example_grad_norms(loss_fn: Callable, params: Params, batch: Batch, *extra: Any) -> Array:
+    """||grad L_i||_2 of each example, [b] float32: the score of least variance.
+
+    Costs b gradients and holds them all in memory: for studies.
+
+    Args:
+        loss_fn: `(params, batch, *extra) -> losses [b]`.
+        params: the model's.
+        batch: pytree with leading axis b.
+        *extra: passed on.
+    """
+
+    def one(example: Batch) -> Array:
+        single = jax.tree.map(lambda x: x[None], example)
+        return optax.tree.norm(jax.grad(lambda p: loss_fn(p, single, *extra)[0])(params))
+
+    return jax.vmap(one)(batch)
+
+
+def check_losses(losses: Array, size: int) -> Array:
+    """The losses, if there is one for each of `size` examples; else a ValueError."""
+    if jnp.shape(losses) != (size,):
+        raise ValueError(
+            f"the loss function returned shape {jnp.shape(losses)} for {size} examples; return one "
+            f"loss per example, shape ({size},), and leave the mean over the batch to isjax"
+        )
+    return losses

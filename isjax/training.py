@@ -1,0 +1,182 @@
+"""A training step that chooses its batch, trains on it, and tells the sampler what it saw."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from isjax import buffer, resampling
+from isjax.base import Array, Batch, Params, PyTree, Sampler, SamplerState
+from isjax.diagnostics import draw_metrics
+from isjax.gradients import weighted_value_and_grad
+
+__all__ = ["TrainState", "init_train_state", "make_eval_step", "make_train_step", "num_examples"]
+
+LossFn = Callable[[Params, PyTree, Batch, Array], tuple[Array, PyTree]]
+ScoreFn = Callable[[Params, PyTree, Batch], PyTree]
+
+
+class TrainState(NamedTuple):
+    """Everything that training changes; arrays only: donated, sharded and checkpointed whole.
+
+    Attributes:
+        step: [] int32.
+        key: typed PRNG key; a step's randomness is `fold_in(key, step)`.
+        params: the main model's.
+        model_state: what else the model carries, such as batch statistics; None if nothing.
+        opt_state: the optimiser's.
+        sampler: the sampler's.
+    """
+
+    step: Array
+    key: Array
+    params: Params
+    model_state: PyTree
+    opt_state: optax.OptState
+    sampler: SamplerState
+
+
+def init_train_state(
+    key: Array,
+    params: Params,
+    tx: optax.GradientTransformation,
+    sampler: Sampler,
+    num_examples: int,
+    model_state: PyTree = None,
+) -> TrainState:
+    """The state before the first step. The params are copied, since steps donate their state."""
+    key, sampler_key = jax.random.split(key)
+    params, model_state = jax.tree.map(jnp.array, (params, model_state))
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        key=key,
+        params=params,
+        model_state=model_state,
+        opt_state=tx.init(params),
+        sampler=sampler.init(sampler_key, num_examples),
+    )
+
+
+def make_train_step(
+    loss_fn: LossFn,
+    tx: optax.GradientTransformation,
+    sampler: Sampler,
+    *,
+    pool_size: int | None = None,
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
+    """One step of training: pool, draw, weighted gradient, write-back.
+
+    A scorer that runs the main model gets as its params `state.params`, or the pair
+    `(state.params, state.model_state)` where the model has state.
+
+    Args:
+        loss_fn: `(params, model_state, batch, key) -> (losses [b], model_state)`, the training
+            view of the model, with dropout and augmentation.
+        tx: the optimiser.
+        sampler: chooses the batch.
+        pool_size: B, of the uniform presample that the sampler chooses from; None leaves it to
+            the sampler where to look, which is the whole data set.
+
+    Returns:
+        `step(state, data) -> (state, metrics)`, jitted, the state donated; `data` is a pytree of
+        arrays with leading axis N. The metrics are scalars: those of `diagnostics.draw_metrics`
+        and `skipped`, 1 where a gradient that was not finite left the model as it was (0 * NaN is
+        NaN: no weight protects it) while step and sampler went on.
+
+    Raises:
+        ValueError: when first called, if the data set is empty or ragged, if the pool does not
+            fit between batch and data set, or if `loss_fn` does not return one loss per example.
+    """
+    value_and_grad = weighted_value_and_grad(
+        lambda params, batch, model_state, key: loss_fn(params, model_state, batch, key),
+        has_aux=True,
+    )
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def step(state: TrainState, data: Batch) -> tuple[TrainState, dict[str, Array]]:
+        size = num_examples(data)
+        key = jax.random.fold_in(state.key, state.step)
+        pool_key, draw_key, loss_key = jax.random.split(key, 3)
+
+        # What the scorer does not read of the pool is never gathered: XLA drops it.
+        ids = None if pool_size is None else resampling.presample(pool_key, size, pool_size)
+        pool = data if ids is None else _take(data, ids)
+        stateful = bool(jax.tree.leaves(state.model_state))
+        variables = (state.params, state.model_state) if stateful else state.params
+        draw, sampler_state = sampler.sample(draw_key, state.sampler, ids, pool, variables)
+
+        batch = _take(data, draw.ids)
+        (_, (losses, model_state)), grads = value_and_grad(
+            state.params, batch, draw.weights, state.model_state, loss_key
+        )
+        updates, opt_state = tx.update(grads, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+
+        last_seen, _ = buffer.read(state.sampler.buffer, draw.ids)
+        metrics = draw_metrics(
+            draw,
+            losses,
+            pool_size or size,
+            last_seen[:, 0] if last_seen.shape[1] else None,
+        )
+        sound = _all_finite((losses, grads))
+        params, model_state, opt_state = jax.tree.map(
+            lambda new, old: jnp.where(sound, new, old),
+            (params, model_state, opt_state),
+            (state.params, state.model_state, state.opt_state),
+        )
+        new_state = TrainState(
+            step=state.step + 1,
+            key=state.key,
+            params=params,
+            model_state=model_state,
+            opt_state=opt_state,
+            sampler=sampler.update(sampler_state, draw, losses, batch),
+        )
+        return new_state, metrics | {"skipped": ~sound}
+
+    return step
+
+
+def make_eval_step(metrics_fn: ScoreFn) -> Callable[[TrainState, Batch], PyTree]:
+    """Evaluation of a batch: `(state, batch) -> metrics`, jitted.
+
+    Args:
+        metrics_fn: `(params, model_state, batch) -> metrics`, in evaluation mode: a pytree of [b]
+            arrays, one value per example, so that the caller can average batches of any size.
+    """
+
+    @jax.jit
+    def evaluate(state: TrainState, batch: Batch) -> PyTree:
+        return metrics_fn(state.params, state.model_state, batch)
+
+    return evaluate
+
+
+def num_examples(data: Batch) -> int:
+    """N, the length that the leading axes of all arrays in `data` share.
+
+    Raises:
+        ValueError: if there is no array, no example, or no common length.
+    """
+    leaves, _ = jax.tree_util.tree_flatten_with_path(data)
+    shapes = {jax.tree_util.keystr(path) or "data": jnp.shape(leaf) for path, leaf in leaves}
+    sizes = {shape[0] if shape else 0 for shape in shapes.values()}
+    if len(sizes) != 1 or 0 in sizes:
+        listed = ", ".join(f"{name}: {shape}" for name, shape in shapes.items()) or "no arrays"
+        raise ValueError(
+            "a data set needs arrays with one common, non-empty leading axis, an example each; "
+            f"got {listed}"
+        )
+    return sizes.pop()
+
+
+def _all_finite(tree: PyTree) -> Array:
+    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+
+
+def _take(data: Batch, ids: Array) -> Batch:
+    return jax.tree.map(lambda x: x[ids], data)

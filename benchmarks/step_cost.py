@@ -1,0 +1,124 @@
+"""What a training step costs by each method, over a plain step on uniform ids.
+
+    python benchmarks/step_cost.py [--rounds 15] [--networks mlp cnn_1d cnn_2d]
+
+Every method takes its turn in every round, so that the ratios hold on a machine whose speed
+drifts: median over rounds, with quartiles. `floor` is the same ratio by the floating point
+operations that XLA counts for the compiled steps. Batch 128, pool 1024, momentum SGD, random data.
+"""
+
+import argparse
+import functools
+import json
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import isjax
+from isjax import networks, recipes
+
+NUM_EXAMPLES, POOL, BATCH, CLASSES = 10_000, 1024, 128, 10
+NETWORKS = {
+    "mlp": (networks.MLP(CLASSES, hidden=(512, 512)), (784,)),
+    "cnn_1d": (networks.CNN(CLASSES), (40, 1)),
+    "cnn_2d": (networks.CNN(CLASSES), (28, 28, 1)),
+}
+
+
+def steps_of(network, shape):
+    """{name: (step, state)}, where `state, _ = step(state, data)`; and the data."""
+    x_key, label_key, key = jax.random.split(jax.random.key(0), 3)
+    data = {
+        "x": jax.random.normal(x_key, (NUM_EXAMPLES, *shape)),
+        "label": jax.random.randint(label_key, (NUM_EXAMPLES,), 0, CLASSES),
+    }
+    params = network.init(key, data["x"][:1])
+    tx = optax.sgd(0.01, momentum=0.9)
+
+    def score_fn(params, batch):
+        logits = network.apply(params, batch["x"])
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+
+    def loss_fn(params, model_state, batch, key):
+        return score_fn(params, batch), model_state
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def plain(state, data):
+        key, step, params, opt_state = state
+        ids = jax.random.randint(jax.random.fold_in(key, step), (BATCH,), 0, NUM_EXAMPLES)
+        batch = jax.tree.map(lambda x: x[ids], data)
+        loss, grads = jax.value_and_grad(lambda p: jnp.mean(score_fn(p, batch)))(params)
+        updates, opt_state = tx.update(grads, opt_state, params)
+        return (key, step + 1, optax.apply_updates(params, updates), opt_state), loss
+
+    copy = jax.tree.map(jnp.array, params)
+    steps = {"plain": (plain, (jax.random.key(1), jnp.zeros((), jnp.int32), copy, tx.init(copy)))}
+    for name, sampler in {
+        "uniform": recipes.uniform(batch_size=BATCH),
+        "last_loss": recipes.last_loss(batch_size=BATCH),
+        "learned_loss": recipes.learned_loss(batch_size=BATCH, num_classes=CLASSES),
+        "biased_loss": recipes.biased_loss(batch_size=BATCH, loss_fn=score_fn),
+    }.items():
+        state = isjax.init_train_state(jax.random.key(1), params, tx, sampler, NUM_EXAMPLES)
+        steps[name] = isjax.make_train_step(loss_fn, tx, sampler, pool_size=POOL), state
+    return steps, data
+
+
+def measure(steps, data, rounds, seconds):
+    """Seconds a step, [rounds] for each name; each turn lasts about `seconds`."""
+    states, lengths, times = {}, {}, {name: [] for name in steps}
+
+    def turn(name, length):
+        step, state = steps[name][0], states[name]
+        start = time.perf_counter()
+        for _ in range(length):
+            state, out = step(state, data)
+        jax.block_until_ready((state, out))
+        states[name] = state
+        return (time.perf_counter() - start) / length
+
+    for name, (_, state) in steps.items():
+        states[name] = state
+        turn(name, 3)
+        lengths[name] = max(3, int(seconds / turn(name, 5)))
+    for _ in range(rounds):
+        for name in steps:
+            times[name].append(turn(name, lengths[name]))
+    return {name: np.array(values) for name, values in times.items()}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=15)
+    parser.add_argument("--seconds", type=float, default=0.3, help="of each turn")
+    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
+    args = parser.parse_args()
+    device = jax.devices()[0].device_kind
+    print(
+        f"{'network':8} {'method':13} {'ms/step':>8}   over plain (quartiles)   floor   [{device}]"
+    )
+    for network in args.networks:
+        steps, data = steps_of(*NETWORKS[network])
+        flops = {
+            name: step.lower(state, data).compile().cost_analysis()["flops"]
+            for name, (step, state) in steps.items()
+        }
+        times = measure(steps, data, args.rounds, args.seconds)
+        for name, values in times.items():
+            low, ratio, high = np.percentile(values / times["plain"], [25, 50, 75])
+            floor = flops[name] / flops["plain"]
+            print(
+                f"{network:8} {name:13} {np.median(values) * 1e3:8.2f}   "
+                f"{ratio:5.2f}  ({low:.2f} to {high:.2f})    {floor:5.2f}",
+                flush=True,
+            )
+            row = {"network": network, "method": name, "ms": float(np.median(values)) * 1e3}
+            row |= {"ratio": ratio, "quartiles": [low, high], "floor": floor, "device": device}
+            print(json.dumps(row))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,13 @@
+"""MNIST-1D, generated on the spot: the project's main job on data that needs no download.
+
+python -m isjax.main --config=configs/mnist1d.py --config.method=learned_loss --workdir=DIR
+"""
+
+from isjax.config import default_config
+
+
+def get_config():
+    config = default_config()
+    config.dataset = "mnist1d"
+    config.network = "MLP"
+    return config

@@ -1,0 +1,38 @@
+"""Runs a config: `python -m isjax.main --config=configs/mnist1d.py --workdir=DIR`.
+
+Any setting can be given on the command line, as in `--config.method=learned_loss
+--config.method_options.k=0.25`; `isjax.config.default_config` lists them all.
+"""
+
+import sys
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from isjax import experiment
+from isjax.config import ConfigError
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    help_string="File with a function get_config(), such as configs/mnist1d.py.",
+    lock_config=False,  # options of a method are not known beforehand; the run checks all names
+    accept_new_attributes=True,
+)
+_WORKDIR = flags.DEFINE_string("workdir", "", "Where the run writes its files.")
+
+
+def main(argv: list[str]) -> None:
+    """Runs, or says in one line why not."""
+    if len(argv) > 1:
+        sys.exit(f"isjax: unexpected argument {argv[1]}; settings look like --config.seed=1")
+    if not _WORKDIR.value:
+        sys.exit("isjax: --workdir is missing; name a folder for the files of this run")
+    try:
+        experiment.run(_CONFIG.value, _WORKDIR.value)
+    except (ConfigError, FloatingPointError) as error:
+        sys.exit(f"isjax: {error}")
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("config")
+    app.run(main)

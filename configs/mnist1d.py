@@ -1,6 +1,6 @@
-"""MNIST-1D, generated on the spot: the project's main job on data that needs no download.
+"""MNIST-1D with a small 1-D CNN: the project's main job on data that needs no download.
 
-python -m isjax.main --config=configs/mnist1d.py --config.method=learned_loss --workdir=DIR
+    python -m isjax.main --config=configs/mnist1d.py --config.method=learned_loss --workdir=DIR
 """
 
 from isjax.config import default_config
@@ -9,5 +9,6 @@ from isjax.config import default_config
 def get_config():
     config = default_config()
     config.dataset = "mnist1d"
-    config.network = "MLP"
+    config.network = "CNN"
+    config.num_steps = 6_000
     return config

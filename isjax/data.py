@@ -115,6 +115,7 @@ def _cache_dir(data_dir: str | os.PathLike | None) -> pathlib.Path:
 def _save(path: pathlib.Path, **arrays: np.ndarray) -> None:
     """Writes all of a file or nothing, so that no run reads half of what another writes."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".npz", delete=False) as file:
-        np.savez_compressed(file, allow_pickle=False, **arrays)
-    os.replace(file.name, path)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        part = pathlib.Path(folder, path.name)
+        np.savez_compressed(part, allow_pickle=False, **arrays)
+        os.replace(part, path)

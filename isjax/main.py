@@ -4,6 +4,7 @@ Any setting can be given on the command line, as in `--config.method=learned_los
 --config.method_options.k=0.25`; `isjax.config.default_config` lists them all.
 """
 
+import os
 import sys
 
 from absl import app, flags
@@ -25,6 +26,9 @@ def main(argv: list[str]) -> None:
     """Runs, or says in one line why not."""
     if len(argv) > 1:
         sys.exit(f"isjax: unexpected argument {argv[1]}; settings look like --config.seed=1")
+    path = config_flags.get_config_filename(flags.FLAGS["config"])
+    if not os.path.exists(path):
+        sys.exit(f"isjax: there is no config file {path}; the configs/ folder has some")
     if not _WORKDIR.value:
         sys.exit("isjax: --workdir is missing; name a folder for the files of this run")
     try:

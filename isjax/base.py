@@ -46,7 +46,8 @@ class Scorer(NamedTuple):
         init: `(key) -> state`.
         score: `(state, rows) -> scores`, [B] float32, finite and >= 0.
         update: `(state, rows, losses) -> state`, given the rows of a batch as they were before its
-            losses, [b] float32, were written back.
+            losses, [b] float32, were written back. Losses may be NaN or infinite; a new state that
+            is not finite is not taken.
         history: `H`, how many past losses it reads; 0 = it needs no buffer.
     """
 
@@ -78,7 +79,7 @@ class Draw(NamedTuple):
         draw_probs: [b] float32 probability per draw: `1 / (B * draw_probs)` is the unbiased weight.
         scores: [b] float32 before transforms: what the scorer predicted.
         ess: [] float32 effective sample size of the pool, as a share of B.
-        nonfinite: [] int32 scores of the pool that were NaN or infinite, and taken as zero.
+        nonfinite: [] int32 scores of the pool that were NaN or infinite: examples not drawn.
     """
 
     ids: Array

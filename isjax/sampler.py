@@ -1,5 +1,6 @@
 """`importance_sampler`: scorer, transform, resampler and weights composed into one `Sampler`."""
 
+import math
 from typing import NamedTuple, cast
 
 import jax
@@ -22,6 +23,7 @@ from isjax.base import (
     ScoreTransform,
 )
 from isjax.distributions import effective_sample_size, normalize
+from isjax.finite import all_finite, select
 from isjax.weights import importance_weights, preserve_mean
 
 __all__ = ["break_even", "gate", "importance_sampler"]
@@ -91,10 +93,15 @@ def importance_sampler(
             )
         rows = Rows(*buffer.read(state.buffer, ids), batch, params)
         raw = scorer.score(state.scorer, rows)
+        if jnp.shape(raw) != (pool_size,):
+            raise ValueError(
+                f"the scorer returned shape {jnp.shape(raw)} for a pool of {pool_size}; "
+                f"return one score per row, shape ({pool_size},)"
+            )
         finite = jnp.isfinite(raw)
-        scores = jnp.where(finite, raw, 0.0)
+        scores = jnp.where(finite, raw, 0.0).astype(jnp.float32)
         transformed, transform_state = transform.update(scores, state.transform)
-        probs = normalize(transformed)
+        probs = normalize(jnp.where(finite, transformed, 0.0))
         index, draw_probs = resample(key, probs, batch_size)
         weights = importance_weights(draw_probs, pool_size, exponent(state.step))
         if preserve_mean_score:
@@ -112,12 +119,11 @@ def importance_sampler(
         return draw, state._replace(step=state.step + 1, transform=transform_state)
 
     def update(state: SamplerState, draw: Draw, losses: Array, batch: Batch = None) -> SamplerState:
-        # The scorer learns from what was known before these losses. In place of a loss that is
-        # not finite it sees its own prediction, which teaches it nothing.
+        # The scorer learns from what was known before these losses.
         rows = Rows(*buffer.read(state.buffer, draw.ids), batch)
-        usable = jnp.where(jnp.isfinite(losses), losses, draw.scores)
+        learned = scorer.update(state.scorer, rows, losses)
         return state._replace(
-            scorer=scorer.update(state.scorer, rows, usable),
+            scorer=select(all_finite(learned), learned, state.scorer),
             buffer=buffer.write(state.buffer, draw.ids, losses),
         )
 
@@ -204,6 +210,7 @@ def _tau(losses: Array, draw_probs: Array) -> Array:
     usable = jnp.isfinite(losses)
     share = jnp.where(usable, 1 / draw_probs, 0.0)
     losses = jnp.where(usable, jnp.maximum(losses, 0.0), 0.0)
+    losses = losses / jnp.maximum(jnp.max(losses), jnp.finfo(jnp.float32).tiny)
     mean, square = jnp.sum(share * losses), jnp.sum(share * jnp.square(losses))
     tau = jnp.sqrt(jnp.sum(share) * square) / jnp.where(mean > 0, mean, 1.0)
     return jnp.where(mean > 0, tau, 1.0)
@@ -227,8 +234,8 @@ def _exponent(k: ScalarOrSchedule) -> Schedule:
     schedule = cast(Schedule, k) if callable(k) else lambda step: k
     with jax.ensure_compile_time_eval():
         first = float(schedule(jnp.zeros((), jnp.int32)))
-    if not first <= 1:
+    if not -math.inf < first <= 1:
         raise ValueError(
-            f"k is {first}; choose k <= 1: 1 corrects the bias fully, less prefers harder examples"
+            f"k is {first}; choose k <= 1, and finite: 1 corrects fully, less prefers the hard"
         )
     return schedule

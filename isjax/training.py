@@ -11,6 +11,7 @@ import optax
 from isjax import buffer, resampling
 from isjax.base import Array, Batch, Params, PyTree, Sampler, SamplerState
 from isjax.diagnostics import draw_metrics
+from isjax.finite import all_finite, select
 from isjax.gradients import weighted_value_and_grad
 
 __all__ = ["TrainState", "init_train_state", "make_eval_step", "make_train_step", "num_examples"]
@@ -49,7 +50,10 @@ def init_train_state(
 ) -> TrainState:
     """The state before the first step. The params are copied, since steps donate their state."""
     key, sampler_key = jax.random.split(key)
-    params, model_state = jax.tree.map(jnp.array, (params, model_state))
+    # Copied with an explicit dtype: a weakly typed array would have the step compiled again.
+    params, model_state = jax.tree.map(
+        lambda x: jnp.array(x, jnp.asarray(x).dtype), (params, model_state)
+    )
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         key=key,
@@ -87,8 +91,9 @@ def make_train_step(
         NaN: no weight protects it) while step and sampler went on.
 
     Raises:
-        ValueError: when first called, if the data set is empty or ragged, if the pool does not
-            fit between batch and data set, or if `loss_fn` does not return one loss per example.
+        ValueError: when first called, if the data set is empty, ragged, or not the one that the
+            sampler was initialised for; if the pool does not fit between batch and data set; or
+            if `loss_fn` does not return one loss per example.
     """
     value_and_grad = weighted_value_and_grad(
         lambda params, batch, model_state, key: loss_fn(params, model_state, batch, key),
@@ -98,6 +103,12 @@ def make_train_step(
     @functools.partial(jax.jit, donate_argnums=0)
     def step(state: TrainState, data: Batch) -> tuple[TrainState, dict[str, Array]]:
         size = num_examples(data)
+        known = state.sampler.buffer.count.shape[0]
+        if known not in (0, size):
+            raise ValueError(
+                f"the sampler was initialised for {known} examples, but the data set has {size}; "
+                f"call init_train_state with num_examples={size}"
+            )
         key = jax.random.fold_in(state.key, state.step)
         pool_key, draw_key, loss_key = jax.random.split(key, 3)
 
@@ -122,9 +133,9 @@ def make_train_step(
             pool_size or size,
             last_seen[:, 0] if last_seen.shape[1] else None,
         )
-        sound = _all_finite((losses, grads))
-        params, model_state, opt_state = jax.tree.map(
-            lambda new, old: jnp.where(sound, new, old),
+        sound = all_finite((losses, grads))
+        params, model_state, opt_state = select(
+            sound,
             (params, model_state, opt_state),
             (state.params, state.model_state, state.opt_state),
         )
@@ -172,10 +183,6 @@ def num_examples(data: Batch) -> int:
             f"got {listed}"
         )
     return sizes.pop()
-
-
-def _all_finite(tree: PyTree) -> Array:
-    return jnp.all(jnp.array([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
 
 
 def _take(data: Batch, ids: Array) -> Batch:

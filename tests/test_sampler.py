@@ -1,0 +1,630 @@
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import isjax
+from isjax import resampling, scorers
+from isjax.base import Scorer
+from isjax.sampler import break_even, gate, importance_sampler
+
+KEY = jax.random.key(0)
+SCORES = np.array([0.1, 2.0, 0.7, 0.0, 1.3, 0.4, 3.0, 0.5])
+SIZE = len(SCORES)
+
+
+def keys(number, seed=0):
+    return jax.random.split(jax.random.key(seed), number)
+
+
+def fixed(scores):
+    """A scorer whose scores are given, whatever the pool."""
+    scores = jnp.asarray(scores, jnp.float32)
+    return Scorer(lambda key: (), lambda state, rows: scores, lambda state, rows, losses: state, 1)
+
+
+def with_losses(sampler, losses, count=1):
+    """The sampler's state once each example has shown its loss `count` times."""
+    state = sampler.init(KEY, len(losses))
+    history = jnp.broadcast_to(jnp.float32(losses)[:, None], state.buffer.losses.shape)
+    seen = jnp.full(len(losses), count, jnp.int32)
+    return state._replace(buffer=state.buffer._replace(losses=history, count=seen))
+
+
+# --- state
+
+
+@pytest.mark.parametrize("history", [0, 1, 3])
+def test_state_at_the_start_is_that_of_the_design(history):
+    scorer = fixed(SCORES)._replace(init=lambda key: {"own": jnp.ones(2)}, history=history)
+    sampler = importance_sampler(scorer, isjax.warm_up(5), batch_size=2, initial_loss=2.5)
+    state = sampler.init(KEY, 8)
+    rows = 8 if history else 0
+    assert state._fields == ("step", "buffer", "scorer", "transform")
+    assert state.step.shape == () and state.step.dtype == jnp.int32 and int(state.step) == 0
+    np.testing.assert_array_equal(state.buffer.losses, np.full((rows, history), 2.5, np.float32))
+    np.testing.assert_array_equal(state.buffer.count, np.zeros(rows, np.int32))
+    np.testing.assert_array_equal(state.scorer["own"], [1, 1])
+    assert int(state.transform) == 0
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(state))
+
+
+def test_scorer_is_initialised_by_the_samplers_key():
+    scorer = fixed(SCORES)._replace(init=lambda key: jax.random.normal(key, (4,)))
+    init = importance_sampler(scorer, batch_size=2).init
+    one, again, other = (init(jax.random.key(seed), 8).scorer for seed in (1, 1, 2))
+    assert np.array_equal(one, again) and not np.array_equal(one, other)
+
+
+# --- errors
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batch_size": 0}, "batch_size is 0.*at least 1"),
+        ({"batch_size": -3}, "batch_size is -3.*at least 1"),
+        ({"batch_size": 2, "k": 1.5}, r"k is 1\.5.*choose k <= 1"),
+        ({"batch_size": 2, "k": float("nan")}, "k is nan.*choose k <= 1"),
+        ({"batch_size": 2, "k": float("inf")}, "k is inf.*choose k <= 1"),
+        ({"batch_size": 2, "k": float("-inf")}, "k is -inf"),  # (-inf, 1] is open below
+        ({"batch_size": 2, "k": lambda step: 3.0 - step}, r"k is 3\.0.*choose k <= 1"),
+    ],
+    ids=["empty batch", "negative batch", "k > 1", "NaN k", "inf k", "-inf k", "schedule > 1"],
+)
+def test_factory_refuses_by_value_and_remedy(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        importance_sampler(scorers.last_loss(), **arguments)
+
+
+def test_schedule_is_checked_under_jit_too():
+    def build(x):
+        importance_sampler(scorers.uniform(), batch_size=1, k=optax.constant_schedule(2.0))
+        return x
+
+    with pytest.raises(ValueError, match=r"k is 2\.0"):
+        jax.jit(build)(1.0)
+
+
+@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: gate(s, 2.0)], ids=["plain", "gate"])
+def test_pool_smaller_than_the_batch_is_an_error(wrap):
+    sampler = wrap(importance_sampler(scorers.last_loss(), batch_size=4))
+    state = sampler.init(KEY, 10)
+    with pytest.raises(ValueError, match="pool of 3 is smaller than the batch of 4; enlarge"):
+        sampler.sample(KEY, state, jnp.arange(3))
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_empty_data_set_is_an_error(size):
+    sampler = importance_sampler(scorers.last_loss(), batch_size=1)
+    with pytest.raises(ValueError, match=f"has {size} examples.*at least 1"):
+        sampler.init(KEY, size)
+
+
+@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: gate(s, 2.0)], ids=["plain", "gate"])
+def test_neither_ids_nor_buffer_nor_batch_is_an_error(wrap):
+    sampler = wrap(importance_sampler(scorers.uniform(), batch_size=1))
+    with pytest.raises(ValueError, match="pass ids=, or batch="):
+        sampler.sample(KEY, sampler.init(KEY, 10))
+
+
+# --- one draw
+
+
+@pytest.mark.parametrize("k", [1.0, 0.5, 0.0, -1.0])
+def test_draw_is_that_of_the_formulas(k):
+    ids = np.array([11, 3, 5, 2, 17, 19, 7, 13])
+    sampler = importance_sampler(fixed(SCORES), isjax.smooth(0.25), batch_size=6, k=k)
+    draw, state = jax.jit(sampler.sample)(KEY, sampler.init(KEY, 20), jnp.asarray(ids))
+    p = (SCORES + 0.25) / np.sum(SCORES + 0.25)
+    drawn = np.asarray(draw.index)
+    np.testing.assert_array_equal(draw.ids, ids[drawn])
+    np.testing.assert_allclose(draw.draw_probs, p[drawn], rtol=1e-5)
+    np.testing.assert_allclose(draw.weights, (1 / (SIZE * p[drawn])) ** k, rtol=1e-5)
+    np.testing.assert_array_equal(draw.scores, np.float32(SCORES)[drawn])
+    np.testing.assert_allclose(draw.ess, 1 / np.sum(p**2) / SIZE, rtol=1e-5)
+    assert int(draw.nonfinite) == 0 and int(state.step) == 1
+    assert draw.ids.dtype == draw.index.dtype == jnp.int32
+    assert draw.weights.dtype == draw.draw_probs.dtype == draw.scores.dtype == jnp.float32
+
+
+def test_k_follows_the_samplers_step():
+    schedule = optax.linear_schedule(1.0, -1.0, 4)
+    sampler = importance_sampler(fixed(SCORES + 1), batch_size=3, k=schedule)
+    state = sampler.init(KEY, SIZE)
+    for k in (1.0, 0.5, 0.0, -0.5, -1.0, -1.0):
+        draw, state = jax.jit(sampler.sample)(KEY, state)
+        np.testing.assert_allclose(draw.weights, (SIZE * draw.draw_probs) ** -k, rtol=1e-5)
+
+
+@pytest.mark.parametrize("k", [0.5, -1.0])
+def test_preserve_mean_score_keeps_direction_and_the_mean_score(k):
+    sampler = importance_sampler(fixed(SCORES), batch_size=6, k=k, preserve_mean_score=True)
+    draw, _ = jax.jit(sampler.sample)(KEY, sampler.init(KEY, SIZE))
+    drawn = np.asarray(draw.index)
+    unbiased = np.sum(SCORES) / SIZE / SCORES[drawn]
+    ratio = draw.weights / unbiased**k
+    np.testing.assert_allclose(ratio, ratio[0], rtol=1e-5)
+    want = np.sum(unbiased * SCORES[drawn])
+    np.testing.assert_allclose(np.sum(draw.weights * SCORES[drawn]), want, rtol=1e-5)
+    assert abs(ratio[0] - 1) > 0.01
+
+
+def test_weights_are_not_rescaled_unless_asked():
+    on, off = (
+        importance_sampler(fixed(SCORES), batch_size=4, k=0.0, preserve_mean_score=choice)
+        for choice in (True, False)
+    )
+    draws = [jax.jit(s.sample)(KEY, s.init(KEY, SIZE))[0] for s in (on, off)]
+    np.testing.assert_array_equal(draws[1].weights, np.ones(4))
+    assert not np.allclose(draws[0].weights, 1)
+
+
+def test_sample_under_jit_draws_the_same():
+    transform = isjax.chain(isjax.smooth_by_mean(0.5), isjax.mix_uniform(0.1))
+    sampler = importance_sampler(scorers.last_loss(), transform, batch_size=5, k=0.3)
+    state = with_losses(sampler, SCORES)
+    for key in keys(3):
+        draw, plain = sampler.sample(key, state)
+        jitted, compiled = jax.jit(sampler.sample)(key, state)
+        np.testing.assert_array_equal(draw.index, jitted.index)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), draw, jitted)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), plain, compiled)
+
+
+# --- where to look
+
+
+def counts_over_keys(sampler, state, number=4000, seed=0, **pool):
+    sample = jax.vmap(lambda key: sampler.sample(key, state, **pool)[0].ids)
+    return np.bincount(np.ravel(jax.jit(sample)(keys(number, seed))), minlength=SIZE)
+
+
+def assert_frequencies(counts, p):
+    """Counts of independent draws within five standard deviations of their expectation."""
+    deviation = np.sqrt(counts.sum() * p * (1 - p))
+    assert np.all(np.abs(counts - counts.sum() * p) <= 5 * deviation), counts
+
+
+def test_without_ids_the_pool_is_the_whole_buffer():
+    sampler = importance_sampler(scorers.last_loss(), batch_size=2, resample=resampling.categorical)
+    state, p = with_losses(sampler, SCORES), SCORES / SCORES.sum()
+    assert_frequencies(counts_over_keys(sampler, state), p)
+    assert_frequencies(counts_over_keys(sampler, state, seed=1, ids=jnp.arange(SIZE)), p)
+
+
+@pytest.mark.parametrize("size", [8, 5])
+def test_without_ids_or_history_the_pool_is_the_batch(size):
+    scorer = scorers.loss(lambda params, batch: batch["in"][0] * params)
+    sampler = importance_sampler(scorer, batch_size=3)
+    batch = {"in": (jnp.float32(SCORES[:size]), jnp.zeros((size, 2)))}
+    draw, _ = jax.jit(sampler.sample)(
+        KEY, sampler.init(KEY, 100), batch=batch, params=jnp.float32(2)
+    )
+    np.testing.assert_array_equal(draw.ids, draw.index)
+    p = SCORES[:size] / SCORES[:size].sum()
+    np.testing.assert_allclose(draw.draw_probs, p[draw.ids], rtol=1e-5)
+    np.testing.assert_allclose(draw.scores, 2 * SCORES[draw.ids], rtol=1e-5)
+
+
+def test_a_scorer_sees_the_pool_and_no_more():
+    seen = {}
+
+    def look(state, rows):
+        seen["history"], seen["count"] = np.array(rows.history), np.array(rows.count)
+        seen["batch"], seen["params"] = rows.batch, rows.params
+        return jnp.ones(rows.count.shape)
+
+    sampler = importance_sampler(fixed(SCORES)._replace(score=look), batch_size=1)
+    state = with_losses(sampler, SCORES, count=3)
+    sampler.sample(KEY, state, jnp.asarray([6, 1]), batch="batch", params="params")
+    np.testing.assert_array_equal(seen["history"], np.float32([[3.0], [2.0]]))
+    np.testing.assert_array_equal(seen["count"], [3, 3])
+    assert seen["batch"] == "batch" and seen["params"] == "params"
+
+
+# --- scores that are not finite
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_scores_that_are_not_finite_are_counted_and_never_drawn(bad):
+    scores = np.where([0, 1, 0, 0, 1, 0, 0, 0], bad, SCORES + 0.5)
+    sampler = importance_sampler(fixed(scores), batch_size=8)
+    state = sampler.init(KEY, SIZE)
+    draw, _ = jax.jit(sampler.sample)(KEY, state)
+    assert int(draw.nonfinite) == 2
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(draw))
+    p = np.where(np.isfinite(scores), SCORES + 0.5, 0)
+    np.testing.assert_allclose(draw.draw_probs, (p / p.sum())[draw.index], rtol=1e-5)
+    counts = counts_over_keys(sampler, state, number=1000)
+    assert counts[1] == counts[4] == 0 and np.all(np.delete(counts, [1, 4]) > 0)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_pool_without_a_finite_score_is_drawn_uniformly(bad):
+    sampler = importance_sampler(fixed(np.full(SIZE, bad)), batch_size=4)
+    draw, _ = jax.jit(sampler.sample)(KEY, sampler.init(KEY, SIZE))
+    np.testing.assert_allclose(draw.draw_probs, 1 / SIZE, rtol=1e-6)
+    assert int(draw.nonfinite) == SIZE
+
+
+# --- update
+
+
+def recorder(history=2):
+    """A scorer whose state is what its last update was shown."""
+
+    def init(key):
+        return jnp.zeros((3, history)), jnp.zeros(3, jnp.int32), jnp.zeros(3), jnp.zeros(3)
+
+    def update(state, rows, losses):
+        return rows.history, rows.count, losses, rows.batch
+
+    return Scorer(init, lambda state, rows: jnp.ones(rows.count.shape), update, history)
+
+
+def some_draw(ids, scores=1.0):
+    b = len(ids)
+    ones = jnp.ones(b)
+    index = jnp.asarray(ids, jnp.int32)
+    return isjax.Draw(index, index, ones, ones / b, ones * scores, jnp.ones(()), 0)
+
+
+def test_scorer_learns_from_rows_read_before_write_back():
+    sampler = importance_sampler(recorder(), batch_size=3, initial_loss=7.0)
+    state = sampler.init(KEY, 5)
+    draw, batch = some_draw([4, 1, 4]), jnp.float32([8, 9, 8])
+    state = jax.jit(sampler.update)(state, draw, jnp.float32([1.0, 2.0, 4.0]), batch)
+    history, count, losses, given = state.scorer
+    np.testing.assert_array_equal(history, np.full((3, 2), 7.0))
+    np.testing.assert_array_equal(count, [0, 0, 0])
+    np.testing.assert_array_equal(losses, [1.0, 2.0, 4.0])
+    np.testing.assert_array_equal(given, batch)
+    state = jax.jit(sampler.update)(state, draw, jnp.float32([5.0, 6.0, 7.0]), batch)
+    np.testing.assert_array_equal(state.scorer[0], [[2.5, 7.0], [2.0, 7.0], [2.5, 7.0]])
+    np.testing.assert_array_equal(state.scorer[1], [1, 1, 1])
+    want = [[7, 7], [6, 2], [7, 7], [7, 7], [6, 2.5]]
+    np.testing.assert_array_equal(state.buffer.losses, want)
+    np.testing.assert_array_equal(state.buffer.count, [0, 2, 0, 0, 2])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_losses_that_are_not_finite_leave_the_buffer_alone(bad):
+    sampler = importance_sampler(scorers.last_loss(), batch_size=3)
+    state = with_losses(sampler, SCORES, count=2)
+    state = jax.jit(sampler.update)(state, some_draw([0, 5, 6]), jnp.float32([bad, 9.0, bad]))
+    want = np.float32(SCORES)
+    want[5] = 9.0
+    np.testing.assert_array_equal(state.buffer.losses[:, 0], want)
+    np.testing.assert_array_equal(state.buffer.count, [2, 2, 2, 2, 2, 3, 2, 2])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_users_scorer_is_not_poisoned_by_losses_that_are_not_finite(bad):
+    def update(state, rows, losses):
+        return 0.9 * state + 0.1 * jnp.mean(losses)
+
+    own = fixed(SCORES)._replace(init=lambda key: jnp.ones(()), update=update)
+    sampler = importance_sampler(own, batch_size=3)
+    state = sampler.init(KEY, SIZE)
+    state = jax.jit(sampler.update)(state, some_draw([0, 5, 6]), jnp.float32([bad, 2.0, 1.0]))
+    assert np.isfinite(state.scorer)
+    state = jax.jit(sampler.update)(state, some_draw([0, 5, 6]), jnp.full(3, bad))
+    assert np.isfinite(state.scorer)
+    calm = jax.jit(sampler.update)(state, some_draw([0, 5, 6]), jnp.full(3, 3.0)).scorer
+    np.testing.assert_allclose(calm, 0.9 * state.scorer + 0.3, rtol=1e-5)
+
+
+def learned_sampler():
+    network = scorers.Network(
+        lambda key: jnp.float32([0.1, 0.2, 0.3]),
+        lambda params, rows: rows.history @ params[:2] + params[2] * rows.count,
+    )
+    scorer = scorers.learned(network, optax.sgd(0.5), history=2)
+    return importance_sampler(scorer, batch_size=3, initial_loss=7.0)
+
+
+def before_bad_losses(wrap, count):
+    sampler = wrap(learned_sampler())
+    state = with_losses(sampler, SCORES, count)
+    history = jnp.float32(np.stack([SCORES, SCORES[::-1]], axis=1))
+    state = state._replace(buffer=state.buffer._replace(losses=history))
+    draw, state = jax.jit(sampler.sample)(KEY, state)
+    return sampler, draw, state
+
+
+@pytest.mark.parametrize("count", [0, 1], ids=["never seen", "seen"])
+@pytest.mark.parametrize(
+    "wrap", [lambda s: s, lambda s: gate(s, 5.0)], ids=["sampler", "closed gate"]
+)
+def test_learned_is_taught_nothing_by_a_batch_without_a_finite_loss(wrap, count):
+    sampler, draw, state = before_bad_losses(wrap, count)
+    after = jax.jit(sampler.update)(
+        state, draw, jnp.float32([np.nan, np.inf, -np.inf])
+    ).scorer.params
+    np.testing.assert_allclose(after, state.scorer.params, atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [0, 1], ids=["never seen", "seen"])
+@pytest.mark.parametrize(
+    "wrap", [lambda s: s, lambda s: gate(s, 5.0)], ids=["sampler", "closed gate"]
+)
+def test_learned_is_taught_only_by_the_finite_loss_of_a_batch(wrap, count):
+    sampler, draw, state = before_bad_losses(wrap, count)
+    after = jax.jit(sampler.update)(state, draw, jnp.float32([np.nan, 50.0, np.nan])).scorer.params
+    change = np.asarray(after - state.scorer.params, float)
+    sound = draw.ids[1]
+    want = np.array(
+        [SCORES[sound], SCORES[::-1][sound], count]
+    )  # more loss: every parameter up, along its input
+    assert len(set(draw.ids.tolist())) == 3
+    cosine = change @ want / np.linalg.norm(change) / np.linalg.norm(want)
+    assert cosine == pytest.approx(1.0, abs=1e-4)
+
+
+# --- the objective that a biased step follows
+
+X = np.array([[1.0, 0.2], [-0.5, 1.0], [0.3, -2.0], [1.5, 1.5], [0.1, 0.1], [-1.0, 0.4]])
+Y = np.array([0.5, -1.0, 2.0, 0.3, 0.2, 1.0])
+W = np.array([0.4, -0.6])
+CONSTANT = 0.3
+
+
+def squares(params, batch):
+    return 0.5 * jnp.square(batch["x"] @ params - batch["y"])
+
+
+def residuals():
+    return X @ W - Y
+
+
+def objective_gradient(k):
+    """Of sum (L + c)^(2 - k) / (2 - k)."""
+    losses = 0.5 * residuals() ** 2
+    return ((losses + CONSTANT) ** (1 - k) * residuals()) @ X
+
+
+EXPONENTS = (1.0, 0.5, 0.0, -1.0)
+
+
+@functools.cache
+def biased_draws(resample, number=20_000):
+    """Draws of a batch of 3 at each k, [k, number, 3]: the step picks the k."""
+    sampler = importance_sampler(
+        scorers.loss(squares),
+        isjax.smooth(CONSTANT),
+        batch_size=3,
+        k=lambda step: jnp.float32(EXPONENTS)[step],
+        resample=resample,
+    )
+    batch, params = {"x": jnp.float32(X), "y": jnp.float32(Y)}, jnp.float32(W)
+    state = sampler.init(KEY, len(Y))
+
+    def draws(step):
+        now = state._replace(step=step)
+        sample = jax.vmap(lambda key: sampler.sample(key, now, batch=batch, params=params)[0])
+        return sample(keys(number))
+
+    draws = jax.jit(jax.vmap(draws))(jnp.arange(len(EXPONENTS)))
+    return jax.tree.map(np.asarray, draws)
+
+
+def draws_at(k, resample):
+    return jax.tree.map(lambda x: x[EXPONENTS.index(k)], biased_draws(resample))
+
+
+@pytest.mark.parametrize("k", EXPONENTS)
+def test_expected_biased_gradient_is_that_of_the_biased_objective(k):
+    # Exact: the expectation over one draw, from the probabilities that the draws state.
+    draws = draws_at(k, resampling.systematic)
+    p, w = np.zeros(len(Y)), np.zeros(len(Y))
+    p[draws.index], w[draws.index] = draws.draw_probs, draws.weights
+    assert p.sum() == pytest.approx(1, abs=1e-5)
+    expected, want = (p * w * residuals()) @ X, objective_gradient(k)
+    scale = np.linalg.norm(expected) / np.linalg.norm(want)
+    np.testing.assert_allclose(expected, scale * want, rtol=1e-4)
+    if k == 1:
+        assert scale == pytest.approx(1 / len(Y), rel=1e-5)
+
+
+@pytest.mark.parametrize("resample", [resampling.systematic, resampling.categorical])
+@pytest.mark.parametrize("k", EXPONENTS)
+def test_mean_biased_gradient_over_draws_is_that_of_the_biased_objective(k, resample):
+    draws = draws_at(k, resample)
+    each = draws.weights[..., None] * (residuals()[:, None] * X)[draws.index]
+    steps = each.mean(axis=1)
+    # sum p w grad L = (sum s / B)^k / sum s * gradient of the objective
+    total = np.sum(0.5 * residuals() ** 2 + CONSTANT)
+    want = (total / len(Y)) ** k / total * objective_gradient(k)
+    error = steps.std(axis=0) / np.sqrt(len(steps))
+    assert np.all(np.abs(steps.mean(axis=0) - want) <= 5 * error)
+
+
+# --- gate
+
+
+def gated(threshold, decay=0.5, transform=None, **arguments):
+    transform = isjax.identity() if transform is None else transform
+    inner = importance_sampler(scorers.last_loss(), transform, **({"batch_size": 4} | arguments))
+    return inner, gate(inner, threshold, decay)
+
+
+SPREAD = jnp.float32([0.0, 0.0, 0.0, 10.0])  # tau = 2
+EQUAL = jnp.ones(4)  # tau = 1
+
+
+def observe(sampler, state, losses):
+    """One uniform draw of distinct ids whose losses are these."""
+    b = len(losses)
+    draw = some_draw(list(range(b)))._replace(draw_probs=jnp.full(b, 1 / SIZE))
+    return jax.jit(sampler.update)(state, draw, losses)
+
+
+def test_gate_draws_uniformly_with_weight_one_while_closed():
+    _, sampler = gated(1.2, k=-1.0)
+    state = with_losses(sampler, SCORES)
+    draw, _ = jax.jit(sampler.sample)(KEY, state)
+    np.testing.assert_array_equal(draw.weights, np.ones(4, np.float32))
+    np.testing.assert_allclose(draw.draw_probs, 1 / SIZE)
+    assert float(draw.ess) == 1 and int(draw.nonfinite) == 0
+    assert_frequencies(counts_over_keys(sampler, state), np.full(SIZE, 1 / SIZE))
+
+
+def test_gate_draws_from_the_given_pool_while_closed():
+    _, sampler = gated(1.2)
+    draw, _ = jax.jit(sampler.sample)(KEY, sampler.init(KEY, SIZE), jnp.asarray([7, 5, 3, 2]))
+    np.testing.assert_array_equal(np.sort(draw.ids), [2, 3, 5, 7])
+    np.testing.assert_array_equal(draw.ids, np.array([7, 5, 3, 2])[draw.index])
+
+
+def test_gate_draws_from_the_batch_for_a_scorer_without_history():
+    sampler = gate(importance_sampler(scorers.uniform(), batch_size=2), 1.2)
+    draw, _ = jax.jit(sampler.sample)(KEY, sampler.init(KEY, 99), batch=(jnp.zeros((6, 2)),))
+    assert np.all(np.asarray(draw.ids) < 6)
+    np.testing.assert_allclose(draw.draw_probs, 1 / 6)
+
+
+def test_gate_runs_the_scorer_only_while_open():
+    runs = []
+
+    def score(state, rows):
+        jax.debug.callback(lambda: runs.append(1))
+        return rows.history[:, 0]
+
+    inner = importance_sampler(fixed(SCORES)._replace(score=score), batch_size=4)
+    sampler = gate(inner, 1.2, decay=0.5)
+    sample = jax.jit(sampler.sample)
+    state = with_losses(sampler, SCORES)
+    for _ in range(3):
+        _, state = sample(KEY, state)
+    jax.effects_barrier()
+    assert len(runs) == 0
+    sample(KEY, observe(sampler, state, SPREAD))
+    jax.effects_barrier()
+    assert len(runs) == 1
+
+
+def test_gate_opens_when_losses_spread_and_closes_when_they_do_not():
+    inner, sampler = gated(1.4)
+    state = with_losses(sampler, SCORES)
+    is_open = []
+    for losses in (EQUAL, SPREAD, EQUAL, EQUAL):
+        state = observe(sampler, state, losses)
+        is_open.append(bool(float(state.transform.tau) > 1.4))
+        draw, _ = jax.jit(sampler.sample)(KEY, state)
+        if is_open[-1]:
+            want, _ = jax.jit(inner.sample)(KEY, state._replace(transform=()))
+            np.testing.assert_array_equal(draw.index, want.index)
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), draw, want)
+        else:
+            np.testing.assert_array_equal(draw.weights, np.ones(4))
+    assert is_open == [False, True, False, False]  # tau 1, 1.5, 1.25, 1.125
+
+
+def test_gate_stays_closed_at_exactly_its_threshold():
+    _, sampler = gated(1.0)
+    draw, _ = jax.jit(sampler.sample)(KEY, with_losses(sampler, SCORES))
+    np.testing.assert_array_equal(draw.weights, np.ones(4))
+
+
+def test_closed_gate_keeps_the_transform_and_goes_on_counting_and_learning():
+    inner = importance_sampler(recorder(1), isjax.smooth_by_mean(0.5), batch_size=3)
+    sampler = gate(inner, 1e6)
+    state = sampler.init(KEY, 5)
+    draw, state = jax.jit(sampler.sample)(KEY, state)
+    assert int(state.step) == 1 and int(state.transform.inner.step) == 0
+    losses = jnp.float32([1.0, 2.0, 3.0])
+    state = jax.jit(sampler.update)(state, draw, losses, losses)
+    np.testing.assert_array_equal(state.buffer.losses[draw.ids, 0], losses)
+    np.testing.assert_array_equal(state.scorer[2], losses)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.9])
+def test_tau_follows_its_formula_from_any_draw(decay):
+    rng = np.random.default_rng(0)
+    losses, probs = rng.exponential(size=16), rng.dirichlet(np.ones(16))
+    _, sampler = gated(1.2, decay, batch_size=16)
+    draw = some_draw(list(range(16)))._replace(draw_probs=jnp.float32(probs))
+    tau, state = 1.0, sampler.init(KEY, 16)
+    for scale in (1.0, 3.0):
+        state = jax.jit(sampler.update)(state, draw, jnp.float32(losses**scale))
+        mean = np.average(losses**scale, weights=1 / probs)
+        square = np.average(losses ** (2 * scale), weights=1 / probs)
+        tau = decay * tau + (1 - decay) * np.sqrt(square) / mean
+        assert float(state.transform.tau) == pytest.approx(tau, rel=1e-5)
+
+
+def test_tau_squared_is_pool_over_effective_sample_size():
+    losses = np.random.default_rng(0).exponential(size=16)
+    _, sampler = gated(1.2, 0.0, batch_size=16)
+    draw = some_draw(list(range(16)))
+    state = jax.jit(sampler.update)(sampler.init(KEY, 16), draw, jnp.float32(losses))
+    share = losses / losses.sum()
+    assert float(state.transform.tau) ** 2 == pytest.approx(16 * np.sum(share**2), rel=1e-5)
+
+
+@pytest.mark.parametrize("is_open", [False, True], ids=["uniform draws", "importance-sampled"])
+def test_tau_is_estimated_consistently_from_either_kind_of_draw(is_open):
+    rng = np.random.default_rng(3)
+    losses = rng.exponential(size=400)
+    stale = jnp.float32(losses * rng.uniform(0.5, 2.0, size=400))
+    _, sampler = gated(0.5 if is_open else 9.0, 0.0, isjax.smooth(0.5), batch_size=200)
+    state = with_losses(sampler, stale)
+
+    def tau(key):
+        draw, after = sampler.sample(key, state)
+        return sampler.update(after, draw, jnp.float32(losses)[draw.ids]).transform.tau
+
+    estimates = np.asarray(jax.jit(jax.vmap(tau))(keys(400)))
+    want = np.sqrt(np.mean(losses**2)) / np.mean(losses)
+    error = estimates.std() / np.sqrt(len(estimates))
+    assert error < 0.01 and abs(estimates.mean() - want) <= 5 * error + 0.005  # bias is O(1/b)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_tau_leaves_out_losses_that_are_not_finite(bad):
+    _, sampler = gated(1.2, 0.0)
+    state = observe(sampler, sampler.init(KEY, SIZE), jnp.float32([bad, 1.0, 3.0, bad]))
+    assert float(state.transform.tau) == pytest.approx(np.sqrt(5) / 2, rel=1e-5)
+    state = observe(sampler, state, jnp.full(4, bad))
+    assert float(state.transform.tau) == 1
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-3, 1e3, 1e30])
+def test_tau_does_not_depend_on_the_scale_of_the_losses(scale):
+    _, sampler = gated(1.2, 0.0)
+    state = observe(sampler, sampler.init(KEY, SIZE), jnp.float32([1, 2, 3, 4]) * scale)
+    assert float(state.transform.tau) == pytest.approx(np.sqrt(7.5) / 2.5, rel=1e-4)
+
+
+def test_gated_state_keeps_its_shape_inside_scan():
+    _, sampler = gated(1.3, 0.5, isjax.smooth_by_mean(0.5))
+    losses = jnp.float32(SCORES)
+
+    def step(state, key):
+        draw, state = sampler.sample(key, state)
+        return sampler.update(state, draw, losses[draw.ids]), jnp.max(draw.weights)
+
+    start = sampler.init(KEY, SIZE)
+    end, weights = jax.jit(lambda s: jax.lax.scan(step, s, keys(20)))(start)
+    assert jax.tree.structure(start) == jax.tree.structure(end)
+    kinds = [[(x.shape, x.dtype) for x in jax.tree.leaves(s)] for s in (start, end)]
+    assert kinds[0] == kinds[1] and int(end.step) == 20
+    assert weights[0] == 1 and np.any(weights != 1)  # closed at first, opened later
+
+
+@pytest.mark.parametrize("decay", [-0.1, 1.0, 1.5, float("nan")])
+def test_gate_refuses_a_decay_outside_its_range(decay):
+    inner, _ = gated(1.2)
+    with pytest.raises(ValueError, match=rf"decay is {decay}.*in \[0, 1\)"):
+        gate(inner, 1.2, decay)
+
+
+@pytest.mark.parametrize(
+    ("pool", "batch", "want"), [(1024, 128, 1408 / 384), (640, 128, 1024 / 384), (3, 1, 2.0)]
+)
+def test_break_even_is_the_published_formula(pool, batch, want):
+    assert break_even(pool, batch) == pytest.approx(want)

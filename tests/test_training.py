@@ -1,0 +1,605 @@
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import isjax
+from isjax import recipes, resampling, scorers
+from isjax.training import TrainState, init_train_state, make_eval_step, make_train_step
+
+KEY = jax.random.key(0)
+N, B, b = 10, 6, 5
+RATE, MOMENTUM, NOISE, SCORER_RATE = 0.05, 0.9, 0.1, 5e-4
+SGD = optax.sgd(RATE, momentum=MOMENTUM)
+
+
+def regression(seed=0, outlier=True):
+    rng = np.random.default_rng(seed)
+    x, y = rng.normal(size=(N, 3)), rng.normal(size=N)
+    y[3] += 6.0 * outlier  # drawn several times whenever it is in the pool
+    return {"x": jnp.float32(x), "y": jnp.float32(y)}
+
+
+def noisy_loss(params, model_state, batch, key):
+    """Squared error to a target that is augmented, so that duplicates differ in their losses."""
+    target = batch["y"] + NOISE * jax.random.normal(key, batch["y"].shape)
+    return 0.5 * jnp.square(batch["x"] @ params["w"] - target), model_state
+
+
+def plain_loss(params, model_state, batch, key):
+    return 0.5 * jnp.square(batch["x"] @ params["w"] - batch["y"]), model_state
+
+
+def zeros():
+    return {"w": jnp.zeros(3)}
+
+
+def start(sampler, params=None, tx=SGD, model_state=None, seed=0, size=N):
+    params = zeros() if params is None else params
+    return init_train_state(jax.random.key(seed), params, tx, sampler, size, model_state)
+
+
+def copy(state):
+    return jax.tree.map(jnp.copy, state)
+
+
+def run(step, state, data, number):
+    metrics = []
+    for _ in range(number):
+        state, now = step(state, data)
+        metrics.append(jax.device_get(now))
+    return state, metrics
+
+
+def assert_same_bits(tree, other):
+    def bits(x):
+        typed = jnp.issubdtype(x.dtype, jax.dtypes.prng_key)
+        return np.asarray(jax.random.key_data(x) if typed else x)
+
+    jax.tree.map(lambda a, c: np.testing.assert_array_equal(bits(a), bits(c)), tree, other)
+
+
+def assert_finite(tree):
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(tree))
+
+
+# --- a whole step, recomputed in float64
+
+
+def step_keys(state):
+    return jax.random.split(jax.random.fold_in(state.key, state.step), 3)
+
+
+class Reference:
+    """Sections 3 and 5 of the design in NumPy; only which items are drawn comes from outside."""
+
+    def __init__(self, data, history, initial_loss, learned=None):
+        self.x, self.y = (np.asarray(data[name], float) for name in ("x", "y"))
+        self.w, self.velocity = np.zeros(3), np.zeros(3)
+        self.losses = np.full((N, history), initial_loss)
+        self.count = np.zeros(N, int)
+        self.average, self.age = 0.0, 0
+        self.learned = learned
+
+    def scores(self, ids):
+        if self.learned is None:
+            return self.losses[ids, 0]
+        predicted = np.log1p(np.exp(self.learned_outputs(ids)))
+        return np.where(self.count[ids] > 0, predicted, self.losses[ids, 0])
+
+    def learned_outputs(self, ids):
+        return self.losses[ids] @ self.learned["w"] + self.learned["c"] * self.count[ids]
+
+    def probabilities(self, scores):
+        self.age += 1
+        self.average = 0.9 * self.average + 0.1 * scores.mean()
+        smooth = scores + 0.5 * self.average / (1 - 0.9**self.age)
+        return smooth / smooth.sum()
+
+    def step(self, pool, index, noise, k):
+        scores = self.scores(pool)
+        p = self.probabilities(scores)
+        ids, weights = pool[index], (1 / (len(pool) * p[index])) ** k
+        error = self.x[ids] @ self.w - self.y[ids] - noise
+        losses = 0.5 * error**2
+        self.velocity = (weights * error) @ self.x[ids] / len(ids) + MOMENTUM * self.velocity
+        self.w = self.w - RATE * self.velocity
+        if self.learned is not None:
+            self.learn(ids, losses)
+        self.write(ids, losses)
+        return {
+            "loss": np.mean(losses / (len(pool) * p[index])),
+            "batch_loss": np.mean(losses),
+            "ess": 1 / np.sum(p**2) / len(pool),
+            "max_weight": weights.max(),
+            "unique": len(np.unique(ids)) / len(ids),
+            "score_error": np.mean(np.abs(scores[index] - losses)),
+        }
+
+    def learn(self, ids, losses):
+        z = self.learned_outputs(ids)
+        slope = 2 * (np.log1p(np.exp(z)) - losses) / (1 + np.exp(-z)) / len(ids)
+        self.learned = {
+            "w": self.learned["w"] - SCORER_RATE * slope @ self.losses[ids],
+            "c": self.learned["c"] - SCORER_RATE * slope @ self.count[ids],
+        }
+
+    def write(self, ids, losses):
+        for i in np.unique(ids):
+            self.losses[i] = [losses[ids == i].mean(), *self.losses[i, :-1]]
+            self.count[i] += 1
+
+
+LEARNED = {"w": np.array([0.3, 0.1, 0.05]), "c": 0.02}
+NETWORK = scorers.Network(
+    lambda key: {"w": jnp.float32(LEARNED["w"]), "c": jnp.float32(LEARNED["c"])},
+    lambda params, rows: rows.history @ params["w"] + params["c"] * rows.count,
+)
+
+
+def method(name, k):
+    if name == "last_loss":
+        return recipes.last_loss(batch_size=b, k=k), (1, 1.0, None)
+    sampler = recipes.learned_loss(
+        batch_size=b,
+        k=k,
+        network=NETWORK,
+        optimizer=optax.sgd(SCORER_RATE),
+        history=3,
+        initial_loss=1.5,
+    )
+    return sampler, (3, 1.5, LEARNED)
+
+
+@pytest.mark.parametrize(
+    ("name", "k", "pool_size"),
+    [("last_loss", 0.5, B), ("learned", 0.5, B), ("learned", -0.5, None)],
+)
+def test_steps_equal_a_float64_recomputation(name, k, pool_size):
+    sampler, arguments = method(name, k)
+    data, state = regression(), start(sampler)
+    reference = Reference(data, *arguments)
+    step = make_train_step(noisy_loss, SGD, sampler, pool_size=pool_size)
+    sample, unique = jax.jit(sampler.sample), []
+    for _ in range(12):
+        pool_key, draw_key, loss_key = step_keys(state)
+        pool = jnp.arange(N) if pool_size is None else isjax.presample(pool_key, N, B)
+        draw, _ = sample(draw_key, state.sampler, pool)
+        noise = NOISE * np.asarray(jax.random.normal(loss_key, (b,)), float)
+        want = reference.step(np.array(pool), np.array(draw.index), noise, k)
+        state, metrics = step(state, data)
+        got = {name: float(metrics[name]) for name in want}
+        assert got == pytest.approx(want, rel=2e-4, abs=1e-5)
+        unique.append(want["unique"])
+    assert step._cache_size() == 1
+    assert min(unique) < 1, "no duplicates: the data no longer force them"
+    assert_matches(state, reference)
+
+
+def assert_matches(state, reference):
+    def close(value, want):
+        np.testing.assert_allclose(value, want, rtol=5e-4, atol=2e-5)
+
+    close(state.params["w"], reference.w)
+    close(state.opt_state[0].trace["w"], reference.velocity)
+    close(state.sampler.buffer.losses, reference.losses)
+    np.testing.assert_array_equal(state.sampler.buffer.count, reference.count)
+    close(state.sampler.transform.average, reference.average)
+    assert int(state.step) == int(state.sampler.step) == int(state.sampler.transform.step) == 12
+    if reference.learned is not None:
+        for name, want in reference.learned.items():
+            assert np.all(np.abs(want / LEARNED[name] - 1) > 0.005), "learned too little to tell"
+            close(state.sampler.scorer.params[name], want)
+
+
+class Tanh(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        return nn.Dense(1)(nn.tanh(nn.Dense(8)(x)))[:, 0]
+
+
+def tanh_losses(params, batch):
+    return jnp.square(Tanh().apply(params, batch["x"]) - batch["y"])
+
+
+def test_uniform_recipe_is_plain_sgd_to_the_last_bit():
+    data, sampler = regression(), recipes.uniform(batch_size=b)
+    params = jax.jit(Tanh().init)(KEY, data["x"])
+    state, opt_state = start(sampler, params), SGD.init(params)
+    step = make_train_step(
+        lambda p, s, batch, key: (tanh_losses(p, batch), s), SGD, sampler, pool_size=B
+    )
+
+    @jax.jit
+    def draw(state):
+        pool_key, draw_key, _ = step_keys(state)
+        return sampler.sample(draw_key, state.sampler, isjax.presample(pool_key, N, B))[0].ids
+
+    @jax.jit
+    def plain_step(params, opt_state, data, ids):
+        batch = jax.tree.map(lambda x: x[ids], data)
+        grads = jax.grad(lambda p: jnp.mean(tanh_losses(p, batch)))(params)
+        updates, opt_state = SGD.update(grads, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    for _ in range(60):
+        params, opt_state = plain_step(params, opt_state, data, draw(state))
+        state, metrics = step(state, data)
+        assert float(metrics["max_weight"]) == 1
+    assert_same_bits((state.params, state.opt_state), (params, opt_state))
+
+
+# --- model state and randomness
+
+
+class Normed(nn.Module):
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.BatchNorm(use_running_average=not train, momentum=0.5)(nn.Dense(4)(x))
+        return nn.Dense(1)(nn.Dropout(0.5, deterministic=not train)(nn.relu(x)))[:, 0]
+
+
+def train_view(params, model_state, batch, key):
+    out, model_state = Normed().apply(
+        {"params": params, **model_state},
+        batch["x"],
+        train=True,
+        mutable=["batch_stats"],
+        rngs={"dropout": key},
+    )
+    return jnp.square(out - batch["y"]), model_state
+
+
+def eval_view(params, model_state, batch):
+    out = Normed().apply({"params": params, **model_state}, batch["x"], train=False)
+    return jnp.square(out - batch["y"])
+
+
+def test_scoring_is_in_evaluation_mode_and_training_alone_moves_the_batch_statistics():
+    data = regression()
+    variables = jax.jit(Normed().init, static_argnames="train")(KEY, data["x"], train=False)
+    model_state = {"batch_stats": variables["batch_stats"]}
+    sampler = recipes.biased_loss(
+        batch_size=b, loss_fn=lambda variables, batch: eval_view(*variables, batch)
+    )
+    state = start(sampler, variables["params"], model_state=model_state)
+    step = make_train_step(train_view, SGD, sampler, pool_size=B)
+    sample, by_hand = jax.jit(sampler.sample), jax.jit(train_view)
+    for _ in range(3):
+        pool_key, draw_key, loss_key = step_keys(state)
+        ids = isjax.presample(pool_key, N, B)
+        pool = jax.tree.map(lambda x: x[ids], data)  # noqa: B023
+        draw, _ = sample(draw_key, state.sampler, ids, pool, (state.params, state.model_state))
+        batch = jax.tree.map(lambda x: x[draw.ids], data)  # noqa: B023
+        losses, want = by_hand(state.params, state.model_state, batch, loss_key)
+        scores = eval_view(state.params, state.model_state, batch)
+        before = copy(state.model_state)
+        state, metrics = step(state, data)
+        jax.tree.map(
+            lambda a, c: np.testing.assert_allclose(a, c, rtol=1e-4), state.model_state, want
+        )
+        error = float(jnp.mean(jnp.abs(scores - losses)))
+        assert float(metrics["score_error"]) == pytest.approx(error, rel=1e-3)
+        assert not np.allclose(jax.tree.leaves(before)[0], jax.tree.leaves(want)[0])
+
+
+@pytest.mark.parametrize("model_state", [None, {}], ids=["none", "empty"])
+def test_without_model_state_the_scorer_gets_the_bare_params(model_state):
+    seen = []
+
+    def score(params, batch):
+        seen.append(params)
+        return plain_loss(params, None, batch, None)[0]
+
+    sampler = recipes.biased_loss(batch_size=b, loss_fn=score)
+    step = make_train_step(plain_loss, SGD, sampler)
+    jax.eval_shape(step, start(sampler, model_state=model_state), regression())
+    assert seen and all(set(params) == {"w"} for params in seen)
+
+
+def test_evaluation_step_gives_the_functions_values_and_leaves_the_state():
+    state = start(recipes.uniform(batch_size=b), {"w": jnp.ones(3)}, model_state={"s": jnp.ones(1)})
+    evaluate = make_eval_step(lambda p, s, batch: {"out": batch["x"] @ p["w"] + s["s"]})
+    data = regression()
+    want = np.sum(np.asarray(data["x"]), axis=1) + 1
+    for _ in range(2):
+        np.testing.assert_allclose(evaluate(state, data)["out"], want, rtol=1e-5)
+
+
+# --- reproducible, compiled once, donated
+
+
+@pytest.fixture(scope="module")
+def trainer():
+    """A sampler and its compiled step, shared by tests that need no more than one."""
+    sampler = recipes.last_loss(batch_size=b)
+    return sampler, make_train_step(noisy_loss, SGD, sampler, pool_size=B)
+
+
+def test_same_seed_same_training_and_another_seed_another(trainer):
+    sampler, step = trainer
+    runs = [run(step, start(sampler, seed=seed), regression(), 6) for seed in (1, 1, 2)]
+    assert_same_bits(runs[0], runs[1])
+    assert [m["loss"] for m in runs[0][1]] != [m["loss"] for m in runs[2][1]]
+
+
+def test_steps_differ_in_their_randomness():
+    sampler = recipes.uniform(batch_size=1)
+    step = make_train_step(
+        lambda p, s, c, key: (c["x"] @ p["w"] + jax.random.normal(key), s), SGD, sampler
+    )
+    _, metrics = run(step, start(sampler), regression(), 8)
+    assert len({float(m["batch_loss"]) for m in metrics}) == 8
+
+
+def test_resuming_from_a_copy_is_bit_identical(trainer):
+    sampler, step = trainer
+    state, _ = run(step, start(sampler), regression(), 3)
+    saved = copy(state)
+    through = run(step, state, regression(), 4)
+    assert_same_bits(run(step, saved, regression(), 4), through)
+
+
+def test_many_steps_compile_once():
+    method = recipes.last_loss(batch_size=b, k=optax.linear_schedule(1.0, 0.0, 5))
+    sampler = isjax.gate(method, 1.1)
+    step = make_train_step(noisy_loss, SGD, sampler, pool_size=B)
+    run(step, start(sampler), regression(), 8)
+    assert step._cache_size() == 1
+
+
+def test_scalar_params_do_not_compile_twice():
+    def loss_fn(params, model_state, batch, key):
+        return jnp.square(params["bias"] - batch["y"]), model_state
+
+    sampler = recipes.uniform(batch_size=b)
+    step = make_train_step(loss_fn, SGD, sampler)
+    run(step, start(sampler, {"bias": jnp.array(0.0)}), regression(), 3)
+    assert step._cache_size() == 1
+
+
+def test_the_old_states_buffers_are_donated_and_the_users_params_are_not(trainer):
+    sampler, step = trainer
+    params = {"w": jnp.ones(3)}
+    state = start(sampler, params)
+    step(state, regression())
+    assert state.params["w"].is_deleted()
+    assert state.sampler.buffer.losses.is_deleted() and state.opt_state[0].trace["w"].is_deleted()
+    np.testing.assert_array_equal(params["w"], np.ones(3))
+
+
+def test_step_copies_nothing_between_host_and_device(trainer):
+    sampler, step = trainer
+    state, data = start(sampler), regression()
+    with jax.transfer_guard("disallow"):
+        state, _ = step(state, data)
+        state, _ = step(state, data)
+        with pytest.raises(Exception, match="transfer"):  # the guard does watch
+            step(state, jax.device_get(data))
+
+
+def test_step_inside_scan_equals_a_loop(trainer):
+    sampler, step = trainer
+    data = regression()
+    looped, metrics = run(step, start(sampler), data, 10)
+    scanned, stacked = jax.jit(lambda s: jax.lax.scan(lambda s, _: step(s, data), s, length=10))(
+        start(sampler)
+    )
+    np.testing.assert_allclose(scanned.params["w"], looped.params["w"], rtol=1e-4, atol=1e-6)
+    assert_same_bits(scanned.sampler.buffer.count, looped.sampler.buffer.count)
+    np.testing.assert_allclose(stacked["loss"], [m["loss"] for m in metrics], rtol=1e-4)
+
+
+def test_data_of_any_structure_trains_alike(trainer):
+    sampler, step = trainer
+    data = regression()
+
+    def loss_fn(params, model_state, batch, key):
+        batch = {"x": batch[0]["in"][0], "y": batch[1]}
+        return noisy_loss(params, model_state, batch, key)
+
+    other = make_train_step(loss_fn, SGD, sampler, pool_size=B)
+    want, _ = run(step, start(sampler), data, 3)
+    got, _ = run(other, start(sampler), ({"in": [data["x"]]}, data["y"]), 3)
+    np.testing.assert_allclose(got.params["w"], want.params["w"], rtol=1e-5)
+    assert_same_bits(got.sampler.buffer.count, want.sampler.buffer.count)
+
+
+# --- losses that are not finite
+
+
+def damaged_loss(params, model_state, batch, key):
+    """Model state follows the inputs; the loss is what `batch["damage"]` adds to it."""
+    losses, _ = plain_loss(params, model_state, batch, key)
+    moved = {"mean": 0.9 * model_state["mean"] + 0.1 * jnp.mean(losses + batch["damage"])}
+    return losses + batch["damage"], moved
+
+
+def with_damage(value, ids):
+    damage = np.zeros(N, np.float32)
+    damage[ids] = value
+    return regression(outlier=False) | {"damage": jnp.asarray(damage)}
+
+
+@pytest.fixture(scope="module")
+def damaged():
+    sampler = recipes.learned_loss(
+        batch_size=N, network=NETWORK, optimizer=optax.adam(0.01), history=3, initial_loss=1.0
+    )
+    return sampler, make_train_step(damaged_loss, optax.adam(0.1), sampler)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_a_loss_that_is_not_finite_changes_nothing_but_the_counters(damaged, bad):
+    sampler, step = damaged
+    state = start(sampler, tx=optax.adam(0.1), model_state={"mean": jnp.ones(())})
+    state, _ = run(step, state, with_damage(0, []), 2)
+    before = copy(state)
+    draw, _ = jax.jit(sampler.sample)(step_keys(state)[1], state.sampler)
+    ids = np.asarray(draw.ids)
+    broken = [ids[0], ids[-1]]
+    state, metrics = step(state, with_damage(bad, broken))
+    kept = [(s.params, s.model_state, s.opt_state) for s in (before, state)]
+    assert_same_bits(*kept)
+    assert float(metrics["skipped"]) == 1
+    assert int(metrics["nonfinite"]) == np.sum(np.isin(ids, broken))
+    assert all(np.isfinite(float(value)) for value in metrics.values())
+    assert int(state.step) == int(state.sampler.step) == 3
+    seen = np.isin(np.arange(N), ids) & ~np.isin(np.arange(N), broken)
+    np.testing.assert_array_equal(state.sampler.buffer.count - before.sampler.buffer.count, seen)
+    same_rows = np.all(state.sampler.buffer.losses == before.sampler.buffer.losses, axis=1)
+    np.testing.assert_array_equal(same_rows, ~seen)
+    assert_finite(state.sampler)
+
+    state, metrics = run(step, state, with_damage(0, []), 3)
+    assert [m["skipped"] for m in metrics] == [m["nonfinite"] for m in metrics] == [0, 0, 0]
+    assert_finite((state.params, state.opt_state, state.model_state, state.sampler))
+    assert not np.allclose(state.params["w"], before.params["w"])
+    assert not np.allclose(state.model_state["mean"], before.model_state["mean"])
+
+
+def test_a_gradient_that_is_not_finite_is_skipped_though_its_losses_are():
+    def root_loss(params, model_state, batch, key):
+        return jnp.sqrt(jnp.abs(batch["x"] @ params["w"])), model_state  # infinite slope at zero
+
+    sampler = recipes.last_loss(batch_size=b)
+    state, metrics = make_train_step(root_loss, SGD, sampler)(start(sampler), regression())
+    np.testing.assert_array_equal(state.params["w"], np.zeros(3))
+    assert float(metrics["skipped"]) == 1 and int(metrics["nonfinite"]) == 0
+    assert int(jnp.sum(state.sampler.buffer.count)) > 0
+
+
+def test_bad_scores_of_the_pool_are_counted_in_the_metrics():
+    def score(params, batch):
+        return jnp.where(batch["y"] > jnp.sort(batch["y"])[-3], jnp.nan, 1.0)
+
+    # Bad scores are two of the pool; they are not drawn, so training goes on.
+    sampler = recipes.biased_loss(batch_size=b, loss_fn=score, smoothing=0.0)
+    state, metrics = make_train_step(plain_loss, SGD, sampler)(start(sampler), regression())
+    assert int(metrics["nonfinite"]) == 2 and float(metrics["skipped"]) == 0
+    assert np.any(state.params["w"] != 0)
+
+
+# --- errors come before any step
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"x": np.ones((9, 3)), "y": np.ones(10)}, r"\['x'\].*\(9, 3\).*\['y'\].*\(10,\)"),
+        ({"x": np.ones((0, 3)), "y": np.ones(0)}, r"non-empty leading axis.*\(0, 3\)"),
+        ({"x": np.ones((9, 3)), "y": np.float32(1)}, r"\['y'\].*\(\)"),
+        ({}, "no arrays"),
+    ],
+    ids=["ragged", "empty", "scalar leaf", "nothing"],
+)
+def test_data_that_are_no_examples_are_an_error(trainer, data, message):
+    sampler, step = trainer
+    state = start(sampler)
+    with pytest.raises(ValueError, match=message):
+        step(state, jax.tree.map(jnp.asarray, data))
+    step(state, regression())  # the state was not donated to the failed call
+
+
+@pytest.mark.parametrize(
+    "reduce",
+    [jnp.mean, lambda losses: losses[:, None], lambda losses: losses[:-1]],
+    ids=["mean", "column", "too few"],
+)
+def test_a_loss_that_is_not_one_per_example_is_an_error(reduce):
+    sampler = recipes.last_loss(batch_size=b)
+    step = make_train_step(lambda *args: (reduce(plain_loss(*args)[0]), args[1]), SGD, sampler)
+    with pytest.raises(ValueError, match=r"one loss per example, shape \(5,\)"):
+        step(start(sampler), regression())
+
+
+@pytest.mark.parametrize(
+    ("pool_size", "message"),
+    [
+        (0, "pool of 0"),
+        (N + 1, "pool of 11 cannot.*between 1 and 10"),
+        (b - 1, "pool of 4.*enlarge"),
+    ],
+    ids=["empty", "larger than the data", "smaller than the batch"],
+)
+def test_a_pool_that_does_not_fit_is_an_error(pool_size, message):
+    sampler = recipes.last_loss(batch_size=b)
+    step = make_train_step(plain_loss, SGD, sampler, pool_size=pool_size)
+    with pytest.raises(ValueError, match=message):
+        step(start(sampler), regression())
+
+
+@pytest.mark.parametrize("size", [N - 3, N + 3])
+def test_a_sampler_made_for_another_number_of_examples_is_an_error(trainer, size):
+    # Silently, ids past the end would be clamped and their losses dropped.
+    sampler, step = trainer
+    with pytest.raises(ValueError, match=rf"{size}"):
+        step(start(sampler, size=size), regression())
+
+
+# --- metrics
+
+KEYS = {
+    "loss",
+    "batch_loss",
+    "ess",
+    "max_weight",
+    "unique",
+    "score_correlation",
+    "score_error",
+    "nonfinite",
+    "skipped",
+}
+
+
+@pytest.mark.parametrize(
+    ("sampler", "more"),
+    [
+        (recipes.uniform(batch_size=b), set()),
+        (recipes.last_loss(batch_size=b), {"last_loss_error"}),
+        (isjax.gate(recipes.last_loss(batch_size=b), 1.5), {"last_loss_error"}),
+    ],
+    ids=["no buffer", "buffer", "gate"],
+)
+def test_metrics_are_scalars_by_these_names(sampler, more):
+    step = make_train_step(noisy_loss, SGD, sampler)
+    _, metrics = jax.eval_shape(step, start(sampler), regression())
+    assert set(metrics) == KEYS | more
+    assert all(value.shape == () for value in metrics.values())
+
+
+def test_last_loss_error_is_against_the_loss_before_write_back(trainer):
+    sampler, step = trainer
+    state, data, sample = start(sampler), regression(), jax.jit(sampler.sample)
+    for _ in range(4):
+        before = np.array(state.sampler.buffer.losses[:, 0])
+        pool_key, draw_key, loss_key = step_keys(state)
+        ids = isjax.presample(pool_key, N, B)
+        draw, _ = sample(draw_key, state.sampler, ids)
+        batch = jax.tree.map(lambda x: x[draw.ids], data)  # noqa: B023
+        losses, _ = noisy_loss(state.params, None, batch, loss_key)
+        want = np.mean(np.abs(before[draw.ids] - losses))
+        state, metrics = step(state, data)
+        assert float(metrics["last_loss_error"]) == pytest.approx(want, rel=1e-4)
+
+
+def test_loss_metric_estimates_the_pools_mean_loss_at_any_k():
+    # Without replacement and with b = B every example is seen: the estimate is exact.
+    sampler = isjax.importance_sampler(
+        scorers.last_loss(), batch_size=N, k=-1.0, resample=resampling.without_replacement
+    )
+    state, data = start(sampler, {"w": jnp.ones(3)}), regression()
+    want = jnp.mean(plain_loss(state.params, None, data, None)[0])
+    _, metrics = make_train_step(plain_loss, SGD, sampler)(state, data)
+    assert float(metrics["loss"]) == pytest.approx(float(want), rel=1e-5)
+
+
+def test_state_has_the_parts_of_the_design():
+    sampler = recipes.last_loss(batch_size=b)
+    state = start(sampler, model_state={"s": np.ones(2)})
+    assert isinstance(state, TrainState)
+    assert state.step.dtype == jnp.int32 and state.step.shape == ()
+    assert jnp.issubdtype(state.key.dtype, jax.dtypes.prng_key)
+    assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(state))

@@ -1,6 +1,6 @@
 """MNIST-1D with a small 1-D CNN: the project's main job on data that needs no download.
 
-    python -m isjax.main --config=configs/mnist1d.py --config.method=learned_loss --workdir=DIR
+python -m isjax.main --config=configs/mnist1d.py --config.method=learned_loss --workdir=DIR
 """
 
 from isjax.config import default_config

@@ -69,6 +69,6 @@ def _mean_over_duplicates(ids: Array, losses: Array) -> tuple[Array, Array]:
     # A [b, b] comparison sums duplicates in a fixed order on every backend, and costs nothing
     # beside the batch's own forward pass.
     same = (ids[:, None] == ids[None, :]) & jnp.isfinite(losses)[None, :]
-    total = jnp.sum(jnp.where(same, losses[None, :], 0.0), axis=1)
     number = jnp.sum(same, axis=1)
-    return total / jnp.maximum(number, 1), number > 0
+    share = losses / jnp.maximum(number, 1)
+    return jnp.sum(jnp.where(same, share[None, :], 0.0), axis=1), number > 0

@@ -60,8 +60,7 @@ def unique_share(ids: Array) -> Array:
 def correlation(x: Array, y: Array) -> Array:
     """Pearson's r over the pairs that are finite; 0 where either is constant. [b], [b] -> []."""
     finite = jnp.isfinite(x) & jnp.isfinite(y)
-    x = jnp.where(finite, x - _mean(x, finite), 0.0)
-    y = jnp.where(finite, y - _mean(y, finite), 0.0)
+    x, y = _centred(x, finite), _centred(y, finite)
     spread = jnp.sqrt(jnp.sum(jnp.square(x)) * jnp.sum(jnp.square(y)))
     return jnp.sum(x * y) / jnp.where(spread > 0, spread, 1.0)
 
@@ -75,3 +74,11 @@ def mean_absolute_error(predicted: Array, losses: Array) -> Array:
 def _mean(values: Array, where: Array) -> Array:
     """Mean over `where`; 0 where that is empty."""
     return jnp.sum(jnp.where(where, values, 0.0)) / jnp.maximum(jnp.sum(where), 1)
+
+
+def _centred(values: Array, where: Array) -> Array:
+    """Deviations from the mean, the largest scaled to 1; exactly 0 where all are equal."""
+    values = values - values[jnp.argmax(where)]  # a constant leaves no rounding error
+    deviations = jnp.where(where, values - _mean(values, where), 0.0)
+    largest = jnp.max(jnp.abs(deviations))
+    return deviations / jnp.where(largest > 0, largest, 1.0)

@@ -18,8 +18,9 @@ def normalize(scores: Array) -> Array:
     largest = jnp.finfo(jnp.float32).max
     scores = jnp.nan_to_num(scores.astype(jnp.float32), nan=0.0, posinf=largest, neginf=0.0)
     scores = jnp.maximum(scores, 0.0)
+    # Brought near 1 first, the sum neither overflows nor vanishes, nor does a reciprocal.
+    scores = scores * jnp.where(jnp.max(scores) > 1, 2.0**-64, 2.0**64)
     peak = jnp.max(scores)
-    # Divided by the largest first, the sum neither overflows nor vanishes.
     scores = jnp.where(peak > 0, scores / jnp.where(peak > 0, peak, 1.0), 1.0)
     return scores / jnp.sum(scores)
 

@@ -7,6 +7,10 @@ import jax.numpy as jnp
 
 __all__ = ["CNN", "MLP", "HistoryLSTM"]
 
+# From so many rows on the LSTM's loop over past losses is unrolled: XLA's CPU backend then runs
+# it faster, where for few rows it would only compile longer.
+UNROLL_ROWS = 512
+
 
 class MLP(nn.Module):
     """Dense layers with ReLU between them; the input is flattened.
@@ -93,9 +97,9 @@ class HistoryLSTM(nn.Module):
         # Newest first to oldest first, with what was observed at the front.
         position = length[:, None] - 1 - jnp.arange(history.shape[1])[None, :]
         outputs = jnp.take_along_axis(history, jnp.maximum(position, 0), axis=1)[:, :, None]
+        unroll = history.shape[1] if history.shape[0] >= UNROLL_ROWS else 1
         for _ in range(2):
-            # Unrolled: on a CPU a loop of such small products runs three times slower.
-            layer = nn.RNN(nn.OptimizedLSTMCell(self.features), unroll=history.shape[1])
+            layer = nn.RNN(nn.OptimizedLSTMCell(self.features), unroll=unroll)
             outputs = jnp.asarray(layer(outputs))
         last = jnp.maximum(length - 1, 0)[:, None, None]
         summary = jnp.take_along_axis(outputs, last, axis=1)[:, 0]

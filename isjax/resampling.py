@@ -17,8 +17,6 @@ from isjax.base import Array
 
 __all__ = ["categorical", "presample", "systematic", "top_k", "without_replacement"]
 
-# A float32 cumulative sum resolves shares of about 1e-7. Larger pools are drawn in two levels.
-_FLAT_POOL = 1 << 16
 _BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))
 
 
@@ -51,21 +49,32 @@ def presample(key: Array, num_examples: int, size: int) -> Array:
 
 
 def systematic(key: Array, probs: Array, num: int) -> tuple[Array, Array]:
-    """Evenly spaced points under one random shift: a categorical draw of less variance.
+    """Evenly spaced points under a random shift: a categorical draw of less variance.
 
-    Item i is drawn floor(num p_i) or ceil(num p_i) times (pools above 65,536: a block of about
-    sqrt(B) items is; within it draws are independent), and num p_i times on average.
+    Item i is drawn num p_i times on average, and seldom more than one time more or less. In two
+    levels: a block of about sqrt(B) items is drawn floor or ceil of its expected number of times,
+    n, and so is each item within it, given n. O(B + num sqrt(B)).
     """
     shift_key, key = jax.random.split(key)
+    blocks = _blocks(probs)
     points = (jnp.arange(num) + jax.random.uniform(shift_key)) / num
-    index = _invert_cdf(key, probs, points)
+    block = _invert_cdf(jnp.sum(blocks, axis=1), points)
+    # The points ascend, so that those within one block follow each other.
+    first = jnp.searchsorted(block, block, side="left")
+    count = jnp.searchsorted(block, block, side="right") - first
+    shift = jax.random.uniform(key, (blocks.shape[0],))[block]
+    points = (jnp.arange(num) - first + shift) / count
+    index = block * blocks.shape[1] + jax.vmap(_invert_cdf)(blocks[block], points)
     return index, probs[index]
 
 
 def categorical(key: Array, probs: Array, num: int) -> tuple[Array, Array]:
-    """Independent draws with replacement, as in arXiv 1706.00043; O(B + num log B)."""
-    point_key, key = jax.random.split(key)
-    index = _invert_cdf(key, probs, jax.random.uniform(point_key, (num,)))
+    """Independent draws with replacement, as in arXiv 1706.00043; O(B + num sqrt(B))."""
+    block_key, key = jax.random.split(key)
+    blocks = _blocks(probs)
+    block = _invert_cdf(jnp.sum(blocks, axis=1), jax.random.uniform(block_key, (num,)))
+    points = jax.random.uniform(key, (num,))
+    index = block * blocks.shape[1] + jax.vmap(_invert_cdf)(blocks[block], points)
     return index, probs[index]
 
 
@@ -110,23 +119,19 @@ def _check_distinct(num: int, size: int, name: str) -> None:
         )
 
 
-def _invert_cdf(key: Array, probs: Array, points: Array) -> Array:
-    """The item in whose share of [0, 1) each point falls; large pools in two levels.
+def _blocks(probs: Array) -> Array:
+    """Rows of about sqrt(B) items, the last padded with zero mass.
 
-    First the block of about sqrt(B) items, by the point; then the item, by a fresh uniform number:
-    a float32 point has too few values to tell 10^7 items apart.
+    First a block is drawn, then an item within it, each by a uniform number of its own: a single
+    float32 has too few values, and a single cumulative sum too few digits, to reach rare items
+    among thousands, or any item among millions with the probability it should have.
     """
-    size = probs.shape[0]
-    if size <= _FLAT_POOL:
-        return _search(probs, points)
-    width = math.isqrt(size - 1) + 1
-    blocks = jnp.pad(probs, (0, -size % width)).reshape(-1, width)
-    block = _search(jnp.sum(blocks, axis=1), points)
-    within = jax.vmap(_search)(blocks[block], jax.random.uniform(key, points.shape))
-    return block * width + within
+    width = math.isqrt(probs.shape[0] - 1) + 1
+    return jnp.pad(probs, (0, -probs.shape[0] % width)).reshape(-1, width)
 
 
-def _search(masses: Array, points: Array) -> Array:
+def _invert_cdf(masses: Array, points: Array) -> Array:
+    """The item in whose share of [0, 1) each point falls."""
     # XLA's cumulative sum is not monotone to the last bit. Made so here, with items of zero mass
     # given exactly their predecessor's sum, no point can fall on them, nor past the end.
     cdf = jax.lax.cummax(jnp.where(masses > 0, jnp.cumsum(masses), 0.0))

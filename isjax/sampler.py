@@ -23,7 +23,7 @@ from isjax.base import (
     ScoreTransform,
 )
 from isjax.distributions import effective_sample_size, normalize
-from isjax.finite import all_finite, select
+from isjax.finite import all_finite
 from isjax.weights import importance_weights, preserve_mean
 
 __all__ = ["break_even", "gate", "importance_sampler"]
@@ -123,7 +123,7 @@ def importance_sampler(
         rows = Rows(*buffer.read(state.buffer, draw.ids), batch)
         learned = scorer.update(state.scorer, rows, losses)
         return state._replace(
-            scorer=select(all_finite(learned), learned, state.scorer),
+            scorer=jax.lax.cond(all_finite(learned), lambda: learned, lambda: state.scorer),
             buffer=buffer.write(state.buffer, draw.ids, losses),
         )
 

@@ -11,7 +11,7 @@ import optax
 from isjax import buffer, resampling
 from isjax.base import Array, Batch, Params, PyTree, Sampler, SamplerState
 from isjax.diagnostics import draw_metrics
-from isjax.finite import all_finite, select
+from isjax.finite import all_finite
 from isjax.gradients import weighted_value_and_grad
 
 __all__ = ["TrainState", "init_train_state", "make_eval_step", "make_train_step", "num_examples"]
@@ -123,21 +123,21 @@ def make_train_step(
         (_, (losses, model_state)), grads = value_and_grad(
             state.params, batch, draw.weights, state.model_state, loss_key
         )
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
 
+        def take():
+            updates, opt_state = tx.update(grads, state.opt_state, state.params)
+            return optax.apply_updates(state.params, updates), model_state, opt_state
+
+        sound = all_finite((losses, grads))
+        params, model_state, opt_state = jax.lax.cond(
+            sound, take, lambda: (state.params, state.model_state, state.opt_state)
+        )
         last_seen, _ = buffer.read(state.sampler.buffer, draw.ids)
         metrics = draw_metrics(
             draw,
             losses,
             pool_size or size,
             last_seen[:, 0] if last_seen.shape[1] else None,
-        )
-        sound = all_finite((losses, grads))
-        params, model_state, opt_state = select(
-            sound,
-            (params, model_state, opt_state),
-            (state.params, state.model_state, state.opt_state),
         )
         new_state = TrainState(
             step=state.step + 1,

@@ -1,0 +1,48 @@
+"""What several test files share: score pools, tallies of draws, and 5-sigma judgements."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+SIGMAS = 5.0
+
+
+def six_decades(size, seed=0):
+    """Scores 10**uniform(-6, 0), float32."""
+    return (10 ** np.random.default_rng(seed).uniform(-6, 0, size)).astype(np.float32)
+
+
+def probabilities(scores):
+    """float32 probabilities, normalised in float64."""
+    scores = np.asarray(scores, np.float64)
+    return jnp.asarray(scores / scores.sum(), jnp.float32)
+
+
+@functools.cache
+def _over_keys(resample, num):
+    return jax.jit(jax.vmap(lambda key, probs: resample(key, probs, num), in_axes=(0, None)))
+
+
+def draws(resample, probs, num, trials, seed=0):
+    """`trials` independent draws: index [trials, num], draw_probs [trials, num]."""
+    index, draw_probs = _over_keys(resample, num)(
+        jax.random.split(jax.random.key(seed), trials), probs
+    )
+    return np.asarray(index), np.asarray(draw_probs, np.float64)
+
+
+def assert_binomial(counts, trials, prob):
+    """Each count is within 5 sigma of Binomial(trials, prob)."""
+    spread = np.sqrt(trials * prob * (1 - prob))
+    z = (np.asarray(counts) - trials * prob) / np.where(spread > 0, spread, 1e-9)
+    assert np.max(np.abs(z)) < SIGMAS
+
+
+def assert_mean(samples, expected):
+    """The mean of the rows of `samples` is within 5 standard errors of `expected`."""
+    samples = np.asarray(samples, np.float64)
+    error = samples.std(axis=0, ddof=1) / np.sqrt(len(samples))
+    z = (samples.mean(axis=0) - expected) / error
+    assert np.max(np.abs(z)) < SIGMAS

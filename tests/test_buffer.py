@@ -1,0 +1,139 @@
+"""The buffer against a list of past losses per example, kept in plain Python."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from isjax import buffer
+
+NAN, INF = np.nan, np.inf
+both = pytest.mark.parametrize("write", [buffer.write, jax.jit(buffer.write)], ids=["eager", "jit"])
+
+
+def written(write, ids, losses, history=3, size=6):
+    start = buffer.init(size, history, 9.0)
+    return write(start, jnp.asarray(ids, jnp.int32), jnp.asarray(losses, jnp.float32))
+
+
+class Reference:
+    """Newest first; each write adds the mean finite loss of each id, once."""
+
+    def __init__(self, size, history, initial):
+        self.past = [[] for _ in range(size)]
+        self.history, self.initial = history, initial
+
+    def write(self, ids, losses):
+        for example in set(ids.tolist()):
+            finite = [x for x in losses[ids == example].tolist() if np.isfinite(x)]
+            if finite:
+                self.past[example].insert(0, sum(finite) / len(finite))
+
+    def losses(self):
+        padded = [(past + [self.initial] * self.history)[: self.history] for past in self.past]
+        return np.asarray(padded, np.float64)
+
+
+@pytest.mark.parametrize("history", [1, 3, 10])
+def test_many_writes_agree_with_lists_of_past_losses(history):
+    rng = np.random.default_rng(history)
+    ours, reference = buffer.init(12, history, 2.5), Reference(12, history, 2.5)
+    write = jax.jit(buffer.write)
+    for _ in range(25):
+        ids = rng.integers(0, 12, 9)
+        losses = rng.choice([rng.normal(), 1e3, NAN, INF, -INF], 9) + rng.normal(size=9)
+        losses = losses.astype(np.float32)
+        ours = write(ours, jnp.asarray(ids, jnp.int32), jnp.asarray(losses))
+        reference.write(ids, losses)
+    np.testing.assert_allclose(ours.losses, reference.losses(), rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(ours.count, [len(past) for past in reference.past])
+
+
+@pytest.mark.parametrize("history", [1, 3, 10])
+def test_a_new_buffer_holds_the_initial_loss_and_has_seen_nothing(history):
+    losses, count = buffer.init(4, history, 2.3)
+    np.testing.assert_array_equal(losses, np.full((4, history), 2.3, np.float32))
+    np.testing.assert_array_equal(count, np.zeros(4))
+    assert (losses.dtype, count.dtype) == (jnp.float32, jnp.int32)
+
+
+@both
+def test_the_newest_loss_comes_first_and_the_oldest_is_dropped(write):
+    state = buffer.init(2, 2, 0.0)
+    for loss in (1.0, 2.0, 3.0):
+        state = write(state, jnp.asarray([1]), jnp.asarray([loss]))
+    np.testing.assert_array_equal(state.losses, [[0, 0], [3, 2]])
+    np.testing.assert_array_equal(state.count, [0, 3])
+
+
+@both
+def test_duplicates_are_observed_once_with_their_mean(write):
+    state = written(write, [4, 2, 4, 4], [1, 7, 2, 6])
+    np.testing.assert_array_equal(state.losses[4], [3, 9, 9])
+    np.testing.assert_array_equal(state.losses[2], [7, 9, 9])
+    np.testing.assert_array_equal(state.count, [0, 0, 1, 0, 1, 0])
+
+
+@both
+def test_the_order_of_a_batch_does_not_matter(write):
+    rng = np.random.default_rng(0)
+    ids, losses = rng.integers(0, 6, 40), rng.integers(0, 64, 40)
+    expected = written(write, ids, losses)
+    for _ in range(5):
+        order = rng.permutation(40)
+        state = written(write, ids[order], losses[order])
+        np.testing.assert_allclose(state.losses, expected.losses, rtol=1e-6)
+        np.testing.assert_array_equal(state.count, expected.count)
+
+
+@both
+@pytest.mark.parametrize("bad", [NAN, INF, -INF])
+def test_losses_that_are_not_finite_are_left_out_of_the_mean(write, bad):
+    state = written(write, [1, 1, 1, 3], [2, bad, 4, bad])
+    np.testing.assert_array_equal(state.losses[1], [3, 9, 9])
+    np.testing.assert_array_equal(state.losses[3], [9, 9, 9])
+    np.testing.assert_array_equal(state.count, [0, 1, 0, 0, 0, 0])
+
+
+@both
+def test_an_example_without_a_finite_loss_keeps_its_row(write):
+    state = written(write, [0, 5], [1, 2])
+    after = write(state, jnp.asarray([5, 5, 0]), jnp.asarray([NAN, INF, NAN], jnp.float32))
+    np.testing.assert_array_equal(after.losses, state.losses)
+    np.testing.assert_array_equal(after.count, state.count)
+
+
+@both
+def test_the_mean_of_huge_losses_is_finite(write):
+    state = written(write, [1, 1], [3e38, 3e38])
+    np.testing.assert_allclose(state.losses[1], [3e38, 9, 9], rtol=1e-6)
+
+
+@both
+def test_without_history_nothing_is_allocated_or_kept(write):
+    state = buffer.init(1_000_000_000, 0)
+    assert state.losses.size == state.count.size == 0
+    ids = jnp.asarray([999_999_999, 1])
+    after = write(state, ids, jnp.ones(2))
+    assert after.losses.size == after.count.size == 0
+    history, count = buffer.read(after, ids)
+    assert history.shape == (2, 0) and history.dtype == jnp.float32
+    np.testing.assert_array_equal(count, [0, 0])
+    assert count.dtype == jnp.int32
+
+
+@both
+@pytest.mark.parametrize("history", [1, 10])
+def test_reading_gives_the_rows_asked_for_in_order(write, history):
+    state = written(write, [0, 3], [1, 2], history)
+    losses, count = buffer.read(state, jnp.asarray([3, 5, 3, 0]))
+    np.testing.assert_array_equal(losses[:, 0], [2, 9, 2, 1])
+    np.testing.assert_array_equal(losses[:, 1:], np.full((4, history - 1), 9))
+    np.testing.assert_array_equal(count, [1, 0, 1, 1])
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.int32])
+def test_losses_of_other_types_are_kept_as_float32(dtype):
+    state = buffer.write(buffer.init(3, 2), jnp.asarray([1, 1]), jnp.asarray([2, 3], dtype))
+    assert state.losses.dtype == jnp.float32
+    assert state.losses[1, 0] == 2.5

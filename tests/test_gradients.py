@@ -1,0 +1,122 @@
+"""Weighted gradients and per-example norms against NumPy and closed forms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from isjax import scorers
+from isjax.base import Rows
+from isjax.gradients import check_losses, per_example_grad_norms, weighted_value_and_grad
+
+RNG = np.random.default_rng(0)
+X, Y = RNG.normal(size=(12, 3)), RNG.normal(size=12)
+W, BIAS = RNG.normal(size=3), 0.7
+WEIGHTS = RNG.uniform(0.1, 4, 12)
+PARAMS = {"w": jnp.asarray(W, jnp.float32), "b": jnp.asarray(BIAS, jnp.float32)}
+BATCH = {"x": jnp.asarray(X, jnp.float32), "y": jnp.asarray(Y, jnp.float32)}
+ONE_WEIGHT_EACH = jnp.asarray(WEIGHTS, jnp.float32)
+both = pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["eager", "jit"])
+
+
+def squared_errors(params, batch, scale=1.0):
+    return scale * (batch["x"] @ params["w"] + params["b"] - batch["y"]) ** 2
+
+
+def numpy_losses_and_gradients():
+    residual = X @ W + BIAS - Y
+    return residual**2, 2 * residual[:, None] * X, 2 * residual
+
+
+@both
+@pytest.mark.parametrize("weights", [WEIGHTS, np.eye(12)[4], np.zeros(12)])
+def test_value_losses_and_gradient_of_a_weighted_regression(weights, wrap):
+    value_and_grad = wrap(weighted_value_and_grad(squared_errors))
+    (loss, returned), grads = value_and_grad(PARAMS, BATCH, jnp.asarray(weights, jnp.float32))
+    losses, by_w, by_b = numpy_losses_and_gradients()
+    np.testing.assert_allclose(loss, np.mean(weights * losses), rtol=1e-5)
+    np.testing.assert_allclose(returned, losses, rtol=1e-4, atol=1e-6)
+    expected = np.mean(weights[:, None] * by_w, axis=0)
+    np.testing.assert_allclose(grads["w"], expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(grads["b"], np.mean(weights * by_b), rtol=1e-4, atol=1e-6)
+
+
+@both
+def test_auxiliary_data_and_extra_arguments_pass_through(wrap):
+    def loss_fn(params, batch, state, scale):
+        return squared_errors(params, batch, scale), {"seen": state + 1}
+
+    value_and_grad = weighted_value_and_grad(loss_fn, has_aux=True)
+    (loss, (losses, aux)), grads = wrap(value_and_grad)(PARAMS, BATCH, ONE_WEIGHT_EACH, 4, 3.0)
+    expected, by_w, _ = numpy_losses_and_gradients()
+    assert aux == {"seen": 5}
+    np.testing.assert_allclose(losses, 3 * expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(loss, 3 * np.mean(WEIGHTS * expected), rtol=1e-5)
+    np.testing.assert_allclose(grads["w"], 3 * np.mean(WEIGHTS[:, None] * by_w, axis=0), rtol=1e-4)
+
+
+@both
+@pytest.mark.parametrize("size", [7, 12])
+def test_weights_of_one_give_the_plain_mean_gradient_to_the_last_bit(size, wrap):
+    batch = jax.tree.map(lambda x: x[:size], BATCH)
+
+    def plain(params, batch):
+        losses = squared_errors(params, batch)
+        return jnp.mean(losses), losses
+
+    expected = wrap(jax.value_and_grad(plain, has_aux=True))(PARAMS, batch)
+    ours = wrap(weighted_value_and_grad(squared_errors))(PARAMS, batch, jnp.ones(size))
+    jax.tree.map(np.testing.assert_array_equal, ours, expected)
+
+
+@both
+@pytest.mark.parametrize("has_aux", [False, True])
+@pytest.mark.parametrize(
+    ("reduce", "shape"),
+    [(jnp.mean, r"\(\)"), (lambda x: x[:, None], r"\(12, 1\)"), (lambda x: x[:5], r"\(5,\)")],
+)
+def test_losses_that_are_not_one_per_example_are_refused(reduce, shape, has_aux, wrap):
+    def loss_fn(params, batch):
+        out = reduce(squared_errors(params, batch))
+        return (out, None) if has_aux else out
+
+    message = rf"shape {shape} for 12 examples; return one loss per example, shape \(12,\)"
+    with pytest.raises(ValueError, match=message):
+        wrap(weighted_value_and_grad(loss_fn, has_aux))(PARAMS, BATCH, ONE_WEIGHT_EACH)
+
+
+def test_losses_that_are_one_per_example_are_let_through():
+    assert check_losses(ONE_WEIGHT_EACH, 12) is ONE_WEIGHT_EACH
+
+
+@both
+def test_norms_of_single_gradients_of_a_regression(wrap):
+    norms = wrap(lambda p, batch: per_example_grad_norms(squared_errors, p, batch, 3.0))
+    residual = X @ W + BIAS - Y
+    expected = 3 * 2 * np.abs(residual) * np.sqrt(np.sum(X**2, axis=1) + 1)
+    ours = norms(PARAMS, BATCH)
+    assert ours.shape == (12,) and ours.dtype == jnp.float32
+    np.testing.assert_allclose(ours, expected, rtol=1e-4)
+
+
+def cross_entropy(bias, batch):
+    """Of a network whose last layer is a bias on given logits."""
+    log_probs = jax.nn.log_softmax(batch["logits"] + bias[None])
+    return -jnp.take_along_axis(log_probs, batch["label"][:, None], axis=1)[:, 0]
+
+
+def test_softmax_minus_one_hot_is_the_gradient_of_a_last_layer_of_biases():
+    logits, label, bias = 3 * RNG.normal(size=(9, 5)), RNG.integers(0, 5, 9), RNG.normal(size=5)
+    batch = {"logits": jnp.asarray(logits, jnp.float32), "label": jnp.asarray(label)}
+    bias_32 = jnp.asarray(bias, jnp.float32)
+    exponential = np.exp(logits + bias)
+    softmax = exponential / exponential.sum(axis=1, keepdims=True)
+    expected = np.linalg.norm(softmax - np.eye(5)[label], axis=1)
+    np.testing.assert_allclose(
+        per_example_grad_norms(cross_entropy, bias_32, batch), expected, rtol=1e-4
+    )
+    scorer = scorers.grad_norm_bound(lambda params, batch: batch["logits"] + params[None])
+    rows = Rows(jnp.zeros((9, 0)), jnp.zeros(9, jnp.int32), batch, bias_32)
+    np.testing.assert_allclose(
+        scorer.score(scorer.init(jax.random.key(0)), rows), expected, rtol=1e-4
+    )

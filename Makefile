@@ -1,7 +1,7 @@
 # Needs Python >= 3.11 with pip and venv; everything else is installed into .venv.
 
 PYTHON ?= python3
-PYTEST_ARGS ?=
+PYTEST_ARGS ?= -n 2
 SEEDS ?= 0
 
 METHODS := uniform last_loss learned_loss
@@ -31,7 +31,7 @@ demo: $(STAMP)  ## Train each method on MNIST-1D and compare them (SEEDS="0 1 2"
 	done; done
 	$(BIN)/python -m isjax.report runs/demo
 
-test: $(STAMP)  ## Run the tests that are not slow (PYTEST_ARGS="-n 2" to parallelise)
+test: $(STAMP)  ## Run the tests that are not slow
 	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
 
 test-all: $(STAMP)  ## Run every test

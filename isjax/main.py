@@ -7,7 +7,7 @@ Any setting can be given on the command line, as in `--config.method=learned_los
 import os
 import sys
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
 from isjax import experiment
@@ -24,6 +24,7 @@ _WORKDIR = flags.DEFINE_string("workdir", "", "Where the run writes its files.")
 
 def main(argv: list[str]) -> None:
     """Runs, or says in one line why not."""
+    logging.set_verbosity(logging.WARNING)  # JAX's notes on the backends it tries
     if len(argv) > 1:
         sys.exit(f"isjax: unexpected argument {argv[1]}; settings look like --config.seed=1")
     path = config_flags.get_config_filename(flags.FLAGS["config"])

@@ -1,3 +1,16 @@
 import jax
+import pytest
+from helpers import rows, write_run
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Uniform ends at loss 0.4 on average, accuracy 0.8, after 4 seconds on average."""
+    write_run(tmp_path / "u0", "uniform", 0, rows([2.0, 1.0, 0.5], [0.1, 0.5, 0.78], 1.5))
+    write_run(tmp_path / "u1", "uniform", 1, rows([2.0, 0.9, 0.3], [0.1, 0.5, 0.82], 2.5))
+    write_run(tmp_path / "deep/l0", "loss", 0, rows([2.0, 0.4, 0.2], [0.1, 0.5, 0.6], 3.0))
+    write_run(tmp_path / "deep/l1", "loss", 1, rows([2.0, 0.6, 0.4], [0.1, 0.5, 0.7], 2.0))
+    write_run(tmp_path / "a0", "approx", 0, rows([2.0, 0.1, 0.7], [0.1, 0.9, 0.5], 1.0))
+    return tmp_path

@@ -1,6 +1,7 @@
 """What several test files share: score pools, tallies of draws, and 5-sigma judgements."""
 
 import functools
+import json
 
 import jax
 import jax.numpy as jnp
@@ -46,3 +47,17 @@ def assert_mean(samples, expected):
     error = samples.std(axis=0, ddof=1) / np.sqrt(len(samples))
     z = (samples.mean(axis=0) - expected) / error
     assert np.max(np.abs(z)) < SIGMAS
+
+
+def write_run(folder, method="uniform", seed=0, rows=(), num_steps=20, dataset="mnist", tail=""):
+    """Rows are (step, seconds, train_loss, test_accuracy)."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {"method": method, "seed": seed, "num_steps": num_steps, "dataset": dataset}
+    (folder / "config.json").write_text(json.dumps(config))
+    keys = ("step", "seconds", "train_loss", "test_accuracy")
+    lines = [json.dumps(dict(zip(keys, row, strict=True)) | {"test_loss": 1.0}) for row in rows]
+    (folder / "metrics.jsonl").write_text("".join(line + "\n" for line in lines) + tail)
+
+
+def rows(losses, accuracies, seconds):
+    return [(10 * i, seconds * i, *v) for i, v in enumerate(zip(losses, accuracies, strict=True))]

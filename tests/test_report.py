@@ -1,35 +1,10 @@
-import json
 import sys
 
-import numpy as np
 import pytest
+from helpers import rows, write_run
 
 from isjax import report
-
-
-def write_run(folder, method="uniform", seed=0, rows=(), num_steps=20, dataset="mnist", tail=""):
-    """Rows are (step, seconds, train_loss, test_accuracy)."""
-    folder.mkdir(parents=True, exist_ok=True)
-    config = {"method": method, "seed": seed, "num_steps": num_steps, "dataset": dataset}
-    (folder / "config.json").write_text(json.dumps(config))
-    keys = ("step", "seconds", "train_loss", "test_accuracy")
-    lines = [json.dumps(dict(zip(keys, row, strict=True)) | {"test_loss": 1.0}) for row in rows]
-    (folder / "metrics.jsonl").write_text("".join(line + "\n" for line in lines) + tail)
-
-
-def rows(losses, accuracies, seconds):
-    return [(10 * i, seconds * i, *v) for i, v in enumerate(zip(losses, accuracies, strict=True))]
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """Uniform ends at loss 0.4 on average, accuracy 0.8, after 4 seconds on average."""
-    write_run(tmp_path / "u0", "uniform", 0, rows([2.0, 1.0, 0.5], [0.1, 0.5, 0.78], 1.5))
-    write_run(tmp_path / "u1", "uniform", 1, rows([2.0, 0.9, 0.3], [0.1, 0.5, 0.82], 2.5))
-    write_run(tmp_path / "deep/l0", "loss", 0, rows([2.0, 0.4, 0.2], [0.1, 0.5, 0.6], 3.0))
-    write_run(tmp_path / "deep/l1", "loss", 1, rows([2.0, 0.6, 0.4], [0.1, 0.5, 0.7], 2.0))
-    write_run(tmp_path / "a0", "approx", 0, rows([2.0, 0.1, 0.7], [0.1, 0.9, 0.5], 1.0))
-    return tmp_path
+from isjax.runs import load_runs
 
 
 @pytest.fixture
@@ -42,7 +17,7 @@ def cells(table):
 
 
 def test_summaries_match_hand_computed_values(folder):
-    uniform, approx, loss = report.summarise(report.load_runs([folder]))
+    uniform, approx, loss = report.summarise(load_runs([folder]))
     assert [uniform.method, approx.method, loss.method] == ["uniform", "approx", "loss"]
     assert uniform[1:5] == ((20, 20), (3.0, 5.0), (0.5, 0.3), (0.78, 0.82))
     assert uniform.loss_ratio == uniform.accuracy_ratio == (float("inf"), 5 / 4)
@@ -53,7 +28,7 @@ def test_summaries_match_hand_computed_values(folder):
 
 
 def test_table(folder):
-    table = report.format_table(report.summarise(report.load_runs([folder])))
+    table = report.format_table(report.summarise(load_runs([folder])))
     assert [line.split()[0] for line in table.splitlines()[1:]] == [
         "method",
         "uniform",
@@ -72,9 +47,7 @@ def test_table(folder):
 
 
 def test_columns_are_aligned(folder):
-    _, heading, *lines = report.format_table(
-        report.summarise(report.load_runs([folder]))
-    ).splitlines()
+    _, heading, *lines = report.format_table(report.summarise(load_runs([folder]))).splitlines()
     start = heading.index("final test accuracy")
     assert all(line[start - 1] == " " and line[start] != " " for line in lines)
     end = heading.index("train loss") + len("train loss")
@@ -83,7 +56,7 @@ def test_columns_are_aligned(folder):
 
 def test_small_losses_keep_three_digits(tmp_path):
     write_run(tmp_path, rows=rows([1.0, 0.000123456], [0.1, 1.0], 1.0))
-    assert " 0.000123 " in report.format_table(report.summarise(report.load_runs([tmp_path])))
+    assert " 0.000123 " in report.format_table(report.summarise(load_runs([tmp_path])))
 
 
 @pytest.mark.parametrize("value", ["nan", "inf"])
@@ -95,35 +68,6 @@ def test_diverged_run_is_reported(tmp_path, capsys, value):
     line = cells(capsys.readouterr().out)["loss"]
     assert f" {value} ± nan " in line
     assert line.split()[-2:] == ["never", "never"]
-
-
-@pytest.mark.parametrize("tail", ['{"step": 30, "seco', '{"step": 30, "seconds": 4', "{"])
-def test_torn_last_line_is_ignored(tmp_path, tail):
-    write_run(tmp_path, rows=rows([2.0, 1.0], [0.1, 0.5], 1.0), tail=tail)
-    (run,) = report.load_runs([tmp_path])
-    np.testing.assert_array_equal(run.step, [0, 10])
-    np.testing.assert_array_equal(run.train_loss, [2.0, 1.0])
-
-
-def test_whole_last_line_without_newline_is_read(tmp_path):
-    tail = '{"step": 30, "seconds": 4, "train_loss": 0.5, "test_accuracy": 0.5}'
-    write_run(tmp_path, rows=rows([2.0, 1.0], [0.1, 0.5], 1.0), tail=tail)
-    assert report.load_runs([tmp_path])[0].step[-1] == 30
-
-
-def test_run_without_evaluation_is_skipped(folder, capsys):
-    write_run(folder / "new", tail='{"step": 0')
-    (folder / "newer").mkdir()
-    (folder / "newer/config.json").write_text("{}")
-    assert len(report.load_runs([folder])) == 5
-    notes = capsys.readouterr().err.splitlines()
-    assert [line.endswith("skipped, no complete evaluation yet") for line in notes] == [True, True]
-    assert str(folder / "newer") in notes[1]
-
-
-def test_run_given_twice_counts_once(folder):
-    runs = report.load_runs([folder, folder / "u0", folder / "deep"])
-    assert len(runs) == 5
 
 
 def test_no_uniform(folder, capsys, no_figure):
@@ -173,45 +117,6 @@ def test_path_of_the_figure(folder, capsys, monkeypatch):
     assert report.main([str(folder), "--output", str(folder / "other.png")]) == 0
     assert paths == [folder / "deep/report.png", folder / "other.png"]
     assert capsys.readouterr().out.splitlines()[-1] == f"figure: {folder / 'other.png'}"
-
-
-def test_figure_lines_and_scales(folder):
-    figure = report.draw_figure(report.load_runs([folder]), folder / "f.png")
-    names = ["uniform", "approx", "loss", "uniform's final value"]
-    for ax in figure.axes:
-        assert [line.get_label() for line in ax.get_lines()] == names
-        assert len(ax.collections) == 2  # a band for the two methods with two seeds
-    time, steps, _, error = figure.axes
-    assert time.get_yscale() == steps.get_yscale() == error.get_yscale() == "log"
-    np.testing.assert_allclose(steps.get_lines()[0].get_xydata(), [(0, 2), (10, 0.95), (20, 0.4)])
-    np.testing.assert_allclose(error.get_lines()[2].get_ydata(), [0.9, 0.5, 0.35])
-    # Over time, the mean stops with the quicker seed; both are interpolated on a log scale.
-    x, y = time.get_lines()[0].get_data()
-    assert (x[0], x[-1]) == (0, 3)
-    assert y[-1] == pytest.approx((0.5 + 0.9 * (0.3 / 0.9) ** 0.2) / 2)
-    assert time.get_lines()[3].get_ydata()[0] == pytest.approx(0.4)
-
-
-def test_figure_without_uniform_on_linear_scale(tmp_path):
-    write_run(tmp_path, "loss", rows=rows([2.0, 1.0, 0.5], [0.5, 0.6, 0.7], 1.0))
-    figure = report.draw_figure(report.load_runs([tmp_path]), tmp_path / "f.png")
-    assert [len(ax.get_lines()) for ax in figure.axes] == [1] * 4
-    assert [ax.get_yscale() for ax in figure.axes] == ["log", "log", "linear", "linear"]
-
-
-@pytest.mark.parametrize("values", [(1.1, 2.3), (0.004, 0.9), (1e-6, 2.0), (2.301, 2.302)])
-def test_log_axis_has_legible_ticks(tmp_path, values):
-    low, high = values
-    write_run(tmp_path, rows=rows([high, low], [0.1, 0.2], 1.0))
-    ax = report.draw_figure(report.load_runs([tmp_path]), tmp_path / "f.png").axes[0]
-    bottom, top = ax.get_ylim()
-    shown = [
-        text.get_text()
-        for text, y in zip(ax.get_yticklabels(), ax.get_yticks(), strict=True)
-        if bottom <= y <= top
-    ]
-    assert 2 <= len(shown) <= 10
-    assert len(set(shown)) == len(shown)
 
 
 def error_of(arguments, capsys):

@@ -1,0 +1,33 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from isjax.finite import all_finite
+
+TREE = {"a": jnp.ones((3, 2)), "b": (jnp.zeros(()), jnp.arange(4)), "c": jnp.ones(2, jnp.bfloat16)}
+
+
+def with_value(value):
+    return TREE | {"a": TREE["a"].at[1, 1].set(value)}
+
+
+@pytest.mark.parametrize("wrap", [lambda f: f, jax.jit], ids=["eager", "jit"])
+def test_one_bad_number_anywhere_is_found(wrap):
+    check = wrap(all_finite)
+    for value in (np.nan, np.inf, -np.inf):
+        assert not check(with_value(value))
+        assert not check(TREE | {"c": jnp.asarray([0, value], jnp.bfloat16)})
+
+
+@pytest.mark.parametrize("value", [0.0, -0.0, 3e38, -3e38, 1e-45])
+def test_the_largest_and_smallest_numbers_are_finite(value):
+    assert jax.jit(all_finite)(with_value(value))
+
+
+def test_two_infinities_do_not_cancel():
+    assert not jax.jit(all_finite)(TREE | {"a": jnp.asarray([np.inf, -np.inf])})
+
+
+def test_trees_without_floating_point_numbers_are_finite():
+    assert all_finite(()) and all_finite({"key": jax.random.key(0), "n": jnp.arange(3)})

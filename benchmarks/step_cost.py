@@ -113,24 +113,23 @@ def main():
     args = parser.parse_args()
     device = jax.devices()[0].device_kind
     print(f"device: {device}")
-    print("network  method         ms/step  over plain (quartiles)  over uniform  floor")
+    ratio = "(quartiles)     floor"
+    print(f"network  method         ms/step   over plain {ratio} over uniform {ratio}")
     for network in args.networks:
         flops = count_flops(*NETWORKS[network])
         steps, data = steps_of(*NETWORKS[network])
         times = measure(steps, data, args.rounds, args.seconds)
         for name, values in times.items():
-            low, ratio, high = np.percentile(values / times["plain"], [25, 50, 75])
-            floor = flops[name] / flops["plain"]
-            over_uniform = np.median(values / times["uniform"])
-            print(
-                f"{network:8} {name:13} {np.median(values) * 1e3:8.2f}  "
-                f"{ratio:5.2f} ({low:.2f} to {high:.2f})     {over_uniform:12.2f}  {floor:5.2f}",
-                flush=True,
-            )
             row = {"network": network, "method": name, "ms": float(np.median(values)) * 1e3}
-            row |= {"over_plain": ratio, "quartiles": [low, high], "over_uniform": over_uniform}
-            row |= {"floor": floor, "device": device}
-            print(json.dumps(row))
+            for base in ("plain", "uniform"):
+                row[base] = np.percentile(values / times[base], [50, 25, 75]).tolist()
+                row[f"{base}_floor"] = flops[name] / flops[base]
+            ratios = [
+                "{:8.2f} ({:.2f} to {:.2f}) {:6.2f}".format(*row[base], row[f"{base}_floor"])
+                for base in ("plain", "uniform")
+            ]
+            print(f"{network:8} {name:13} {row['ms']:8.2f} {' '.join(ratios)}", flush=True)
+            print(json.dumps(row | {"device": device}))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from isjax import (
 from isjax.base import Draw, Rows, Sampler, SamplerState, Scorer, ScoreTransform
 from isjax.gradients import weighted_value_and_grad
 from isjax.resampling import presample
-from isjax.sampler import gate, importance_sampler
+from isjax.sampler import break_even, gate, importance_sampler
 from isjax.training import TrainState, init_train_state, make_eval_step, make_train_step
 from isjax.transforms import (
     chain,
@@ -40,6 +40,7 @@ __all__ = [
     "ScoreTransform",
     "Scorer",
     "TrainState",
+    "break_even",
     "buffer",
     "chain",
     "clip",

@@ -13,10 +13,12 @@ class ScoreBuffer(NamedTuple):
     Attributes:
         losses: [N, H] float32, newest first, `initial_loss` where not yet observed.
         count: [N] int32 times observed.
+        failed: [N] bool, whether the loss last seen was not finite, and so not observed.
     """
 
     losses: Array
     count: Array
+    failed: Array
 
 
 def init(num_examples: int, history: int, initial_loss: float = 1.0) -> ScoreBuffer:
@@ -31,6 +33,7 @@ def init(num_examples: int, history: int, initial_loss: float = 1.0) -> ScoreBuf
     return ScoreBuffer(
         losses=jnp.full((size, history), initial_loss, jnp.float32),
         count=jnp.zeros((size,), jnp.int32),
+        failed=jnp.zeros((size,), bool),
     )
 
 
@@ -41,12 +44,17 @@ def read(buffer: ScoreBuffer, ids: Array) -> tuple[Array, Array]:
     return buffer.losses[ids], buffer.count[ids]
 
 
+def has_failed(buffer: ScoreBuffer, ids: Array) -> Array:
+    """Whether the loss last seen of each example was not finite. [B] -> [B] bool."""
+    return buffer.failed[ids] if buffer.losses.shape[1] else jnp.zeros(ids.shape, bool)
+
+
 def write(buffer: ScoreBuffer, ids: Array, losses: Array) -> ScoreBuffer:
     """Puts one new loss in front of each example's history.
 
     An id drawn several times is observed once, with the mean of its losses: every duplicate
     writes the same row, so the result does not depend on the order of the scatter. NaN and
-    infinite losses are left out; an example with no finite loss keeps its row.
+    infinite losses are left out; an example with no finite loss keeps its row, marked as failed.
 
     Args:
         buffer: N rows.
@@ -61,13 +69,13 @@ def write(buffer: ScoreBuffer, ids: Array, losses: Array) -> ScoreBuffer:
     return ScoreBuffer(
         losses=buffer.losses.at[ids].set(jnp.where(observed[:, None], shifted, history)),
         count=buffer.count.at[ids].set(count + observed),
+        failed=buffer.failed.at[ids].set(~observed),
     )
 
 
 def _mean_over_duplicates(ids: Array, losses: Array) -> tuple[Array, Array]:
     """For each position, the mean finite loss of its id, and whether there was one."""
-    # A [b, b] comparison sums duplicates in a fixed order on every backend, and costs nothing
-    # beside the batch's own forward pass.
+    # Comparing all pairs sums duplicates in a fixed order on every backend.
     same = (ids[:, None] == ids[None, :]) & jnp.isfinite(losses)[None, :]
     number = jnp.sum(same, axis=1)
     share = losses / jnp.maximum(number, 1)

@@ -23,6 +23,7 @@ def default_config() -> ConfigDict:
         {
             # What there is to learn.
             "dataset": "mnist1d",  # a name in isjax.data
+            "dataset_options": ConfigDict(),  # its arguments, such as num_train
             "data_dir": "",  # where data sets are cached; "" = ~/.cache/isjax
             "network": "MLP",  # a name in isjax.networks
             "network_options": ConfigDict(),  # its attributes
@@ -33,7 +34,7 @@ def default_config() -> ConfigDict:
             "batch_size": 128,  # b
             # How it is trained on.
             "optimizer": "sgd",  # a name in optax
-            "optimizer_options": ConfigDict({"momentum": 0.9}),
+            "optimizer_options": ConfigDict(),  # its arguments; momentum is 0.9 where there is one
             "learning_rate": 0.05,  # decays along a cosine to zero at num_steps
             "num_steps": 10_000,
             "seed": 0,

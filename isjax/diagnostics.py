@@ -29,6 +29,7 @@ def draw_metrics(
         `last_loss_error`: the same for the naive prediction, `last_seen` (if given);
         `nonfinite`: losses and pool scores that were NaN or infinite.
     """
+    losses = losses.astype(jnp.float32)
     finite = jnp.isfinite(losses)
     metrics = {
         "loss": mean_loss(draw, losses, pool_size),

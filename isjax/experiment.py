@@ -83,7 +83,12 @@ def run(config: ConfigDict, workdir: str | os.PathLike, dataset: Dataset | None 
 def make_task(config: ConfigDict, dataset: Dataset | None = None) -> Task:
     """The task that a config names, on its data set unless another is given."""
     if dataset is None:
-        dataset = getattr(data, config.dataset)(data_dir=config.data_dir or None)
+        dataset = build(
+            "dataset_options",
+            getattr(data, config.dataset),
+            config.dataset_options,
+            fixed={"data_dir": config.data_dir or None},
+        )
     network = build(
         "network_options",
         getattr(networks, config.network),
@@ -102,6 +107,7 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
         fixed={
             "learning_rate": optax.cosine_decay_schedule(config.learning_rate, config.num_steps)
         },
+        defaults={"momentum": 0.9},
     )
 
 
@@ -180,8 +186,9 @@ def _train(
                 print(f"step {stop}, {seconds:.1f} s: {_shown(line)}", flush=True)
             if config.stop_on_nonfinite and any(counted.values()):
                 raise FloatingPointError(
-                    f"stopped at step {stop}: {counted['nonfinite']} losses were not finite; "
-                    "lower the learning rate, or look at the data"
+                    f"stopped at step {stop}: {counted['nonfinite']} losses or scores were not "
+                    f"finite, and {counted['skipped']} steps skipped; lower the learning rate, or "
+                    "look at the data"
                 )
     return line
 
@@ -222,7 +229,7 @@ def _shown(line: dict[str, Any]) -> str:
     text = f"train loss {line['train_loss']:.4f}, test loss {line['test_loss']:.4f}"
     if "test_accuracy" in line:
         text += f", test accuracy {line['test_accuracy']:.4f}"
-    if line["nonfinite"]:
+    if line["nonfinite"] or line["skipped"]:
         text += f", NOT FINITE: {line['nonfinite']} losses, {line['skipped']} steps skipped"
     return text
 

@@ -28,6 +28,12 @@ def weighted_value_and_grad(loss_fn: Callable, has_aux: bool = False) -> Callabl
 
     def weighted_loss(params: Params, batch: Batch, weights: Array, *extra: Any):
         out = loss_fn(params, batch, *extra)
+        if isinstance(out, tuple | list) != has_aux or (has_aux and len(out) != 2):
+            wanted = (
+                "the pair (losses, aux), such as (losses, model_state)" if has_aux else "losses"
+            )
+            shapes = jax.tree.map(jnp.shape, out)
+            raise ValueError(f"the loss function must return {wanted}, but returned {shapes}")
         losses = check_losses(out[0] if has_aux else out, weights.shape[0])
         return jnp.mean(weights * losses), out
 
@@ -57,7 +63,7 @@ def check_losses(losses: Array, size: int) -> Array:
     """The losses, if there is one for each of `size` examples; else a ValueError."""
     if jnp.shape(losses) != (size,):
         raise ValueError(
-            f"the loss function returned shape {jnp.shape(losses)} for {size} examples; return one "
-            f"loss per example, shape ({size},), and leave the mean over the batch to isjax"
+            f"got losses of shape {jnp.shape(losses)} for {size} examples; return one loss per "
+            f"example, shape ({size},), and leave the mean over the batch to isjax"
         )
     return losses

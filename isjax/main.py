@@ -34,7 +34,7 @@ def main(argv: list[str]) -> None:
         sys.exit("isjax: --workdir is missing; name a folder for the files of this run")
     try:
         experiment.run(_CONFIG.value, _WORKDIR.value)
-    except (ConfigError, FloatingPointError) as error:
+    except (ConfigError, FloatingPointError, ImportError) as error:
         sys.exit(f"isjax: {error}")
 
 

@@ -25,7 +25,10 @@ def biased_loss(
     k: ScalarOrSchedule = 0.5,
     smoothing: float = 0.5,
 ) -> Sampler:
-    """The main model scores the pool by its loss (arXiv 1706.00043). B forward passes a step."""
+    """The main model scores the pool by its loss (arXiv 1706.00043). B forward passes a step.
+
+    `loss_fn` runs in evaluation mode; for a model with state see `scorers.loss`.
+    """
     return importance_sampler(
         scorers.loss(loss_fn), smooth_by_mean(smoothing), batch_size=batch_size, k=k
     )

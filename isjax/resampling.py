@@ -41,9 +41,9 @@ def presample(key: Array, num_examples: int, size: int) -> Array:
     length, longer = divmod(num_examples, size)
     stretch = jnp.arange(size, dtype=jnp.int32)
     start = stretch * length + jnp.minimum(stretch, longer)
-    ids = start + jax.random.randint(key, (size,), 0, length + (stretch < longer))
+    ids = start + jax.random.randint(key, (size,), 0, length + (stretch < longer), jnp.int32)
     # Stretches differ in length by one; the shift gives every id the same probability all the same.
-    shift = jax.random.randint(shift_key, (), 0, num_examples)
+    shift = jax.random.randint(shift_key, (), 0, num_examples, jnp.int32)
     room = num_examples - shift
     return jnp.where(ids < room, ids + shift, ids - room)
 
@@ -100,7 +100,7 @@ def without_replacement(key: Array, probs: Array, num: int) -> tuple[Array, Arra
 
 
 def top_k(key: Array, probs: Array, num: int) -> tuple[Array, Array]:
-    """The `num` most probable items. Deterministic, and biased: every weight is one.
+    """The `num` most probable items. Deterministic, and biased: each weighs one, to rounding.
 
     Raises:
         ValueError: if `num` exceeds the pool.

@@ -24,6 +24,7 @@ from isjax.base import (
 )
 from isjax.distributions import effective_sample_size, normalize
 from isjax.finite import all_finite
+from isjax.gradients import check_losses
 from isjax.weights import importance_weights, preserve_mean
 
 __all__ = ["break_even", "gate", "importance_sampler"]
@@ -45,8 +46,9 @@ def importance_sampler(
         scorer: says how important an example is; see `isjax.scorers`.
         transform: reshapes the scores; see `isjax.transforms`.
         batch_size: b.
-        k: exponent of the weights (1 / (B p))^k, a number or a schedule of the sampler's step.
-            1 corrects fully and 0 is no correction; smaller prefers harder examples.
+        k: exponent of the weights (1 / (B p))^k, a number or a schedule of the sampler's step, of
+            which values above 1 count as 1. 1 corrects fully and 0 is no correction; smaller
+            prefers harder examples.
         resample: see `isjax.resampling`.
         initial_loss: what an example never seen is thought to lose; the logarithm of the number
             of classes suits classification.
@@ -58,11 +60,19 @@ def importance_sampler(
         are then the positions. `batch` (the pool's examples) and `params` are passed on to the
         scorer, which may need them; `update` takes the `batch` that was trained on.
 
+    Ids are not checked: JAX reads the last row for an id beyond the data set, and writes nothing.
+
     Raises:
+        TypeError: if `scorer` or `transform` is not one, but perhaps the function that makes it.
         ValueError: here if `batch_size` < 1 or k > 1 (of a schedule, its first value); when
-            `sample` is traced, if the pool is smaller than the batch or the scorer lacks its
-            input.
+            traced, if the pool is smaller than the batch, the scorer lacks its input, or scores
+            or losses are not one for each example.
     """
+    if not isinstance(scorer, Scorer) or not isinstance(transform, ScoreTransform):
+        raise TypeError(
+            f"got scorer {scorer} and transform {transform}; pass what their functions return, as "
+            "in importance_sampler(scorers.last_loss(), transforms.smooth(0.1), batch_size=128)"
+        )
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; draw at least 1 example")
     exponent = _exponent(k)
@@ -99,7 +109,9 @@ def importance_sampler(
                 f"return one score per row, shape ({pool_size},)"
             )
         finite = jnp.isfinite(raw)
-        scores = jnp.where(finite, raw, 0.0).astype(jnp.float32)
+        # An example whose loss was NaN would be sought the more the better others are mastered.
+        worth = finite & ~buffer.has_failed(state.buffer, ids)
+        scores = jnp.where(worth, raw, 0.0).astype(jnp.float32)
         transformed, transform_state = transform.update(scores, state.transform)
         probs = normalize(jnp.where(finite, transformed, 0.0))
         index, draw_probs = resample(key, probs, batch_size)
@@ -114,16 +126,18 @@ def importance_sampler(
             draw_probs=draw_probs,
             scores=scores[index],
             ess=effective_sample_size(probs) / pool_size,
-            nonfinite=jnp.sum(~finite),
+            nonfinite=jnp.sum(~finite, dtype=jnp.int32),
         )
+        transform_state = _if_finite(transform_state, state.transform)
         return draw, state._replace(step=state.step + 1, transform=transform_state)
 
     def update(state: SamplerState, draw: Draw, losses: Array, batch: Batch = None) -> SamplerState:
+        losses = check_losses(losses, draw.ids.shape[0]).astype(jnp.float32)
         # The scorer learns from what was known before these losses.
         rows = Rows(*buffer.read(state.buffer, draw.ids), batch)
         learned = scorer.update(state.scorer, rows, losses)
         return state._replace(
-            scorer=jax.lax.cond(all_finite(learned), lambda: learned, lambda: state.scorer),
+            scorer=_if_finite(learned, state.scorer),
             buffer=buffer.write(state.buffer, draw.ids, losses),
         )
 
@@ -143,16 +157,17 @@ class GateState(NamedTuple):
 
 
 def gate(sampler: Sampler, threshold: float, decay: float = 0.9) -> Sampler:
-    """Samples by importance only while that is worth its cost, else uniformly and for free.
+    """Samples by importance only while that is worth its cost, else uniformly, without scoring.
 
     tau^2, by how much sampling by loss would cut the gradient's second moment, is estimated from
     the batch's own losses, weighted by 1 / draw_probs, so that the pool need not be scored to know
     it. Following arXiv 1803.00942, with the loss in place of the gradient norm.
 
     Args:
-        sampler: what to switch. While closed its `score` does not run, its draws are uniform and
-            of weight one, its transform stands still, and its `update` goes on learning.
-        threshold: open while the average of tau exceeds this; see `break_even`.
+        sampler: what to switch. While closed its scorer does not run, draws are uniform, of weight
+            and score one, its transform stands still, and its `update` goes on learning.
+        threshold: open while the average of tau, which is at least 1, exceeds this; see
+            `break_even`.
         decay: of the moving average of tau, which starts at 1 (closed).
     """
     if not 0 <= decay < 1:
@@ -175,23 +190,23 @@ def gate(sampler: Sampler, threshold: float, decay: float = 0.9) -> Sampler:
         def opened(state):
             return sampler.sample(key, state, ids, batch, params)
 
+        state = state._replace(transform=inner)
+        drawn, _ = jax.eval_shape(opened, state)  # b, which the inner sampler alone knows
+
         def closed(state):
-            size = shapes.ids.shape[0]
             probs = jnp.full(ids.shape, 1 / ids.shape[0], jnp.float32)
-            index, draw_probs = resampling.systematic(key, probs, size)
-            ones = jnp.ones((size,), jnp.float32)
-            draw = Draw(ids[index], index, ones, draw_probs, ones, jnp.ones(()), jnp.zeros((), int))
+            index, draw_probs = resampling.systematic(key, probs, drawn.ids.shape[0])
+            ones = jnp.ones(index.shape, jnp.float32)
+            draw = Draw(ids[index], index, ones, draw_probs, ones, jnp.float32(1), jnp.int32(0))
             return draw, state._replace(step=state.step + 1)
 
-        state = state._replace(transform=inner)
-        shapes, _ = jax.eval_shape(opened, state)
         draw, state = jax.lax.cond(tau > threshold, opened, closed, state)
         return draw, state._replace(transform=GateState(state.transform, tau))
 
     def update(state: SamplerState, draw: Draw, losses: Array, batch: Batch = None) -> SamplerState:
         inner, tau = state.transform
         state = sampler.update(state._replace(transform=inner), draw, losses, batch)
-        tau = decay * tau + (1 - decay) * _tau(losses, draw.draw_probs)
+        tau = decay * tau + (1 - decay) * _tau(losses.astype(jnp.float32), draw.draw_probs)
         return state._replace(transform=GateState(state.transform, tau))
 
     return Sampler(init, sample, update)
@@ -229,6 +244,10 @@ def _everything(state: SamplerState, batch: Batch) -> Array:
     return jnp.arange(size, dtype=jnp.int32)
 
 
+def _if_finite(new: PyTree, old: PyTree) -> PyTree:
+    return jax.lax.cond(all_finite(new), lambda: new, lambda: old)
+
+
 def _exponent(k: ScalarOrSchedule) -> Schedule:
     """`k` as a schedule, checked at its first value."""
     schedule = cast(Schedule, k) if callable(k) else lambda step: k
@@ -238,4 +257,4 @@ def _exponent(k: ScalarOrSchedule) -> Schedule:
         raise ValueError(
             f"k is {first}; choose k <= 1, and finite: 1 corrects fully, less prefers the hard"
         )
-    return schedule
+    return lambda step: jnp.minimum(schedule(step), 1.0)

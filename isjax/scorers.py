@@ -28,7 +28,9 @@ def loss(loss_fn: Callable[[Params, Batch], Array]) -> Scorer:
 
     Args:
         loss_fn: `(params, batch) -> losses [B]`, in evaluation mode: with dropout or batch
-            statistics of the pool the scores would be noise. Negative losses count as zero.
+            statistics of the pool the scores would be noise. Negative losses count as zero. Its
+            `params` are what `sampler.sample` was given: in `training.make_train_step`, for a model
+            with state, the pair `(params, model_state)`.
     """
 
     def score(rows: Rows) -> Array:
@@ -48,14 +50,20 @@ def grad_norm_bound(
     One forward pass of the main model on the pool (arXiv 1803.00942), for cross-entropy.
 
     Args:
-        logits_fn: `(params, batch) -> logits [B, classes]`, in evaluation mode.
+        logits_fn: `(params, batch) -> logits [B, classes]`, in evaluation mode, with params as in
+            `scorers.loss`.
         label_fn: `(batch) -> classes [B] int`; by default `batch["label"]`.
     """
 
     def score(rows: Rows) -> Array:
         _require_model("scorers.grad_norm_bound", rows)
         logits = logits_fn(rows.params, rows.batch).astype(jnp.float32)
-        labels = _labels(label_fn, rows.batch, "scorers.grad_norm_bound")
+        if logits.ndim != 2:
+            raise ValueError(
+                f"scorers.grad_norm_bound: logits_fn returned shape {logits.shape}; "
+                "return one row of logits per example, shape (examples, classes)"
+            )
+        labels = _labels(label_fn, rows, "scorers.grad_norm_bound")
         residual = jax.nn.softmax(logits) - jax.nn.one_hot(labels, logits.shape[-1])
         return jnp.linalg.norm(residual, axis=-1)
 
@@ -99,7 +107,8 @@ def learned(
     Args:
         network: an `(init, apply)` pair over rows (see `Network`); by default the paper's LSTM.
         optimizer: of the network; by default `optax.adam(1e-3)`.
-        num_classes: classes that the default network embeds; None = it reads losses alone.
+        num_classes: classes, numbered from 0, that the default network embeds; None = it reads
+            losses alone.
         label_fn: `(batch) -> classes [B] int`; by default `batch["label"]`.
         history: H, the past losses that the network reads.
         log_losses: predict log losses: errors then count in proportion.
@@ -169,11 +178,11 @@ def _history_lstm(
     lstm = HistoryLSTM(num_classes)
 
     def labels(rows: Rows) -> Array | None:
-        return None if num_classes is None else _labels(label_fn, rows.batch, "scorers.learned")
+        return None if num_classes is None else _labels(label_fn, rows, "scorers.learned")
 
     def init(key: Array) -> PyTree:
         none_seen = jnp.zeros((1,), jnp.int32)
-        return lstm.init(key, jnp.zeros((1, history)), none_seen, none_seen)
+        return lstm.init(key, jnp.zeros((1, history), jnp.float32), none_seen, none_seen)
 
     def apply(params: PyTree, rows: Rows) -> Array:
         return jnp.asarray(lstm.apply(params, rows.history, rows.count, labels(rows)))
@@ -190,18 +199,24 @@ def _require_model(name: str, rows: Rows) -> None:
             )
 
 
-def _labels(label_fn: Callable[[Batch], Array] | None, batch: Batch, name: str) -> Array:
-    if batch is None:
+def _labels(label_fn: Callable[[Batch], Array] | None, rows: Rows, name: str) -> Array:
+    if rows.batch is None:
         raise ValueError(
             f"{name} reads classes from the batch, but got none; "
             "pass batch= to sampler.sample and sampler.update"
         )
-    if label_fn is not None:
-        return label_fn(batch)
     try:
-        return batch["label"]
+        labels = rows.batch["label"] if label_fn is None else label_fn(rows.batch)
     except (KeyError, TypeError, IndexError):
+        if label_fn is not None:
+            raise
         raise ValueError(
             f'{name} reads classes from batch["label"], which this batch lacks; '
             "pass label_fn=, a function of the batch"
         ) from None
+    if labels.shape != rows.count.shape or not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(
+            f"{name} got labels of shape {labels.shape} and type {labels.dtype}; "
+            f"it needs one integer per example, shape {rows.count.shape}"
+        )
+    return labels

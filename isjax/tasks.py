@@ -9,7 +9,7 @@ import optax
 
 from isjax.base import Array, Params, PyTree
 from isjax.data import Dataset
-from isjax.training import LossFn, ScoreFn
+from isjax.training import EvalFn, LossFn
 
 __all__ = ["classification"]
 
@@ -28,8 +28,8 @@ class Task(NamedTuple):
     dataset: Dataset
     init: Callable[[Array], tuple[Params, PyTree]]
     loss_fn: LossFn
-    score_fn: ScoreFn
-    metrics_fn: ScoreFn
+    score_fn: EvalFn
+    metrics_fn: EvalFn
 
 
 def classification(dataset: Dataset, network: nn.Module) -> Task:

@@ -17,7 +17,7 @@ from isjax.gradients import weighted_value_and_grad
 __all__ = ["TrainState", "init_train_state", "make_eval_step", "make_train_step", "num_examples"]
 
 LossFn = Callable[[Params, PyTree, Batch, Array], tuple[Array, PyTree]]
-ScoreFn = Callable[[Params, PyTree, Batch], PyTree]
+EvalFn = Callable[[Params, PyTree, Batch], PyTree]
 
 
 class TrainState(NamedTuple):
@@ -48,13 +48,9 @@ def init_train_state(
     num_examples: int,
     model_state: PyTree = None,
 ) -> TrainState:
-    """The state before the first step. The params are copied, since steps donate their state."""
+    """The state before the first step, a copy of what it is made from, since steps donate it."""
     key, sampler_key = jax.random.split(key)
-    # Copied with an explicit dtype: a weakly typed array would have the step compiled again.
-    params, model_state = jax.tree.map(
-        lambda x: jnp.array(x, jnp.asarray(x).dtype), (params, model_state)
-    )
-    return TrainState(
+    state = TrainState(
         step=jnp.zeros((), jnp.int32),
         key=key,
         params=params,
@@ -62,6 +58,8 @@ def init_train_state(
         opt_state=tx.init(params),
         sampler=sampler.init(sampler_key, num_examples),
     )
+    # With an explicit dtype: a weakly typed array would have the step compiled again.
+    return jax.tree.map(lambda x: jnp.array(x, jnp.asarray(x).dtype), state)
 
 
 def make_train_step(
@@ -112,7 +110,7 @@ def make_train_step(
         key = jax.random.fold_in(state.key, state.step)
         pool_key, draw_key, loss_key = jax.random.split(key, 3)
 
-        # What the scorer does not read of the pool is never gathered: XLA drops it.
+        # What no scorer reads of the pool is not gathered: XLA drops it.
         ids = None if pool_size is None else resampling.presample(pool_key, size, pool_size)
         pool = data if ids is None else _take(data, ids)
         stateful = bool(jax.tree.leaves(state.model_state))
@@ -124,11 +122,13 @@ def make_train_step(
             state.params, batch, draw.weights, state.model_state, loss_key
         )
 
+        _check_model_state(model_state, state.model_state)
+
         def take():
             updates, opt_state = tx.update(grads, state.opt_state, state.params)
             return optax.apply_updates(state.params, updates), model_state, opt_state
 
-        sound = all_finite((losses, grads))
+        sound = all_finite((losses, grads, model_state))
         params, model_state, opt_state = jax.lax.cond(
             sound, take, lambda: (state.params, state.model_state, state.opt_state)
         )
@@ -152,7 +152,7 @@ def make_train_step(
     return step
 
 
-def make_eval_step(metrics_fn: ScoreFn) -> Callable[[TrainState, Batch], PyTree]:
+def make_eval_step(metrics_fn: EvalFn) -> Callable[[TrainState, Batch], PyTree]:
     """Evaluation of a batch: `(state, batch) -> metrics`, jitted.
 
     Args:
@@ -183,6 +183,15 @@ def num_examples(data: Batch) -> int:
             f"got {listed}"
         )
     return sizes.pop()
+
+
+def _check_model_state(new: PyTree, old: PyTree) -> None:
+    new, old = (jax.tree.map(lambda x: (jnp.shape(x), jnp.asarray(x).dtype), t) for t in (new, old))
+    if new != old:
+        raise ValueError(
+            f"loss_fn returned model_state {new}, but the train state holds {old}; return what it "
+            "was given, updated, and pass the first one as init_train_state(model_state=...)"
+        )
 
 
 def _take(data: Batch, ids: Array) -> Batch:

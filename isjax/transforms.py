@@ -84,7 +84,7 @@ def smooth_by_mean(constant: float = 0.5, decay: float = 0.9) -> ScoreTransform:
         return MeanState(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32))
 
     def update(scores, state):
-        average = decay * state.average + (1 - decay) * jnp.mean(scores)
+        average = decay * state.average + (1 - decay) * jnp.sum(scores / scores.shape[0])
         step = state.step + 1
         return scores + constant * average / (1 - decay**step), MeanState(average, step)
 

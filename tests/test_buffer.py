@@ -51,7 +51,8 @@ def test_many_writes_agree_with_lists_of_past_losses(history):
 
 @pytest.mark.parametrize("history", [1, 3, 10])
 def test_a_new_buffer_holds_the_initial_loss_and_has_seen_nothing(history):
-    losses, count = buffer.init(4, history, 2.3)
+    losses, count, failed = buffer.init(4, history, 2.3)
+    assert failed.shape == (4,) and not failed.any()
     np.testing.assert_array_equal(losses, np.full((4, history), 2.3, np.float32))
     np.testing.assert_array_equal(count, np.zeros(4))
     assert (losses.dtype, count.dtype) == (jnp.float32, jnp.int32)
@@ -137,3 +138,14 @@ def test_losses_of_other_types_are_kept_as_float32(dtype):
     state = buffer.write(buffer.init(3, 2), jnp.asarray([1, 1]), jnp.asarray([2, 3], dtype))
     assert state.losses.dtype == jnp.float32
     assert state.losses[1, 0] == 2.5
+
+
+@both
+def test_a_failure_is_remembered_until_a_finite_loss_is_seen(write):
+    ids = jnp.array([0, 1, 1, 2])
+    state = write(buffer.init(4, 1), ids, jnp.array([NAN, INF, 1.0, 2.0]))
+    everyone = jnp.arange(4)
+    assert buffer.has_failed(state, everyone).tolist() == [True, False, False, False]
+    state = write(state, jnp.array([0, 2]), jnp.array([3.0, -INF]))
+    assert buffer.has_failed(state, everyone).tolist() == [False, False, True, False]
+    assert buffer.has_failed(buffer.init(4, 0), everyone).tolist() == [False] * 4

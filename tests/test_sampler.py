@@ -8,7 +8,7 @@ import pytest
 
 import isjax
 from isjax import resampling, scorers
-from isjax.base import Scorer
+from isjax.base import Scorer, ScoreTransform
 from isjax.sampler import break_even, gate, importance_sampler
 
 KEY = jax.random.key(0)
@@ -628,3 +628,46 @@ def test_gate_refuses_a_decay_outside_its_range(decay):
 )
 def test_break_even_is_the_published_formula(pool, batch, want):
     assert break_even(pool, batch) == pytest.approx(want)
+
+
+# Resilience and misuse
+
+
+def test_an_overflow_does_not_stay_in_the_state_of_a_transform():
+    def overflowing():
+        def update(scores, state):
+            return scores, state + jnp.sum(scores * 1e30)
+
+        return ScoreTransform(lambda: jnp.zeros(()), update)
+
+    sampler = isjax.importance_sampler(isjax.scorers.last_loss(), overflowing(), batch_size=2)
+    state = sampler.init(KEY, 4)
+    state = state._replace(buffer=state.buffer._replace(losses=jnp.full((4, 1), 1e30)))
+    _, after = sampler.sample(KEY, state)
+    assert after.transform == 0 and after.step == 1
+
+
+@pytest.mark.parametrize(
+    "arguments", [(isjax.scorers.last_loss,), (isjax.scorers.last_loss(), isjax.identity)]
+)
+def test_a_factory_that_was_not_called_is_named(arguments):
+    with pytest.raises(TypeError, match=r"pass what their functions return, as in .*last_loss\(\)"):
+        isjax.importance_sampler(*arguments, batch_size=2)
+
+
+@pytest.mark.parametrize("shape", [(), (2, 1), (3,)])
+def test_losses_of_another_shape_than_the_draw_are_refused(shape):
+    sampler = isjax.recipes.uniform(batch_size=2)
+    draw, state = sampler.sample(KEY, sampler.init(KEY, 4), jnp.arange(4))
+    with pytest.raises(ValueError, match="for 2 examples; return one loss per example"):
+        sampler.update(state, draw, jnp.zeros(shape))
+
+
+def test_a_schedule_that_leaves_the_range_of_k_stays_at_full_correction():
+    sampler = isjax.importance_sampler(
+        isjax.scorers.last_loss(), batch_size=2, k=lambda step: 0.5 + step
+    )
+    state = sampler.init(KEY, 4)._replace(step=jnp.int32(5))
+    state = state._replace(buffer=state.buffer._replace(losses=jnp.arange(1.0, 5)[:, None]))
+    draw, _ = sampler.sample(KEY, state)
+    np.testing.assert_allclose(draw.weights, 1 / (4 * draw.draw_probs), rtol=1e-6)

@@ -261,3 +261,23 @@ def test_default_network_without_classes_to_read_says_what_to_pass(batch, remedy
     state = scorers.LearnedState(None, None)
     with pytest.raises(ValueError, match=remedy):
         scorer.score(state, rows_of(np.ones((2, 2)), batch=batch))
+
+
+@pytest.mark.parametrize("labels", [jnp.zeros((3, 1), int), jnp.zeros(2, int), jnp.zeros(3)])
+@pytest.mark.parametrize("name", ["learned", "grad_norm_bound"])
+def test_labels_of_another_shape_or_type_are_refused(name, labels):
+    scorer = {
+        "learned": lambda: scorers.learned(num_classes=2),
+        "grad_norm_bound": lambda: scorers.grad_norm_bound(lambda params, batch: params),
+    }[name]()
+    batch = {"label": labels}
+    rows = Rows(jnp.zeros((3, scorer.history)), jnp.zeros(3, int), batch, jnp.zeros((3, 2)))
+    with pytest.raises(ValueError, match=r"needs one integer per example, shape \(3,\)"):
+        scorer.score(scorer.init(jax.random.key(0)), rows)
+
+
+def test_logits_without_classes_are_refused():
+    scorer = scorers.grad_norm_bound(lambda params, batch: jnp.zeros(3))
+    rows = Rows(jnp.zeros((3, 0)), jnp.zeros(3, int), {"label": jnp.zeros(3, int)}, ())
+    with pytest.raises(ValueError, match=r"shape \(3,\); return one row of logits per example"):
+        scorer.score((), rows)

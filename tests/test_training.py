@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -603,3 +606,100 @@ def test_state_has_the_parts_of_the_design():
     assert state.step.dtype == jnp.int32 and state.step.shape == ()
     assert jnp.issubdtype(state.key.dtype, jax.dtypes.prng_key)
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(state))
+
+
+# Bad examples and bad states
+
+
+def test_bad_examples_are_not_sought():
+    """Eight of 400 are NaN for good: sampling skips no more steps than uniform draws do."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(400, 4)).astype(np.float32)
+    data = {"x": x, "label": (x[:, 0] > 0).astype(np.int32)}
+    data["x"][:8] = np.nan
+
+    def loss_fn(params, model_state, batch, key):
+        logits = batch["x"] @ params
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]), model_state
+
+    def skipped(sampler):
+        tx = optax.sgd(0.5)
+        step = make_train_step(loss_fn, tx, sampler, pool_size=128)
+        state = init_train_state(jax.random.key(0), jnp.zeros((4, 2)), tx, sampler, 400)
+        total = 0
+        for _ in range(600):
+            state, metrics = step(state, data)
+            total += int(metrics["skipped"])
+        return total
+
+    uniform = skipped(recipes.uniform(batch_size=8))
+    assert 0 < skipped(recipes.last_loss(batch_size=8, smoothing=0.1)) <= uniform
+
+
+def test_a_model_state_that_is_not_finite_is_not_taken():
+    def loss_fn(params, model_state, batch, key):
+        return jnp.square(params * batch), model_state / 0
+
+    tx, sampler = optax.sgd(0.1), recipes.uniform(batch_size=2)
+    state = init_train_state(jax.random.key(0), jnp.ones(()), tx, sampler, 4, jnp.ones(()))
+    state, metrics = make_train_step(loss_fn, tx, sampler, pool_size=4)(state, jnp.ones(4))
+    assert metrics["skipped"] and state.model_state == 1
+
+
+@pytest.mark.parametrize(
+    ("loss_fn", "message"),
+    [
+        (lambda p, s, batch, key: p * batch, r"must return the pair \(losses, aux\)"),
+        (lambda p, s, batch, key: (p * batch, {"mean": p}), "the train state holds None; return"),
+        (lambda p, s, batch, key: (p * batch, jnp.float32(1)), "the train state holds None"),
+    ],
+)
+def test_a_loss_function_that_returns_something_else_is_told_what_to_return(loss_fn, message):
+    tx, sampler = optax.sgd(0.1), recipes.uniform(batch_size=2)
+    state = init_train_state(jax.random.key(0), jnp.ones(()), tx, sampler, 4)
+    with pytest.raises(ValueError, match=message):
+        make_train_step(loss_fn, tx, sampler, pool_size=4)(state, jnp.ones(4))
+
+
+def test_an_optimiser_that_keeps_the_params_can_be_donated():
+    def loss_fn(params, model_state, batch, key):
+        return jnp.square(params["w"] - batch), model_state
+
+    tx, sampler = optax.contrib.prodigy(0.1), recipes.uniform(batch_size=2)
+    state = init_train_state(jax.random.key(0), {"w": jnp.ones(())}, tx, sampler, 4)
+    step = make_train_step(loss_fn, tx, sampler, pool_size=4)
+    for _ in range(2):
+        state, metrics = step(state, jnp.zeros(4))
+    assert jnp.isfinite(metrics["loss"])
+
+
+X64 = """
+import jax
+jax.config.update("jax_enable_x64", True)
+import jax.numpy as jnp, optax, isjax
+from isjax import recipes, training
+
+def losses(params, batch):
+    return optax.softmax_cross_entropy_with_integer_labels(batch["x"] @ params, batch["label"])
+
+data = {"x": jnp.ones((8, 2)), "label": jnp.arange(8) % 2}
+for sampler in (
+    recipes.uniform(batch_size=2),
+    recipes.last_loss(batch_size=2),
+    isjax.gate(recipes.biased_loss(batch_size=2, loss_fn=losses), 1.5),
+    recipes.learned_loss(batch_size=2, num_classes=2),
+):
+    tx = optax.sgd(0.1)
+    state = isjax.init_train_state(jax.random.key(0), jnp.zeros((2, 2)), tx, sampler, 8)
+    step = isjax.make_train_step(lambda p, s, b, k: (losses(p, b), s), tx, sampler, pool_size=4)
+    for _ in range(3):
+        state, metrics = step(state, data)
+    assert state.params.dtype == jnp.float64 and jnp.isfinite(metrics["loss"])
+    assert step._cache_size() == 1
+print("fine")
+"""
+
+
+def test_double_precision_works():
+    done = subprocess.run([sys.executable, "-c", X64], capture_output=True, text=True)
+    assert done.stdout == "fine\n", done.stderr

@@ -255,6 +255,7 @@ def _exponent(k: ScalarOrSchedule) -> Schedule:
         first = float(schedule(jnp.zeros((), jnp.int32)))
     if not -math.inf < first <= 1:
         raise ValueError(
-            f"k is {first}; choose k <= 1, and finite: 1 corrects fully, less prefers the hard"
+            f"k is {first}; choose k <= 1, and finite: 1 corrects the bias fully, less prefers "
+            "harder examples"
         )
     return lambda step: jnp.minimum(schedule(step), 1.0)

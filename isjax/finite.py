@@ -9,5 +9,5 @@ from isjax.base import Array, PyTree
 def all_finite(tree: PyTree) -> Array:
     """Whether no floating point array in `tree` holds NaN or infinity: [] bool."""
     leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    # 0 * x is NaN where x is not finite. On a CPU several times faster than isfinite and all.
+    # 0 * x is NaN where x is not finite: a sum is all that the backend has to reduce.
     return sum((jnp.sum(0 * leaf) for leaf in leaves), jnp.zeros(())) == 0

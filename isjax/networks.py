@@ -7,8 +7,8 @@ import jax.numpy as jnp
 
 __all__ = ["CNN", "MLP", "HistoryLSTM"]
 
-# From so many rows on the LSTM's loop over past losses is unrolled: XLA's CPU backend then runs
-# it faster, where for few rows it would only compile longer.
+# From so many rows on the LSTM's loop over past losses is unrolled: scoring a pool then takes less
+# time on a CPU (benchmarks/step_cost.py); a batch is left in its loop, which compiles sooner.
 UNROLL_ROWS = 512
 
 
@@ -61,7 +61,7 @@ class CNN(nn.Module):
 def max_pool(x):
     """Maximum over windows of 2 along each spatial axis of [b, ..., channels].
 
-    By reshape: the gradient of `nn.max_pool` is several times slower on a CPU.
+    By reshape, whose gradient is cheaper on a CPU than that of `nn.max_pool`.
     """
     spatial = range(1, x.ndim - 1)
     odd = [axis for axis in spatial if x.shape[axis] % 2]

@@ -4,8 +4,9 @@
 
 An MLP 784-256-256-10 on pixels that are standardised, or `unit`, between 0 and 1; batch 128, SGD
 with momentum 0.9, the rate decaying from 0.05 to zero along a cosine. Prints the final loss over
-the whole training set, and its ratio to that of the epochs with the same seed. DIR holds the four files of Fashion-MNIST (IDX, gzip);
-Debian's package dataset-fashion-mnist puts them where they are looked for.
+the whole training set, and its ratio to that of the epochs with the same seed. DIR holds the
+four files of Fashion-MNIST (IDX, gzip); Debian's package dataset-fashion-mnist puts them where
+they are looked for.
 """
 
 import argparse

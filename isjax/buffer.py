@@ -8,7 +8,7 @@ from isjax.base import Array
 
 
 class ScoreBuffer(NamedTuple):
-    """The last `H` losses of each of `N` examples; both axes empty for a scorer with H = 0.
+    """The last `H` losses of each of `N` examples; without arrays for a scorer with H = 0.
 
     Attributes:
         losses: [N, H] float32, newest first, `initial_loss` where not yet observed.
@@ -16,9 +16,9 @@ class ScoreBuffer(NamedTuple):
         failed: [N] bool, whether the loss last seen was not finite, and so not observed.
     """
 
-    losses: Array
-    count: Array
-    failed: Array
+    losses: Array | None = None
+    count: Array | None = None
+    failed: Array | None = None
 
 
 def init(num_examples: int, history: int, initial_loss: float = 1.0) -> ScoreBuffer:
@@ -29,24 +29,30 @@ def init(num_examples: int, history: int, initial_loss: float = 1.0) -> ScoreBuf
         history: H, losses kept per example; 0 keeps nothing and allocates nothing.
         initial_loss: what an unseen example is thought to lose, in units of the loss.
     """
-    size = num_examples if history else 0
+    if not history:
+        return ScoreBuffer()
     return ScoreBuffer(
-        losses=jnp.full((size, history), initial_loss, jnp.float32),
-        count=jnp.zeros((size,), jnp.int32),
-        failed=jnp.zeros((size,), bool),
+        losses=jnp.full((num_examples, history), initial_loss, jnp.float32),
+        count=jnp.zeros((num_examples,), jnp.int32),
+        failed=jnp.zeros((num_examples,), bool),
     )
+
+
+def size(buffer: ScoreBuffer) -> int:
+    """N; 0 if nothing is kept."""
+    return 0 if buffer.count is None else buffer.count.shape[0]
 
 
 def read(buffer: ScoreBuffer, ids: Array) -> tuple[Array, Array]:
     """History [B, H] float32, newest first, and count [B] int32 of the examples `ids` [B]."""
-    if not buffer.losses.shape[1]:
+    if buffer.losses is None or buffer.count is None:
         return jnp.zeros((*ids.shape, 0), jnp.float32), jnp.zeros(ids.shape, jnp.int32)
     return buffer.losses[ids], buffer.count[ids]
 
 
 def has_failed(buffer: ScoreBuffer, ids: Array) -> Array:
     """Whether the loss last seen of each example was not finite. [B] -> [B] bool."""
-    return buffer.failed[ids] if buffer.losses.shape[1] else jnp.zeros(ids.shape, bool)
+    return jnp.zeros(ids.shape, bool) if buffer.failed is None else buffer.failed[ids]
 
 
 def write(buffer: ScoreBuffer, ids: Array, losses: Array) -> ScoreBuffer:
@@ -61,7 +67,7 @@ def write(buffer: ScoreBuffer, ids: Array, losses: Array) -> ScoreBuffer:
         ids: [b] int32, duplicates allowed.
         losses: [b] float32.
     """
-    if not buffer.losses.shape[1]:
+    if buffer.losses is None or buffer.count is None or buffer.failed is None:
         return buffer
     loss, observed = _mean_over_duplicates(ids, losses.astype(jnp.float32))
     history, count = read(buffer, ids)

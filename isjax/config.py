@@ -8,9 +8,23 @@ from typing import Any
 import optax
 from ml_collections import ConfigDict
 
-from isjax import data, networks, recipes
+from isjax import augmentations, networks, recipes, schedules, tasks
 
-__all__ = ["ConfigError", "build", "check", "default_config"]
+__all__ = ["ConfigError", "build", "check", "default_config", "differences", "num_steps"]
+
+_LEAST = {
+    "pool_size": 1,
+    "batch_size": 1,
+    "num_steps": 1,
+    "num_evals": 1,
+    "eval_batch_size": 1,
+    "log_every": 1,
+    "eval_examples": 0,
+    "checkpoint_every": 0,
+    "steps_per_call": 0,
+    "weight_decay": 0,
+    "clip_norm": 0,
+}
 
 
 class ConfigError(ValueError):
@@ -22,11 +36,13 @@ def default_config() -> ConfigDict:
     return ConfigDict(
         {
             # What there is to learn.
-            "dataset": "mnist1d",  # a name in isjax.data
+            "task": "classification",  # a name in isjax.tasks
+            "dataset": "mnist1d",  # a name in isjax.data.SETS, or of an image data set in TFDS
             "dataset_options": ConfigDict(),  # its arguments, such as num_train
-            "data_dir": "",  # where data sets are cached; "" = ~/.cache/isjax
+            "data_dir": "",  # where data sets lie or are cached; "" = as each does by default
             "network": "MLP",  # a name in isjax.networks
             "network_options": ConfigDict(),  # its attributes
+            "augment": (),  # names in isjax.augmentations, applied in this order
             # How the batch is chosen.
             "method": "uniform",  # a name in isjax.recipes
             "method_options": ConfigDict(),  # its arguments, such as k
@@ -35,14 +51,50 @@ def default_config() -> ConfigDict:
             # How it is trained on.
             "optimizer": "sgd",  # a name in optax
             "optimizer_options": ConfigDict(),  # its arguments; momentum is 0.9 where there is one
-            "learning_rate": 0.05,  # decays along a cosine to zero at num_steps
+            "learning_rate": 0.05,
+            "schedule": "cosine",  # a name in isjax.schedules
+            "schedule_options": ConfigDict(),  # its arguments, such as warmup
+            "weight_decay": 0.0,  # of kernels; L2, or decoupled where the optimiser has its own
+            "clip_norm": 0.0,  # largest norm of the gradient; 0 = not clipped
             "num_steps": 10_000,
+            "budget": 1.0,  # the share of num_steps that the run and its schedule take
             "seed": 0,
             # What is reported.
             "num_evals": 20,  # evenly spaced, after the one before training
+            "eval_examples": 0,  # of each part, evenly spaced; 0 = all
+            "eval_batch_size": 1000,
+            "log_every": 100,  # steps over which diagnostics are averaged for training.jsonl
             "stop_on_nonfinite": False,  # end the run at an evaluation that finds NaN or infinity
+            # How it runs.
+            "checkpoint_every": 1000,  # steps; 0 = never, and the run cannot be resumed
+            "steps_per_call": 0,  # of the compiled program; 0 = 1 on a CPU, 50 elsewhere
         }
     )
+
+
+def num_steps(config: ConfigDict) -> int:
+    """The steps that the run takes: its budget's share of `config.num_steps`, at least one."""
+    return max(1, round(config.num_steps * config.budget))
+
+
+def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The settings in which two configs differ, by dotted name, with both values.
+
+    A setting that one of them lacks is `None` there.
+    """
+    one, other = _flat(one), _flat(other)
+    pairs = {name: (one.get(name), other.get(name)) for name in sorted(one.keys() | other.keys())}
+    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = list(value) if isinstance(value, tuple) else value
+    return flat
 
 
 def check(config: ConfigDict) -> None:
@@ -60,22 +112,26 @@ def check(config: ConfigDict) -> None:
             f"config lacks {', '.join(missing)}; start from isjax.config.default_config()"
         )
     for setting, names in (
-        ("dataset", data.__all__),
+        ("task", tasks.__all__),
         ("network", set(networks.__all__) - {"HistoryLSTM"}),
         ("method", recipes.__all__),
         ("optimizer", optax.__all__),
+        ("schedule", schedules.__all__),
     ):
         _check_name(config[setting], names, f"a {setting}", prefix=f"config.{setting}: ")
-    for setting in ("pool_size", "batch_size", "num_steps", "num_evals"):
-        if config[setting] < 1:
-            raise ConfigError(f"config.{setting} is {config[setting]}; choose at least 1")
+    for name in config.augment:
+        _check_name(name, augmentations.__all__, "an augmentation", prefix="config.augment: ")
+    for setting, least in _LEAST.items():
+        if not config[setting] >= least:
+            raise ConfigError(f"config.{setting} is {config[setting]}; choose at least {least}")
     if config.pool_size < config.batch_size:
         raise ConfigError(
             f"config.pool_size is {config.pool_size}, smaller than config.batch_size, which is "
             f"{config.batch_size}; enlarge the pool or shrink the batch"
         )
-    if not config.learning_rate > 0:
-        raise ConfigError(f"config.learning_rate is {config.learning_rate}; choose more than 0")
+    for setting in ("learning_rate", "budget"):
+        if not config[setting] > 0:
+            raise ConfigError(f"config.{setting} is {config[setting]}; choose more than 0")
 
 
 def build(

@@ -1,245 +1,187 @@
-"""Config-driven runs: from a config to objects, the loop, and the files of a run."""
+"""Config-driven runs, which survive: the same call on the same folder resumes."""
 
-import functools
+import contextlib
 import inspect
 import json
-import math
 import os
 import pathlib
-import time
-from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
 from ml_collections import ConfigDict
-from tqdm import tqdm
 
-from isjax import data, networks, recipes, tasks
-from isjax.base import Array, Batch, PyTree, Sampler
-from isjax.config import ConfigError, build, check
-from isjax.data import Dataset
+from isjax import recipes
+from isjax.checkpoints import Checkpoints
+from isjax.config import ConfigError, check, differences, num_steps
+from isjax.dataset import Dataset
+from isjax.evaluation import make_evaluation
+from isjax.loop import Plan, Progress, compile_steps, describe, train
+from isjax.objects import make_optimizer, make_sampler, make_task
+from isjax.preemption import asked_to_stop
 from isjax.tasks import Task
-from isjax.training import TrainState, init_train_state, make_eval_step, make_train_step
-from isjax.training import num_examples as count_examples
+from isjax.training import TrainState, init_train_state, make_train_step, num_examples
+from isjax.writers import Writer
 
-__all__ = ["make_optimizer", "make_sampler", "make_task", "run"]
+__all__ = ["run"]
 
-_EVAL_BATCH = 1000
-_STEPS_PER_WAIT = 50  # how far dispatch, and with it the progress bar, may run ahead
-_SUMMED = ("nonfinite", "skipped")  # metrics counted since the start; the others are averaged
+_STEPS_PER_CALL = {"cpu": 1}  # of other backends 50
+_OTHERWISE = 50
 
 
-def run(config: ConfigDict, workdir: str | os.PathLike, dataset: Dataset | None = None) -> dict:
-    """Trains as `config` says and writes `config.json` and `metrics.jsonl` into `workdir`.
+def run(
+    config: ConfigDict,
+    workdir: str | os.PathLike,
+    dataset: Dataset | None = None,
+    *,
+    task: Task | None = None,
+    allow_config_changes: bool = False,
+) -> dict[str, Any]:
+    """Trains as `config` says, or goes on where the run in `workdir` was interrupted.
 
-    A line of metrics per evaluation: `step`; `seconds` of training, scoring included;
-    `compile_seconds` and `eval_seconds`, which are not part of it; `examples_forward` and
-    `examples_backward` of the main model; `train_loss`, `test_loss`, and what else the task
-    measures; and the step's diagnostics, averaged since the last line (`nonfinite` and `skipped`
-    are counted since the start).
+    A run that was killed and resumed writes what one never interrupted writes, bit for bit on the
+    same machine, but for the times. SIGTERM and Ctrl-C save a checkpoint and end the run in good
+    order. The folder holds
+
+    - `config.json`;
+    - `metrics.jsonl`, a line per evaluation: `step`; `seconds` of training, scoring included;
+      `compile_seconds` and `eval_seconds`, which are not part of it; `examples_forward` and
+      `examples_backward` of the main model; `train_loss`, `test_loss`, and what else the task
+      measures; and the steps' diagnostics, averaged since the last line (`nonfinite` and
+      `skipped` are counted since the start);
+    - `training.jsonl`, a line of diagnostics every `config.log_every` steps;
+    - `tensorboard/`, which shows both;
+    - `checkpoints/`, the newest, and the best by `valid_loss`, or by `test_loss` where the data
+      set has no valid part. The data position is `TrainState.step`, from which with the seed
+      every draw follows.
 
     Args:
         config: see `isjax.config.default_config`.
-        workdir: made if need be; must not hold a run.
+        workdir: made if need be.
         dataset: to use in place of the one that the config names.
+        task: to use in place of what the config names: data set, network and loss.
+        allow_config_changes: go on with a run although its config was another.
 
     Returns:
-        The last line of metrics.
+        The last line of metrics; empty if the run was interrupted before there was one.
 
     Raises:
-        ConfigError: before any training starts, if the config cannot be run.
+        ConfigError: before any training starts, if the config cannot be run, or `workdir` holds
+            another run.
         FloatingPointError: with `config.stop_on_nonfinite`, at the evaluation that finds a loss
             that was not finite.
     """
     check(config)
     workdir = pathlib.Path(workdir).expanduser()
-    if (workdir / "metrics.jsonl").exists():
-        raise ConfigError(f"{workdir} already holds a run; choose another --workdir or delete it")
-    task = make_task(config, dataset)
-    num_examples = count_examples(task.dataset.train)
-    if config.pool_size > num_examples:
+    _check_workdir(config, workdir, allow_config_changes)
+    task = task or make_task(config, dataset)
+    size = num_examples(task.dataset.train)
+    if config.pool_size > size:
         raise ConfigError(
-            f"config.pool_size is {config.pool_size}, but {config.dataset} has {num_examples} "
-            f"examples; choose at most {num_examples}"
+            f"config.pool_size is {config.pool_size}, but the training data have {size} "
+            f"examples; choose at most {size}"
         )
     init_key, state_key = jax.random.split(jax.random.key(config.seed))
     params, model_state = task.init(init_key)
     tx = make_optimizer(config)
     sampler = make_sampler(config, task, model_state)
-    state = init_train_state(state_key, params, tx, sampler, num_examples, model_state)
+    state = init_train_state(state_key, params, tx, sampler, size, model_state)
     step = make_train_step(task.loss_fn, tx, sampler, pool_size=config.pool_size)
 
     workdir.mkdir(parents=True, exist_ok=True)
-    (workdir / "config.json").write_text(json.dumps(config.to_dict(), indent=2) + "\n")
-    with open(workdir / "metrics.jsonl", "w", buffering=1) as file:
-        last = _train(config, task, state, step, file)
-    print(_summary(config, last))
-    return last
-
-
-def make_task(config: ConfigDict, dataset: Dataset | None = None) -> Task:
-    """The task that a config names, on its data set unless another is given."""
-    if dataset is None:
-        dataset = build(
-            "dataset_options",
-            getattr(data, config.dataset),
-            config.dataset_options,
-            fixed={"data_dir": config.data_dir or None},
-        )
-    network = build(
-        "network_options",
-        getattr(networks, config.network),
-        config.network_options,
-        fixed={"outputs": dataset.num_classes},
-    )
-    return tasks.classification(dataset, network)
-
-
-def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
-    """The optimiser that a config names, its rate decaying to zero over the run."""
-    return build(
-        "optimizer_options",
-        getattr(optax, config.optimizer),
-        config.optimizer_options,
-        fixed={
-            "learning_rate": optax.cosine_decay_schedule(config.learning_rate, config.num_steps)
-        },
-        defaults={"momentum": 0.9},
-    )
-
-
-def make_sampler(config: ConfigDict, task: Task, model_state: PyTree = None) -> Sampler:
-    """The sampler that a config names; classes and the model's losses are the task's."""
-    if jax.tree.leaves(model_state):
-        loss_fn = lambda variables, batch: task.score_fn(*variables, batch)  # noqa: E731
+    _write_whole(workdir / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(asked_to_stop())
+        progress, checkpoints = Progress(), None
+        if config.checkpoint_every:
+            checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints"))
+            state, progress = _resume(checkpoints, state)
+        plan = _plan(config)
+        if progress.evaluated >= plan.num_steps:
+            print(f"{workdir} holds this run, finished")
+            return progress.line
+        if progress.step:
+            print(f"resuming at step {progress.step} of {plan.num_steps}")
+        writer = stack.enter_context(Writer(workdir, progress.files))
+        data = jax.device_put(task.dataset.train)
+        program = compile_steps(step, state, data, _steps_per_call(config))
+        progress.compile_seconds += program.seconds
+        evaluate = make_evaluation(task, config.eval_batch_size, config.eval_examples)
+        train(plan, program, state, progress, data, evaluate, writer, checkpoints, stop)
+    if progress.step < plan.num_steps:
+        print(f"asked to stop at step {progress.step} of {plan.num_steps}; ", end="")
+        print("the same command resumes" if checkpoints else "without checkpoints, all is lost")
     else:
-        loss_fn = lambda params, batch: task.score_fn(params, model_state, batch)  # noqa: E731
-    classes = task.dataset.num_classes
-    return build(
-        "method_options",
-        getattr(recipes, config.method),
-        config.method_options,
-        fixed={"batch_size": config.batch_size, "loss_fn": loss_fn, "num_classes": classes},
-        defaults={"initial_loss": math.log(classes)} if classes else {},
+        print(_summary(config, progress.line))
+    return progress.line
+
+
+def _check_workdir(config: ConfigDict, workdir: pathlib.Path, allow_changes: bool) -> None:
+    """Refuses a folder that holds another run, or one that cannot be resumed."""
+    advice = "choose another --workdir, or delete it"
+    if (workdir / "metrics.jsonl").exists() and not (
+        config.checkpoint_every and (workdir / "config.json").exists()
+    ):
+        raise ConfigError(f"{workdir} already holds a run, without checkpoints; {advice}")
+    if (workdir / "config.json").exists() and not allow_changes:
+        old = json.loads((workdir / "config.json").read_text())
+        changed = differences(old, json.loads(json.dumps(config.to_dict())))
+        if changed:
+            listed = ", ".join(
+                f"config.{name} was {before} and is {now}"
+                for name, (before, now) in changed.items()
+            )
+            raise ConfigError(
+                f"{workdir} holds a run of another config: {listed}; {advice}, or go on with it "
+                "all the same by --allow_config_changes"
+            )
+
+
+def _resume(checkpoints: Checkpoints, state: TrainState) -> tuple[TrainState, Progress]:
+    """Where the run was interrupted, or its beginning."""
+    try:
+        restored = checkpoints.restore(state)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"the checkpoint of step {checkpoints.step} does not fit this config and version: "
+            f"{error}; choose another --workdir, or delete it"
+        ) from error
+    if restored is None:
+        return state, Progress()
+    return restored[0], Progress(**restored[1])
+
+
+def _plan(config: ConfigDict) -> Plan:
+    parameters = inspect.signature(getattr(recipes, config.method)).parameters
+    scores = "loss_fn" in parameters or "logits_fn" in parameters  # the main model, on the pool
+    return Plan(
+        num_steps=num_steps(config),
+        num_evals=config.num_evals,
+        log_every=config.log_every,
+        checkpoint_every=config.checkpoint_every,
+        examples_forward=config.batch_size + scores * config.pool_size,
+        examples_backward=config.batch_size,
+        stop_on_nonfinite=config.stop_on_nonfinite,
+        name=config.method,
     )
 
 
-def _train(
-    config: ConfigDict, task: Task, state: TrainState, step: Callable, file: Any
-) -> dict[str, Any]:
-    """The loop: chunks of training between evaluations, a line written after each of these."""
-    train = jax.device_put(task.dataset.train)
-
-    @functools.partial(jax.jit, donate_argnums=(0, 1))
-    def step_and_add(state: TrainState, totals: dict[str, Array], train: Batch):
-        state, metrics = step(state, train)
-        return state, jax.tree.map(lambda total, metric: total + metric, totals, metrics)
-
-    start = time.perf_counter()
-    _, shapes = jax.eval_shape(step, state, train)
-    zeros = functools.partial(jax.tree.map, lambda _: jnp.zeros((), jnp.float32), shapes)
-    compiled = step_and_add.lower(state, zeros(), train).compile()
-    compile_seconds = time.perf_counter() - start
-
-    evaluate = _evaluation(task)
-    forward, backward = _examples_per_step(config)
-    seconds = eval_seconds = 0.0
-    counted = dict.fromkeys(_SUMMED, 0)
-    stops = np.linspace(0, config.num_steps, config.num_evals + 1).round().astype(int)
-    done, line = 0, {}
-    with tqdm(total=config.num_steps, desc=config.method, unit="step", disable=None) as bar:
-        for stop in dict.fromkeys(stops.tolist()):
-            totals = zeros()
-            jax.block_until_ready(totals)
-            start = time.perf_counter()
-            for number in range(done + 1, stop + 1):
-                state, totals = compiled(state, totals, train)
-                if number % _STEPS_PER_WAIT == 0 or number == stop:
-                    jax.block_until_ready(totals)
-                    bar.update(number - bar.n)
-            seconds += time.perf_counter() - start
-
-            start = time.perf_counter()
-            evaluated = evaluate(state)
-            eval_seconds += time.perf_counter() - start
-            diagnostics = {name: float(total) for name, total in totals.items()} if stop else {}
-            for name in counted:
-                counted[name] += round(diagnostics.pop(name, 0))
-            line = {
-                "step": stop,
-                "seconds": round(seconds, 4),
-                "compile_seconds": round(compile_seconds, 4),
-                "eval_seconds": round(eval_seconds, 4),
-                "examples_forward": stop * forward,
-                "examples_backward": stop * backward,
-                **evaluated,
-                **{name: total / (stop - done) for name, total in diagnostics.items()},
-                **counted,
-            }
-            file.write(json.dumps(line) + "\n")
-            done = stop
-            bar.set_postfix_str(_shown(line))
-            if bar.disable:
-                print(f"step {stop}, {seconds:.1f} s: {_shown(line)}", flush=True)
-            if config.stop_on_nonfinite and any(counted.values()):
-                raise FloatingPointError(
-                    f"stopped at step {stop}: {counted['nonfinite']} losses or scores were not "
-                    f"finite, and {counted['skipped']} steps skipped; lower the learning rate, or "
-                    "look at the data"
-                )
-    return line
-
-
-def _evaluation(task: Task) -> Callable[[TrainState], dict[str, float]]:
-    """Means over all of both parts, in float64, such as `train_loss` and `test_loss`."""
-    eval_step = make_eval_step(task.metrics_fn)
-
-    def mean(state: TrainState, part: Batch) -> dict[str, float]:
-        size = count_examples(part)
-        batches = [
-            jax.device_get(
-                eval_step(state, jax.tree.map(lambda x: x[i : i + _EVAL_BATCH], part))  # noqa: B023
-            )
-            for i in range(0, size, _EVAL_BATCH)
-        ]
-        total = jax.tree.map(lambda *parts: sum(p.sum(dtype=np.float64) for p in parts), *batches)
-        return {name: float(value / size) for name, value in total.items()}
-
-    def evaluate(state: TrainState) -> dict[str, float]:
-        return {
-            f"{part}_{name}": value
-            for part in ("train", "test")
-            for name, value in mean(state, getattr(task.dataset, part)).items()
-        }
-
-    return evaluate
-
-
-def _examples_per_step(config: ConfigDict) -> tuple[int, int]:
-    """Examples that the main model runs forward and backward."""
-    parameters = inspect.signature(getattr(recipes, config.method)).parameters
-    scores = "loss_fn" in parameters or "logits_fn" in parameters
-    return config.batch_size + scores * config.pool_size, config.batch_size
-
-
-def _shown(line: dict[str, Any]) -> str:
-    text = f"train loss {line['train_loss']:.4f}, test loss {line['test_loss']:.4f}"
-    if "test_accuracy" in line:
-        text += f", test accuracy {line['test_accuracy']:.4f}"
-    if line["nonfinite"] or line["skipped"]:
-        text += f", NOT FINITE: {line['nonfinite']} losses, {line['skipped']} steps skipped"
-    return text
+def _steps_per_call(config: ConfigDict) -> int:
+    return config.steps_per_call or _STEPS_PER_CALL.get(jax.default_backend(), _OTHERWISE)
 
 
 def _summary(config: ConfigDict, last: dict[str, Any]) -> str:
     return (
-        f"{config.method}, seed {config.seed}: {_shown(last)}\n"
+        f"{config.method}, seed {config.seed}: {describe(last)}\n"
         f"  {last['step']} steps in {last['seconds']:.1f} s of training "
         f"({last['seconds'] / last['step'] * 1e3:.2f} ms a step; besides, "
         f"{last['compile_seconds']:.1f} s of compilation and {last['eval_seconds']:.1f} s of "
         f"evaluation); {last['examples_forward']:,} examples forward, "
         f"{last['examples_backward']:,} backward"
     )
+
+
+def _write_whole(path: pathlib.Path, text: str) -> None:
+    """Writes all of a file or nothing."""
+    part = path.with_suffix(".part")
+    part.write_text(text)
+    os.replace(part, path)

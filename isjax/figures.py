@@ -1,13 +1,14 @@
-"""The picture of a comparison: train loss and test error against time and steps."""
+"""The picture of a comparison: train loss and a test metric against time and steps."""
 
 import functools
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from isjax.runs import Run, by_method, final
+from isjax.runs import TRAIN_LOSS, Group, Metric, Run, by_group, final, reference, score
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -16,19 +17,26 @@ __all__ = ["draw_figure"]
 
 _GREY = "#444444"  # uniform; the others take Okabe-Ito, yellow last because it is faint on white
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#F0E442")
+_MARKERS = ("", "o", "s")  # for more methods than colours
+_DASHES = ("-", "--", ":", "-.")  # from the largest budget down
 
 
-def _curves(runs: Sequence[Run], x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
+def _as_drawn(values: Any, metric: Metric) -> Any:
+    """Return values of which less is better: an error in place of an accuracy."""
+    return 1 - values if metric.higher_is_better else values
+
+
+def _curves(runs: Sequence[Run], x: str, metric: Metric) -> tuple[np.ndarray, np.ndarray]:
     """Return a grid common to the runs and their values on it, shape (runs, grid).
 
     Over steps the grid is the evaluations all runs have, over seconds the range all runs cover.
     """
-    xs = [getattr(run, x) for run in runs]
+    xs = [run.metrics[x] for run in runs]
     grid = functools.reduce(np.intersect1d, xs)
     if x == "seconds":
         low, high = max(v[0] for v in xs), min(v[-1] for v in xs)
         grid = np.unique(np.concatenate([np.linspace(low, high, 200), *xs]).clip(low, high))
-    ys = [run.train_loss if y == "train_loss" else 1 - run.test_accuracy for run in runs]
+    ys = [_as_drawn(run.metrics[metric.name], metric) for run in runs]
     if all((v > 0).all() for v in ys):  # straight lines on a log scale
         logs = [np.interp(grid, u, np.log(v)) for u, v in zip(xs, ys, strict=True)]
         return grid, np.exp(logs)
@@ -53,24 +61,41 @@ def _set_y_scale(ax: Any, values: np.ndarray, least_span: float) -> None:
     ax.yaxis.set_minor_formatter(ticker.NullFormatter())
 
 
-def _draw_panel(ax: Any, groups: dict[str, list[Run]], x: str, y: str) -> np.ndarray:
-    """Draw a line and a band per method, and uniform's final value; return all values drawn."""
-    colours = {method: i for i, method in enumerate(m for m in groups if m != "uniform")}
+def _styles(groups: Iterable[Group]) -> dict[Group, dict[str, Any]]:
+    """Return each group's line style: a colour per method, dashes per budget."""
+    groups = list(groups)
+    others = list(dict.fromkeys(group.method for group in groups if group.method != "uniform"))
+    colours = {method: _COLOURS[i % len(_COLOURS)] for i, method in enumerate(others)}
+    turns = {method: i // len(_COLOURS) for i, method in enumerate(others)}
+    budgets = sorted({group.budget for group in groups}, reverse=True)
+    return {
+        group: {
+            "color": colours.get(group.method, _GREY),
+            "linestyle": _DASHES[budgets.index(group.budget) % len(_DASHES)],
+            "linewidth": 1.6,
+            "marker": _MARKERS[turns.get(group.method, 0) % len(_MARKERS)],
+            "markersize": 3.5,
+        }
+        for group in groups
+    }
+
+
+def _draw_panel(ax: Any, groups: dict[Group, list[Run]], x: str, metric: Metric) -> np.ndarray:
+    """Draw a line and a band per group, and uniform's final value; return all values drawn."""
     drawn = []
-    for method, runs in groups.items():
-        i = colours.get(method)
-        colour = _GREY if i is None else _COLOURS[i % len(_COLOURS)]
-        dashes = "-" if i is None else ("-", "--", "-.")[i // len(_COLOURS) % 3]
-        grid, curves = _curves(runs, x, y)
+    for group, style in _styles(groups).items():
+        runs = groups[group]
+        grid, curves = _curves(runs, x, metric)
         drawn.append(curves.ravel())
-        ax.plot(grid, curves.mean(0), dashes, color=colour, linewidth=1.6, label=method)
+        ax.plot(grid, curves.mean(0), label=group.label, markevery=0.1, **style)
         if len(runs) > 1:
             low, high = curves.min(0), curves.max(0)
-            ax.fill_between(grid, low, high, color=colour, alpha=0.2, linewidth=0)
-    if "uniform" in groups:
-        end = np.mean(final(groups["uniform"], y))
-        end = end if y == "train_loss" else 1 - end
-        ax.axhline(end, color=_GREY, linewidth=0.9, linestyle=":", label="uniform's final value")
+            ax.fill_between(grid, low, high, color=style["color"], alpha=0.2, linewidth=0)
+    uniform = reference(groups)
+    if uniform is not None:
+        end = _as_drawn(np.mean(final(groups[uniform], metric.name)), metric)
+        label = f"{uniform.label}'s final value"
+        ax.axhline(end, color=_GREY, linewidth=0.7, zorder=1.5, label=label)
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(axis="y", color="#e6e6e6", linewidth=0.6)
     ax.tick_params(which="both", color="#888888", labelsize=9)
@@ -78,15 +103,41 @@ def _draw_panel(ax: Any, groups: dict[str, list[Run]], x: str, y: str) -> np.nda
     return np.concatenate(drawn)
 
 
+def _draw_legends(figure: "Figure", groups: dict[Group, list[Run]], dataset: str) -> None:
+    """Say which colour is which method and, unless all runs are full, which dashes which budget."""
+    from matplotlib.lines import Line2D
+
+    counts = sorted({len(group) for group in groups.values()})
+    seeds = " to ".join(map(str, sorted({counts[0], counts[-1]})))
+    caption = f"mean of {seeds} seeds, band: min to max" if counts[-1] > 1 else "one seed each"
+    methods, budgets = {}, {}
+    for group, style in _styles(groups).items():
+        solid: dict[str, Any] = {**style, "linestyle": "-", "label": group.method}
+        plain: dict[str, Any] = {**style, "color": "#888888", "marker": "", "label": group.share}
+        methods[group.method] = Line2D([], [], **solid)
+        budgets[group.budget] = Line2D([], [], **plain)
+    handles = list(methods.values())
+    if reference(groups):
+        handles.append(figure.axes[0].get_lines()[-1])
+    options: dict[str, Any] = {"alignment": "left", "frameon": False, "handlelength": 2.4}
+    columns = min(4 if len(budgets) > 1 else 5, math.ceil(len(handles) / len(budgets)))
+    title = f"{dataset}: {caption}"
+    figure.legend(handles=handles, title=title, loc="outside upper left", ncols=columns, **options)
+    if set(budgets) != {1.0}:
+        handles = [budgets[budget] for budget in sorted(budgets, reverse=True)]
+        figure.legend(handles=handles, title="budget", loc="outside upper right", **options)
+
+
 def draw_figure(runs: Sequence[Run], output: str | Path) -> "Figure":
-    """Draw train loss and test error against training seconds and steps, and save the figure.
+    """Draw train loss and the test metric against training seconds and steps; save the figure.
 
     Args:
         runs: Runs on one data set.
         output: File to write; its ending gives the format.
 
     Returns:
-        The figure; each panel has a line per method and, with uniform, one at its final value.
+        The figure; each panel has a line per method and budget and, with uniform, one at its final
+        value.
 
     Raises:
         ImportError: Matplotlib is not installed.
@@ -99,29 +150,20 @@ def draw_figure(runs: Sequence[Run], output: str | Path) -> "Figure":
         from matplotlib.ticker import FuncFormatter, MaxNLocator
     except ImportError as error:
         raise ImportError("no matplotlib for the figure; pip install 'isjax[run]'") from error
-    groups = by_method(runs)
+    groups = by_group(runs)
+    measure = score(runs)
     figure = Figure(figsize=(9, 6.4), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(2, 2, sharex="col", sharey="row")
-    for row, y in zip(axes, ("train_loss", "test_accuracy"), strict=True):
-        drawn = [_draw_panel(row[i], groups, x, y) for i, x in enumerate(("seconds", "step"))]
-        _set_y_scale(row[0], np.concatenate(drawn), 1 if y == "train_loss" else 3)
+    for row, metric in zip(axes, (TRAIN_LOSS, measure), strict=True):
+        drawn = [_draw_panel(row[i], groups, x, metric) for i, x in enumerate(("seconds", "step"))]
+        _set_y_scale(row[0], np.concatenate(drawn), 1 if metric == TRAIN_LOSS else 3)
     axes[0, 0].set_ylabel("train loss")
-    axes[1, 0].set_ylabel("test error (fraction)")
+    axes[1, 0].set_ylabel(measure.label.replace("accuracy", "error (fraction)"))
     for ax, label in zip(axes[1], ("training time (s)", "training steps"), strict=True):
         ax.set_xlabel(label)
         ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
-    counts = sorted({len(group) for group in groups.values()})
-    seeds = " to ".join(map(str, sorted({counts[0], counts[-1]})))
-    caption = f"mean of {seeds} seeds, band: min to max" if counts[-1] > 1 else "one seed each"
-    figure.legend(
-        *axes[0, 0].get_legend_handles_labels(),
-        title=f"{runs[0].dataset}: {caption}",
-        loc="outside upper left",
-        alignment="left",
-        ncols=min(5, len(groups) + 1),
-        frameon=False,
-    )
+    _draw_legends(figure, groups, runs[0].dataset)
     figure.savefig(output)
     return figure

@@ -19,7 +19,14 @@ _CONFIG = config_flags.DEFINE_config_file(
     lock_config=False,  # options of a method are not known beforehand; the run checks all names
     accept_new_attributes=True,
 )
-_WORKDIR = flags.DEFINE_string("workdir", "", "Where the run writes its files.")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", "", "Where the run writes its files; one that it was interrupted in is resumed."
+)
+_ALLOW = flags.DEFINE_bool(
+    "allow_config_changes",
+    False,
+    "Go on with the run in --workdir although its config was another.",
+)
 
 
 def main(argv: list[str]) -> None:
@@ -33,7 +40,7 @@ def main(argv: list[str]) -> None:
     if not _WORKDIR.value:
         sys.exit("isjax: --workdir is missing; name a folder for the files of this run")
     try:
-        experiment.run(_CONFIG.value, _WORKDIR.value)
+        experiment.run(_CONFIG.value, _WORKDIR.value, allow_config_changes=_ALLOW.value)
     except (ConfigError, FloatingPointError, ImportError) as error:
         sys.exit(f"isjax: {error}")
 

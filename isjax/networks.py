@@ -1,11 +1,15 @@
-"""Bundled Flax networks: an MLP, a small convolutional network, the LSTM that predicts losses."""
+"""Bundled Flax networks, and the LSTM that predicts losses.
+
+`MLP`, `CNN`, `WideResNet` (images) and `LSTM` (language) take `(x, train=False)`, which all share
+although only dropout and batch norm read `train`. `HistoryLSTM` is a part of a scorer.
+"""
 
 from collections.abc import Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
 
-__all__ = ["CNN", "MLP", "HistoryLSTM"]
+__all__ = ["CNN", "LSTM", "MLP", "HistoryLSTM", "WideResNet"]
 
 # From so many rows on the LSTM's loop over past losses is unrolled: scoring a pool then takes less
 # time on a CPU (benchmarks/step_cost.py); a batch is left in its loop, which compiles sooner.
@@ -24,8 +28,8 @@ class MLP(nn.Module):
     hidden: Sequence[int] = (256, 256)
 
     @nn.compact
-    def __call__(self, x):
-        """[b, ...] -> [b, outputs]."""
+    def __call__(self, x, train: bool = False):
+        """[b, ...] -> [b, outputs]; `train` is there for the common signature."""
         x = x.reshape(x.shape[0], -1)
         for size in self.hidden:
             x = nn.relu(nn.Dense(size)(x))
@@ -50,8 +54,8 @@ class CNN(nn.Module):
     hidden: int = 128
 
     @nn.compact
-    def __call__(self, x):
-        """[b, ..., channels] -> [b, outputs]."""
+    def __call__(self, x, train: bool = False):
+        """[b, ..., channels] -> [b, outputs]; `train` is there for the common signature."""
         for size in self.channels:
             x = max_pool(nn.relu(nn.Conv(size, (self.kernel,) * (x.ndim - 2))(x)))
         x = nn.relu(nn.Dense(self.hidden)(x.reshape(x.shape[0], -1)))
@@ -74,6 +78,122 @@ def max_pool(x):
     for axis in spatial:
         shape += [x.shape[axis] // 2, 2]
     return jnp.max(x.reshape(*shape, x.shape[-1]), axis=tuple(2 * axis for axis in spatial))
+
+
+class WideResNet(nn.Module):
+    """Wide residual network WRN-depth-width with pre-activation (arXiv 1605.07146).
+
+    Three groups of (depth - 4) / 6 blocks, the last two halving each spatial axis. A block is
+    norm, ReLU, 3 x 3 convolution, norm, ReLU, dropout, 3 x 3 convolution, added to its input.
+    Like CNN, it also takes signals [b, length, channels].
+
+    Attributes:
+        outputs: size of the last layer.
+        depth: 4 + 6 times the blocks of a group: 10, 16, 22, 28, ...
+        width: factor of the 16, 32 and 64 channels of the groups.
+        norm: "group", 8 groups of channels of each example, without state; or "batch", whose
+            running averages are the collection "batch_stats", changed by `train` alone.
+        dropout: share of a block's inner activations dropped by `train`, with rng "dropout".
+    """
+
+    outputs: int
+    depth: int = 28
+    width: int = 2
+    norm: str = "group"
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        """[b, height, width, channels] -> [b, outputs].
+
+        Raises:
+            ValueError: depth, norm or dropout is not one of those above.
+        """
+        blocks, rest = divmod(self.depth - 4, 6)
+        if blocks < 1 or rest:
+            raise ValueError(f"WideResNet: depth is {self.depth}; choose 10, 16, 22, 28, 34, ...")
+        if self.norm not in ("group", "batch"):
+            raise ValueError(f'WideResNet: norm is {self.norm!r}; choose "group" or "batch"')
+        drop = dropout(self.dropout, train)
+
+        def activate(x):
+            if self.norm == "group":
+                return nn.relu(nn.GroupNorm(num_groups=8)(x))
+            return nn.relu(nn.BatchNorm(use_running_average=not train, momentum=0.9)(x))
+
+        def convolve(x, channels, kernel=3, stride=1):
+            spatial = x.ndim - 2
+            return nn.Conv(
+                channels,
+                (kernel,) * spatial,
+                stride,
+                padding=kernel // 2,
+                use_bias=False,
+                kernel_init=nn.initializers.he_normal(),
+            )(x)
+
+        x = convolve(x, 16)
+        for group in range(3):
+            channels = 16 * 2**group * self.width
+            for block in range(blocks):
+                stride = 2 if group > 0 and block == 0 else 1
+                active = activate(x)
+                inner = drop(activate(convolve(active, channels, stride=stride)))
+                if x.shape[-1] != channels:
+                    # As in the authors' code: a projection reads the activated input.
+                    x = convolve(active, channels, kernel=1, stride=stride)
+                x = x + convolve(inner, channels)
+        x = jnp.mean(activate(x), axis=tuple(range(1, x.ndim - 1)))
+        return nn.Dense(self.outputs)(x)
+
+
+class LSTM(nn.Module):
+    """Language model: an embedding, stacked LSTMs, a dense layer.
+
+    Dropout acts on the connections that are not recurrent: before each LSTM and before the dense
+    layer (arXiv 1409.2329).
+
+    Attributes:
+        outputs: size of the vocabulary, of what is read and of what is predicted.
+        features: units of each LSTM.
+        layers: number of LSTMs.
+        embedding: size of a token's embedding.
+        dropout: share of the activations dropped by `train`, with rng "dropout".
+        every_position: True = logits after each token; False = after each row's last token alone.
+    """
+
+    outputs: int
+    features: int = 200
+    layers: int = 2
+    embedding: int = 200
+    dropout: float = 0.0
+    every_position: bool = True
+
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        """Tokens [b, T] int, negative = padding at the end of a row -> [b, T or none, outputs].
+
+        What stands at the positions of padding is finite and means nothing, as do the logits of a
+        row of padding alone.
+
+        Raises:
+            ValueError: dropout is not in [0, 1).
+        """
+        drop = dropout(self.dropout, train)
+        last = jnp.maximum(jnp.sum(x >= 0, axis=1) - 1, 0)
+        x = nn.Embed(self.outputs, self.embedding)(jnp.maximum(x, 0))
+        for _ in range(self.layers):
+            x = jnp.asarray(nn.RNN(nn.OptimizedLSTMCell(self.features))(drop(x)))
+        if not self.every_position:
+            x = jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
+        return nn.Dense(self.outputs)(drop(x))
+
+
+def dropout(rate, train):
+    """A function that applies dropout if `train`, each time with another mask."""
+    if not 0 <= rate < 1:
+        raise ValueError(f"dropout is {rate}; choose a share in [0, 1)")
+    return lambda x: nn.Dropout(rate, deterministic=not train)(x)
 
 
 class HistoryLSTM(nn.Module):

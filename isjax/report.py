@@ -1,7 +1,8 @@
 """Compare training runs: `python -m isjax.report DIR [DIR ...]` prints a table, draws a figure.
 
 Every run directory at or below a DIR is read: its `config.json` and its `metrics.jsonl`, which
-has one JSON object per evaluation. Runs still going are read as far as they have come.
+has one JSON object per evaluation. Runs still going are read as far as they have come. The rows
+are methods; where runs took less than their full budget, methods and budgets.
 """
 
 import argparse
@@ -15,57 +16,76 @@ from typing import NamedTuple
 import numpy as np
 
 from isjax.figures import draw_figure
-from isjax.runs import Run, by_method, final, load_runs
+from isjax.runs import TRAIN_LOSS, Group, Metric, Run, by_group, final, load_runs, reference, score
 
-__all__ = ["Summary", "format_table", "main", "summarise"]
-
-_SUMMARISED = ("step", "seconds", "train_loss", "test_accuracy")
+__all__ = ["Outcome", "Summary", "format_table", "main", "summarise"]
 
 _EXPLANATION = """
-Time to a target: training seconds at a run's first evaluation at least as good as uniform's mean
-final value, divided by uniform's mean total seconds. ± is one standard deviation over seeds.
-With each method's learning rate decayed to its own full budget, a ratio below 1 says when a run
-first got there, not what a shorter budget would give."""
+To uniform's final value: training seconds ("time") and steps at a run's first evaluation at least
+as good as uniform's mean final value, divided by uniform's mean total seconds and steps. ± is one
+standard deviation over seeds.
+With each run's learning rate scheduled over its own budget, a ratio below 1 says when a run first
+got there, not what a shorter budget """
+_ONE_BUDGET = "would give."
+_SEVERAL_BUDGETS = """gives: that is in the final values of the rows with a
+percentage, the share of the full number of steps that those runs take. Uniform's values are in row
+"{}"."""
+
+
+class Outcome(NamedTuple):
+    """How a group does on a metric: final values, and what it took to reach uniform's mean one.
+
+    All are one per seed. `time` and `steps` are ratios to uniform's mean total: infinite for a seed
+    that never gets there, None when there is no uniform run that has trained.
+    """
+
+    metric: Metric
+    final: tuple[float, ...]
+    time: tuple[float, ...] | None
+    steps: tuple[float, ...] | None
 
 
 class Summary(NamedTuple):
-    """One method: final values, one per seed, and times to uniform's mean final values.
+    """One method at one budget: last steps and total seconds, one per seed, and the outcomes."""
 
-    The times are ratios to uniform's mean total seconds: infinite for a seed that never gets
-    there, None when there is no uniform run that has trained.
-    """
-
-    method: str
+    group: Group
     steps: tuple[float, ...]
     seconds: tuple[float, ...]
-    train_loss: tuple[float, ...]
-    test_accuracy: tuple[float, ...]
-    loss_ratio: tuple[float, ...] | None
-    accuracy_ratio: tuple[float, ...] | None
+    train_loss: Outcome
+    score: Outcome
 
 
-def _ratios(runs: Iterable[Run], uniform: Sequence[Run], name: str) -> tuple[float, ...] | None:
-    """Return each run's seconds to uniform's mean final value, over uniform's mean seconds."""
-    total = np.mean(final(uniform, "seconds")) if uniform else 0.0
+def _ratios(
+    runs: Iterable[Run], uniform: Sequence[Run], metric: Metric, cost: str
+) -> tuple[float, ...] | None:
+    """Return each run's cost to uniform's mean final value, over uniform's mean total cost."""
+    total = np.mean(final(uniform, cost)) if uniform else 0.0
     if total == 0:
         return None
-    target = np.mean(final(uniform, name))
-    compare = np.less_equal if name == "train_loss" else np.greater_equal
-    hits = [run.seconds[compare(getattr(run, name), target)] for run in runs]
+    target = np.mean(final(uniform, metric.name))
+    as_good = np.greater_equal if metric.higher_is_better else np.less_equal
+    hits = [run.metrics[cost][as_good(run.metrics[metric.name], target)] for run in runs]
     return tuple(float(hit[0] / total) if hit.size else math.inf for hit in hits)
 
 
-def summarise(runs: Iterable[Run]) -> list[Summary]:
-    """Summarise runs on one data set, a summary per method, uniform first, then by name."""
-    groups = by_method(runs)
-    uniform = groups.get("uniform", [])
+def summarise(runs: Sequence[Run]) -> list[Summary]:
+    """Summarise runs on one data set, a summary per method and budget, in `by_group`'s order."""
+    groups = by_group(runs)
+    uniform = groups.get(reference(groups), [])
+
+    def outcome(group: Sequence[Run], metric: Metric) -> Outcome:
+        costs = (_ratios(group, uniform, metric, cost) for cost in ("seconds", "step"))
+        return Outcome(metric, final(group, metric.name), *costs)
+
     return [
         Summary(
-            method,
-            *(final(group, name) for name in _SUMMARISED),
-            *(_ratios(group, uniform, name) for name in ("train_loss", "test_accuracy")),
+            key,
+            final(group, "step"),
+            final(group, "seconds"),
+            outcome(group, TRAIN_LOSS),
+            outcome(group, score(runs)),
         )
-        for method, group in groups.items()
+        for key, group in groups.items()
     ]
 
 
@@ -76,62 +96,95 @@ def _mean_std(values: Sequence[float], decimals: int) -> str:
         return text if len(values) < 2 else f"{text} ± {np.std(values, ddof=1):.{decimals}f}"
 
 
-def _ratio_text(ratios: Sequence[float] | None) -> str:
+def _mean_stds(rows: Sequence[Sequence[float]], least: int) -> list[str]:
+    """Format a mean ± deviation per row, the smallest mean with 3 significant digits."""
+    means = [mean for row in rows if 0 < (mean := float(np.mean(row))) < math.inf]
+    digits = 2 - math.floor(math.log10(min(means, default=1.0)))
+    return [_mean_std(row, min(8, max(least, digits))) for row in rows]
+
+
+def _ratio_text(ratios: Sequence[float] | None, count: bool = True) -> str:
     """Format the mean ratio of the seeds that reached the target, and how many did."""
     reached = [ratio for ratio in ratios or () if math.isfinite(ratio)]
     if ratios is None or not reached:
         return "\N{EN DASH}" if ratios is None else "never"
-    partly = f" ({len(reached)} of {len(ratios)})" if len(reached) < len(ratios) else ""
+    partly = f" ({len(reached)} of {len(ratios)})" if count and len(reached) < len(ratios) else ""
     return _mean_std(reached, 2) + partly
 
 
-def format_table(summaries: Sequence[Summary]) -> str:
-    """Format summaries as aligned text: two heading lines, then a line per method."""
-
-    def column(name: str, least: int) -> list[str]:
-        """Format a mean ± deviation per method, the smallest mean with 3 significant digits."""
-        values = [getattr(summary, name) for summary in summaries]
-        means = [mean for v in values if 0 < (mean := float(np.mean(v))) < math.inf]
-        digits = 2 - math.floor(math.log10(min(means, default=1.0)))
-        return [_mean_std(value, min(8, max(least, digits))) for value in values]
-
-    ranges = [sorted({int(min(s.steps)), int(max(s.steps))}) for s in summaries]
-    *_, loss_ratios, accuracy_ratios = zip(*summaries, strict=True)
-    columns = [
-        ["", "method", *(s.method for s in summaries)],
-        ["", "seeds", *(str(len(s.steps)) for s in summaries)],
-        ["", "steps", *(" to ".join(map(str, ends)) for ends in ranges)],
-        ["", "seconds", *column("seconds", 0)],
-        ["final", "train loss", *column("train_loss", 3)],
-        ["final", "test accuracy", *column("test_accuracy", 4)],
-        ["time to uniform's", "final train loss", *map(_ratio_text, loss_ratios)],
-        ["time to uniform's", "final test accuracy", *map(_ratio_text, accuracy_ratios)],
-    ]
+def _align(columns: Sequence[Sequence[str]], sides: str) -> list[str]:
+    """Pad each column to its side, `<` or `>`, and join the columns to lines."""
     padded = [
-        [f"{cell:{align}{max(map(len, cells))}}" for cell in cells]
-        for cells, align in zip(columns, "<>>>>><<", strict=True)
+        [f"{cell:{side}{max(map(len, cells))}}" for cell in cells]
+        for cells, side in zip(columns, sides, strict=True)
     ]
-    return "\n".join("  ".join(row).rstrip() for row in zip(*padded, strict=True))
+    return ["  ".join(row).rstrip() for row in zip(*padded, strict=True)]
+
+
+def format_table(summaries: Sequence[Summary], markdown: bool = False) -> str:
+    """Format summaries, a line each, as aligned text with two heading lines or as Markdown."""
+    names = [summary.group.label for summary in summaries]
+    ranges = [sorted({int(min(s.steps)), int(max(s.steps))}) for s in summaries]
+    left = [
+        ["method", *(f"`{name}`" if markdown else name for name in names)],
+        ["seeds", *(str(len(s.steps)) for s in summaries)],
+        ["steps", *(" to ".join(map(str, ends)) for ends in ranges)],
+        ["seconds", *_mean_stds([s.seconds for s in summaries], 0)],
+    ]
+    finals, reached = [], []
+    for outcomes in ([s.train_loss for s in summaries], [s.score for s in summaries]):
+        metric = outcomes[0].metric
+        values = _mean_stds([o.final for o in outcomes], 4 if metric.higher_is_better else 3)
+        time = [_ratio_text(o.time, count=markdown) for o in outcomes]
+        steps = [_ratio_text(o.steps) for o in outcomes]
+        aim = f"to uniform's final {metric.label}"
+        if markdown:
+            finals.append([f"final {metric.label}", *values])
+            reached += [[f"time {aim}", *time], [f"steps {aim}", *steps]]
+        else:  # one heading over both cells
+            finals.append(["final", metric.label, *values])
+            reached.append([aim, *_align([["time", *time], ["steps", *steps]], "<<")])
+    if markdown:
+        heading, *lines = zip(*left, *finals, *reached, strict=True)
+        rule = ("---", *["--:"] * 5, *["---"] * 4)
+        return "\n".join(f"| {' | '.join(row)} |" for row in (heading, rule, *lines))
+    return "\n".join(_align([*(["", *cells] for cells in left), *finals, *reached], "<>>>>><<"))
+
+
+def _explanation(runs: Sequence[Run]) -> str:
+    """Return what the ratios mean, and what the percentages if there are several budgets."""
+    groups = by_group(runs)
+    uniform = reference(groups)
+    if len({group.budget for group in groups}) == 1:
+        return _EXPLANATION + _ONE_BUDGET
+    return _EXPLANATION + _SEVERAL_BUDGETS.format(uniform.label if uniform else "uniform")
 
 
 def _notes(runs: Sequence[Run]) -> list[str]:
     """Return what a reader must know before comparing the rows."""
     notes = []
-    groups = by_method(runs)
-    if "uniform" not in groups:
+    groups = by_group(runs)
+    uniform = reference(groups)
+    if uniform is None:
         wanted = f"method uniform, dataset {runs[0].dataset}, {runs[0].num_steps} steps"
         notes.append(f"no uniform run to compare with; add one ({wanted})")
-    elif not any(final(groups["uniform"], "seconds")):
-        notes.append("uniform has not trained yet; wait for its next evaluation")
-    counts = sorted({int(count) for run in runs for count in (run.num_steps, run.step[-1])})
-    if len(counts) > 1:
-        notes.append(f"the runs differ in their number of steps: {', '.join(map(str, counts))}")
+    elif not any(final(groups[uniform], "seconds")):
+        notes.append(f"{uniform.label} has not trained yet; wait for its next evaluation")
+    if uniform is not None and uniform.budget != 1:
+        notes.append(f"no uniform run of the full budget; {uniform.label} stands in for uniform")
+    unfinished = [run for run in runs if run.metrics["step"][-1] != run.total_steps]
+    lengths = {run.num_steps for run in runs} | {int(run.metrics["step"][-1]) for run in unfinished}
+    if len(lengths) > 1:
+        counts = ", ".join(map(str, sorted(lengths)))
+        notes.append(f"the runs differ in their number of steps: {counts}")
     for run in runs:
-        if run.step[-1] < run.num_steps:
-            notes.append(f"{run.path} is at step {run.step[-1]:.0f} of {run.num_steps}")
-    for method, group in groups.items():
+        if run.metrics["step"][-1] < run.total_steps:
+            notes.append(
+                f"{run.path} is at step {run.metrics['step'][-1]:.0f} of {run.total_steps}"
+            )
+    for key, group in groups.items():
         if len({run.seed for run in group}) < len(group):
-            notes.append(f"{method} has several runs with one seed; each is counted as a seed")
+            notes.append(f"{key.label} has several runs with one seed; each is counted as a seed")
     return [f"note: {note}" for note in notes]
 
 
@@ -140,6 +193,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m isjax.report", description=__doc__)
     parser.add_argument("dirs", nargs="+", metavar="DIR", help="a run, or a folder above runs")
     parser.add_argument("--output", metavar="PATH", help="figure (default: report.png above runs)")
+    parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     args = parser.parse_args(argv)
     folder = args.dirs[0]
     try:
@@ -147,7 +201,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             folder = os.path.commonpath([os.path.abspath(name) for name in args.dirs])
         output = Path(args.output or Path(folder, "report.png"))
         runs = load_runs(args.dirs)
-        print(format_table(summarise(runs)), _EXPLANATION, *_notes(runs), sep="\n", flush=True)
+        table = format_table(summarise(runs), markdown=args.markdown)
+        print(table, _explanation(runs), *_notes(runs), sep="\n", flush=True)
         try:
             draw_figure(runs, output)
         except (OSError, ValueError) as error:

@@ -5,6 +5,7 @@ Runs still going are read as far as they have come.
 
 import contextlib
 import json
+import math
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,31 +13,91 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-__all__ = ["Run", "by_method", "final", "load_runs"]
+__all__ = [
+    "TRAIN_LOSS",
+    "Group",
+    "Metric",
+    "Run",
+    "by_group",
+    "final",
+    "load_runs",
+    "reference",
+    "score",
+]
 
-_CONFIG = {"method": str, "seed": int, "num_steps": int, "dataset": str}
-_METRICS = {"step": float, "seconds": float, "train_loss": float, "test_accuracy": float}
+
+class Metric(NamedTuple):
+    """What runs are judged by: its name in `Run.metrics`, its name in words, its direction."""
+
+    name: str
+    label: str
+    higher_is_better: bool = False
+
+
+TRAIN_LOSS = Metric("train_loss", "train loss")
+_SCORES = (  # in order of preference; every run has the last
+    Metric("test_accuracy", "test accuracy", higher_is_better=True),
+    Metric("test_perplexity", "test perplexity"),
+    Metric("test_loss", "test loss"),
+)
+
+
+class Group(NamedTuple):
+    """Runs that differ in their seed alone; a budget is the share of num_steps that they take."""
+
+    method: str
+    budget: float
+
+    @property
+    def share(self) -> str:
+        """The budget as a percentage."""
+        return f"{100 * self.budget:.4g}%"
+
+    @property
+    def label(self) -> str:
+        """The method, and the budget unless it is the full one, such as `last_loss 50%`."""
+        return self.method if self.budget == 1 else f"{self.method} {self.share}"
 
 
 class Run(NamedTuple):
-    """One run: its settings, and arrays with an entry per evaluation (`seconds` of training)."""
+    """One run: its settings, and its metrics by name.
+
+    Each metric is an array with an entry per evaluation: `step`, `seconds` of training,
+    `train_loss`, `test_loss`, and `test_accuracy` or `test_perplexity` if all evaluations have it.
+    """
 
     path: Path
     method: str
     seed: int
     num_steps: int
     dataset: str
-    step: np.ndarray
-    seconds: np.ndarray
-    train_loss: np.ndarray
-    test_accuracy: np.ndarray
+    metrics: dict[str, np.ndarray]
+    budget: float = 1.0
+
+    @property
+    def total_steps(self) -> int:
+        """The step at which the run ends."""
+        return max(1, round(self.num_steps * self.budget))
 
 
-def _parse(text: bytes, keys: dict[str, Any], where: str) -> list[Any]:
-    """Return the values of a JSON object at the keys, each converted; ValueError if malformed."""
+def _budget(value: Any) -> float:
+    """Convert a budget; ValueError unless it is a share of num_steps that can be taken."""
+    if not 0 < float(value) < math.inf:
+        raise ValueError(f"budget is {value}; it must be above 0 and finite")
+    return float(value)
+
+
+_CONFIG = {"method": str, "seed": int, "num_steps": int, "dataset": str, "budget": _budget}
+_METRICS = dict.fromkeys(("step", "seconds", "train_loss", *(s.name for s in _SCORES)), float)
+_OPTIONAL = {"budget", "test_accuracy", "test_perplexity"}
+
+
+def _parse(text: bytes, kinds: dict[str, Any], where: str) -> dict[str, Any]:
+    """Return a JSON object's values at the keys, each converted; ValueError if malformed."""
     try:
         entry = json.loads(text)
-        return [kind(entry[key]) for key, kind in keys.items()]
+        keys = [key for key in kinds if key not in _OPTIONAL or key in entry]
+        return {key: kinds[key](entry[key]) for key in keys}
     except (KeyError, TypeError, ValueError) as error:
         message = f"{where}: malformed ({error!r}); repair it, or move the run away and run it anew"
         raise ValueError(message) from error
@@ -51,12 +112,12 @@ def _load_run(folder: Path) -> Run | None:
         rows.append(_parse(tail, _METRICS, ""))
     if not rows:
         return None
-    step, seconds, *values = np.array(rows).T
-    if not ((np.diff(step) > 0).all() and (np.diff(seconds) >= 0).all()):
+    names = [name for name in _METRICS if all(name in row for row in rows)]
+    metrics = {name: np.array([row[name] for row in rows]) for name in names}
+    if not ((np.diff(metrics["step"]) > 0).all() and (np.diff(metrics["seconds"]) >= 0).all()):
         raise ValueError(f"{path}: step or seconds goes back; move the run away and run it anew")
     path = folder / "config.json"
-    config = _parse(path.read_bytes(), _CONFIG, str(path))
-    return Run(folder, *config, step, seconds, *values)
+    return Run(folder, metrics=metrics, **_parse(path.read_bytes(), _CONFIG, str(path)))
 
 
 def load_runs(folders: Iterable[str | Path]) -> list[Run]:
@@ -98,14 +159,30 @@ def load_runs(folders: Iterable[str | Path]) -> list[Run]:
     return list(runs.values())
 
 
-def by_method(runs: Iterable[Run]) -> dict[str, list[Run]]:
-    """Group runs by method, uniform first, then by name."""
-    groups: dict[str, list[Run]] = {}
-    for run in sorted(runs, key=lambda run: (run.method != "uniform", run.method, run.seed)):
-        groups.setdefault(run.method, []).append(run)
+def score(runs: Iterable[Run]) -> Metric:
+    """Return the test metric to judge by: accuracy if every run has it, else perplexity, else loss.
+
+    The runs must be at least one.
+    """
+    shared = set.intersection(*(set(run.metrics) for run in runs))
+    return next(metric for metric in _SCORES if metric.name in shared)
+
+
+def by_group(runs: Iterable[Run]) -> dict[Group, list[Run]]:
+    """Group runs by method and budget: uniform first, then by name; the largest budget first."""
+    groups: dict[Group, list[Run]] = {}
+    order = lambda run: (run.method != "uniform", run.method, -run.budget, run.seed)  # noqa: E731
+    for run in sorted(runs, key=order):
+        groups.setdefault(Group(run.method, run.budget), []).append(run)
     return groups
 
 
+def reference(groups: Iterable[Group]) -> Group | None:
+    """Return uniform at the full budget, else at the largest; None if there is no uniform."""
+    budgets = [group.budget for group in groups if group.method == "uniform"]
+    return Group("uniform", 1.0 if 1.0 in budgets else max(budgets)) if budgets else None
+
+
 def final(runs: Iterable[Run], name: str) -> tuple[float, ...]:
-    """Return each run's last value."""
-    return tuple(float(getattr(run, name)[-1]) for run in runs)
+    """Return each run's last value of a metric."""
+    return tuple(float(run.metrics[name][-1]) for run in runs)

@@ -233,7 +233,7 @@ def _tau(losses: Array, draw_probs: Array) -> Array:
 
 def _everything(state: SamplerState, batch: Batch) -> Array:
     """The ids of the whole buffer or, where there is none, of the examples in `batch`."""
-    size = state.buffer.count.shape[0]
+    size = buffer.size(state.buffer)
     if not size:
         leaves = jax.tree.leaves(batch)
         if not leaves:

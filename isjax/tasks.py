@@ -1,28 +1,39 @@
 """Tasks: data, network, loss and metrics put together."""
 
-from collections.abc import Callable
-from typing import NamedTuple
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
+import flax
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from isjax.base import Array, Params, PyTree
-from isjax.data import Dataset
+from isjax.base import Array, Batch, Params, PyTree
+from isjax.dataset import Dataset
 from isjax.training import EvalFn, LossFn
 
-__all__ = ["classification"]
+__all__ = ["classification", "language", "regression"]
+
+Augmentation = Callable[[Array, Array], Array]
 
 
 class Task(NamedTuple):
-    """What there is to learn, as pure functions.
+    """What there is to learn, as pure functions. A batch is any pytree of arrays [b, ...].
 
     Attributes:
         dataset: to train and test on.
         init: `(key) -> (params, model_state)`.
-        loss_fn: `(params, model_state, batch, key) -> (losses [b], model_state)`, training view.
-        score_fn: `(params, model_state, batch) -> losses [b]`, evaluation mode.
-        metrics_fn: `(params, model_state, batch) -> {name: [b]}`, evaluation mode, with `loss`.
+        loss_fn: `(params, model_state, batch, key) -> (losses [b], model_state)`, training view:
+            augmentation, dropout, statistics of the batch.
+        score_fn: `(params, model_state, batch) -> losses [b]`, evaluation mode, of the examples as
+            they are.
+        metrics_fn: `(params, model_state, batch) -> {name: [b]}`, as `score_fn`, with `loss`.
+        initial_loss: of an example never seen.
+        label_fn: `(batch) -> classes [b]`, where the data set has classes.
+        summarise: means of the metrics over a part of the data -> metrics of that part.
     """
 
     dataset: Dataset
@@ -30,31 +41,138 @@ class Task(NamedTuple):
     loss_fn: LossFn
     score_fn: EvalFn
     metrics_fn: EvalFn
+    initial_loss: float = 1.0
+    label_fn: Callable[[Batch], Array] | None = None
+    summarise: Callable[[dict[str, float]], dict[str, float]] = dict
 
 
-def classification(dataset: Dataset, network: nn.Module) -> Task:
+def num_outputs(dataset: Dataset) -> int:
+    """What a network must return for each prediction: classes, words, or numbers to predict."""
+    if dataset.num_classes is not None:
+        return dataset.num_classes
+    return len(dataset.vocabulary) if dataset.vocabulary else np.shape(dataset.train["y"])[-1]
+
+
+def classification(
+    dataset: Dataset, network: nn.Module, augment: Sequence[Augmentation] = ()
+) -> Task:
     """Cross-entropy over classes, with accuracy.
 
     Args:
-        dataset: of `{"x", "label"}`.
-        network: from `batch["x"]` to logits [b, classes].
+        dataset: of `{"x", "label"}`. An `x` of bytes (images) is standardised by the mean and
+            deviation of its channels in the training part; `x` may be a pytree of several inputs.
+        network: from `x` to logits [b, classes], `network(x, train=False)`.
+        augment: `(key, x) -> x` of the training view, applied in order; see
+            `isjax.augmentations`.
     """
 
-    def init(key):
-        return network.init(key, jnp.asarray(dataset.train["x"][:1])), None
-
-    def losses(params, batch):
-        logits = jnp.asarray(network.apply(params, batch["x"]))
-        return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]), logits
-
-    def loss_fn(params, model_state, batch, key):
-        return losses(params, batch)[0], model_state
-
-    def score_fn(params, model_state, batch):
-        return losses(params, batch)[0]
-
-    def metrics_fn(params, model_state, batch):
-        loss, logits = losses(params, batch)
+    def metrics(logits: Array, batch: Batch) -> dict[str, Array]:
+        loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
         return {"loss": loss, "accuracy": jnp.argmax(logits, axis=-1) == batch["label"]}
 
+    return _supervised(dataset, network, metrics, augment)._replace(
+        initial_loss=math.log(num_outputs(dataset)), label_fn=lambda batch: batch["label"]
+    )
+
+
+def language(dataset: Dataset, network: nn.Module, augment: Sequence[Augmentation] = ()) -> Task:
+    """Prediction of the next token, with perplexity: exp of the mean cross-entropy, in nats.
+
+    Args:
+        dataset: of `{"x", "y"}`, tokens and the tokens that follow; see `isjax.text`. The loss of
+            an example is the mean over its targets.
+        network: from `x` [b, T] to logits, [b, T, words] or [b, words] as `y` is [b, T] or [b].
+        augment: as in `classification`.
+    """
+
+    def metrics(logits: Array, batch: Batch) -> dict[str, Array]:
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"])
+        return {"loss": losses.reshape(losses.shape[0], -1).mean(axis=1)}
+
+    def summarise(means: dict[str, float]) -> dict[str, float]:
+        return means | {"perplexity": float(np.exp(means["loss"]))}
+
+    return _supervised(dataset, network, metrics, augment)._replace(
+        initial_loss=math.log(num_outputs(dataset)), summarise=summarise
+    )
+
+
+def regression(dataset: Dataset, network: nn.Module, augment: Sequence[Augmentation] = ()) -> Task:
+    """Squared error, the mean over the numbers to predict.
+
+    Args:
+        dataset: of `{"x", "y"}`, y [N, numbers]. An example never seen is thought to lose the
+            variance of `y`, as if the mean were predicted.
+        network: from `x` to predictions [b, numbers].
+        augment: as in `classification`.
+    """
+
+    def metrics(predictions: Array, batch: Batch) -> dict[str, Array]:
+        return {"loss": optax.squared_error(predictions, batch["y"]).mean(axis=-1)}
+
+    variance = np.var(dataset.train["y"], axis=0, dtype=np.float64).mean()
+    return _supervised(dataset, network, metrics, augment)._replace(initial_loss=float(variance))
+
+
+def _supervised(
+    dataset: Dataset,
+    network: nn.Module,
+    metrics: Callable[[Array, Batch], dict[str, Array]],
+    augment: Sequence[Augmentation],
+) -> Task:
+    """A task whose metrics, `loss` among them, follow from the network's output on `batch["x"]`."""
+    standardise = jax.tree.map(_standardiser, dataset.train["x"])
+
+    def prepare(x: PyTree) -> PyTree:
+        return jax.tree.map(lambda function, leaf: function(leaf), standardise, x)
+
+    def init(key: Array) -> tuple[Params, PyTree]:
+        first = jax.tree.map(lambda leaf: jnp.asarray(leaf[:1]), dataset.train["x"])
+        model_state, params = flax.core.pop(network.init(key, prepare(first)), "params")
+        return params, model_state or None
+
+    def variables(params: Params, model_state: PyTree) -> Mapping[str, Any]:
+        return {"params": params, **(model_state or {})}
+
+    def loss_fn(
+        params: Params, model_state: PyTree, batch: Batch, key: Array
+    ) -> tuple[Array, PyTree]:
+        x = batch["x"]
+        dropout_key, *keys = jax.random.split(key, 1 + len(augment))
+        for function, augment_key in zip(augment, keys, strict=True):
+            x = function(augment_key, x)
+        output, updated = network.apply(
+            variables(params, model_state),
+            prepare(x),
+            train=True,
+            rngs={"dropout": dropout_key},
+            mutable=list(model_state or {}),
+        )
+        return metrics(output, batch)["loss"], updated or None
+
+    def metrics_fn(params: Params, model_state: PyTree, batch: Batch) -> dict[str, Array]:
+        output = network.apply(variables(params, model_state), prepare(batch["x"]), train=False)
+        return metrics(jnp.asarray(output), batch)
+
+    def score_fn(params: Params, model_state: PyTree, batch: Batch) -> Array:
+        return metrics_fn(params, model_state, batch)["loss"]
+
     return Task(dataset, init, loss_fn, score_fn, metrics_fn)
+
+
+def _standardiser(x: np.ndarray) -> Callable[[Array], Array]:
+    """Of bytes: to mean 0 and deviation 1 in each channel of `x`. Of anything else: as it is."""
+    if x.dtype != np.uint8:
+        return lambda x: x
+    values = np.arange(256.0)
+    counts = np.stack([np.bincount(c.ravel(), minlength=256) for c in np.moveaxis(x, -1, 0)])
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    mean = shares @ values
+    deviation = np.sqrt(np.maximum(shares @ values**2 - mean**2, 1.0))
+    mean, deviation = mean.astype(np.float32), deviation.astype(np.float32)
+
+    def standardise(x: Array) -> Array:
+        shape = (1,) * (x.ndim - 1) + mean.shape
+        return (x.astype(jnp.float32) - mean.reshape(shape)) / deviation.reshape(shape)
+
+    return standardise

@@ -101,7 +101,7 @@ def make_train_step(
     @functools.partial(jax.jit, donate_argnums=0)
     def step(state: TrainState, data: Batch) -> tuple[TrainState, dict[str, Array]]:
         size = num_examples(data)
-        known = state.sampler.buffer.count.shape[0]
+        known = buffer.size(state.sampler.buffer)
         if known not in (0, size):
             raise ValueError(
                 f"the sampler was initialised for {known} examples, but the data set has {size}; "

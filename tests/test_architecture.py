@@ -11,13 +11,26 @@ import isjax
 ROOT = Path(isjax.__file__).parent
 FLOORS = [
     {"base"},
-    {"buffer", "distributions", "finite", "gradients", "networks", "resampling", "tree", "weights"},
+    {
+        "augmentations",
+        "buffer",
+        "distributions",
+        "finite",
+        "gradients",
+        "networks",
+        "resampling",
+        "tree",
+        "weights",
+    },
     {"diagnostics", "scorers", "transforms"},
     {"sampler"},
     {"recipes", "training"},
-    {"data", "runs"},
-    {"config", "figures", "tasks"},
-    {"compare", "experiment", "report"},
+    {"checkpoints", "dataset", "preemption", "runs", "schedules", "tfds_source", "writers"},
+    {"figures", "images", "synthetic", "tasks", "text"},
+    {"data", "evaluation", "report"},
+    {"config", "loop"},
+    {"objects"},
+    {"compare", "experiment"},
     {"main"},
 ]
 FLOOR = {module: number for number, modules in enumerate(FLOORS) for module in modules}

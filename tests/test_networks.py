@@ -1,4 +1,4 @@
-"""Networks: shapes, pooling against Flax, and the history LSTM against NumPy float64."""
+"""Networks: shapes, pooling against Flax, and the deep ones against NumPy float64."""
 
 import functools
 
@@ -8,9 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from isjax.networks import CNN, MLP, HistoryLSTM, max_pool
+from isjax.networks import CNN, LSTM, MLP, HistoryLSTM, WideResNet, max_pool
 
 HISTORY, CLASSES = 6, 4
+MAIN = (MLP(CLASSES), CNN(CLASSES), WideResNet(CLASSES, 10, 1), LSTM(CLASSES, 5))
 
 
 def random_params(network, *inputs):
@@ -42,6 +43,17 @@ def test_an_mlp_is_dense_layers_with_relu_between_them():
         hidden = np.maximum(hidden, 0) if number < 2 else hidden
     ours = network.apply({"params": params}, jnp.asarray(x, jnp.float32))
     np.testing.assert_allclose(ours, hidden, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("network", MAIN, ids=lambda network: type(network).__name__)
+def test_every_main_network_takes_train_and_needs_no_rng_for_it_unless_it_drops(network):
+    x = jnp.zeros((2, 6) if isinstance(network, LSTM) else (2, 8, 8, 1), jnp.int32)
+    x = x if isinstance(network, LSTM) else x.astype(jnp.float32)
+    params = jax.eval_shape(network.init, jax.random.key(0), x)
+    for train in (False, True):
+        forward = functools.partial(network.apply, train=train)
+        assert jax.eval_shape(forward, params, x).shape[-1] == CLASSES
+    assert jax.eval_shape(network.apply, params, x).dtype == jnp.float32
 
 
 @pytest.mark.parametrize("shape", [(3, 8, 2), (2, 6, 4, 3), (2, 4, 2, 6, 1)])
@@ -161,3 +173,269 @@ def test_the_lstm_has_no_classes_to_embed_without_labels():
     assert set(params["params"]) == {"OptimizedLSTMCell_0", "OptimizedLSTMCell_1", "Dense_0"}
     _, params = lstm()
     assert params["params"]["Embed_0"]["embedding"].shape == (CLASSES, 5)
+
+
+def wide_resnet_size(depth, width, outputs):
+    """Parameters of the network on RGB images, layer by layer as the paper has them."""
+    blocks, channels = (depth - 4) // 6, 16
+    size = 9 * 3 * channels
+    for wide in (16 * width, 32 * width, 64 * width):
+        size += 9 * (channels * wide + wide**2) + 2 * (channels + wide)
+        size += channels * wide if channels != wide else 0
+        size += (blocks - 1) * (2 * 9 * wide**2 + 2 * 2 * wide)
+        channels = wide
+    return size + 2 * channels + channels * outputs + outputs
+
+
+@pytest.mark.parametrize("norm", ["group", "batch"])
+@pytest.mark.parametrize(
+    ("depth", "width", "millions"), [(28, 2, 1.5), (40, 1, 0.6), (16, 8, 11.0), (28, 10, 36.5)]
+)
+def test_wide_resnets_are_as_large_as_published(depth, width, millions, norm):
+    images = jnp.zeros((2, 32, 32, 3))
+    network = WideResNet(10, depth, width, norm)
+    shapes = jax.eval_shape(network.init, jax.random.key(0), images)
+    size = sum(leaf.size for leaf in jax.tree.leaves(shapes["params"]))
+    assert size == wide_resnet_size(depth, width, 10)
+    assert round(size / 1e6, 1) == millions
+    assert set(shapes) == ({"params"} if norm == "group" else {"params", "batch_stats"})
+
+
+IMAGES = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
+
+
+@functools.cache
+def wide_resnet(norm="group", train=False, dropout=0.0):
+    """The jitted `apply` of WRN-16-1 to IMAGES, and variables none of which is at its start."""
+    network = WideResNet(CLASSES, 16, 1, norm, dropout)
+    variables = random_params(network, jnp.asarray(IMAGES))
+    stats = variables.get("batch_stats", {})
+    for name in stats:
+        stats[name]["var"] = np.abs(stats[name]["var"]) + np.float32(0.5)
+    mutable = ["batch_stats"] if train else False
+    return jax.jit(functools.partial(network.apply, train=train, mutable=mutable)), variables
+
+
+def numpy_convolution(x, kernel, stride):
+    size = kernel.shape[0]
+    edge = (size // 2, size // 2)
+    x = np.pad(x, ((0, 0), edge, edge, (0, 0)))
+    windows = np.lib.stride_tricks.sliding_window_view(x, (size, size), axis=(1, 2))
+    return np.einsum("bhwcij,ijco->bhwo", windows[:, ::stride, ::stride], kernel)
+
+
+def numpy_wide_resnet(variables, x, norm, train):
+    """WRN-16-1 with layers taken in order, and the mean and variance of each batch norm's input."""
+    variables = jax.tree.map(lambda x: np.asarray(x, np.float64), variables)
+    params, stats = variables["params"], variables.get("batch_stats")
+    convolutions = (params[f"Conv_{i}"]["kernel"] for i in range(15))
+    numbers = iter(range(20))
+    moments = []
+
+    def activate(x):
+        name = f"{norm.title()}Norm_{next(numbers)}"
+        if norm == "group":
+            grouped = x.reshape(*x.shape[:-1], 8, -1)
+            mean = grouped.mean((1, 2, 4), keepdims=True)
+            var = grouped.var((1, 2, 4), keepdims=True)
+            normed = ((grouped - mean) / np.sqrt(var + 1e-6)).reshape(x.shape)
+        else:
+            moments.append((x.mean((0, 1, 2)), x.var((0, 1, 2))))
+            mean, var = moments[-1] if train else (stats[name]["mean"], stats[name]["var"])
+            normed = (x - mean) / np.sqrt(var + 1e-5)
+        return np.maximum(normed * params[name]["scale"] + params[name]["bias"], 0)
+
+    x = numpy_convolution(np.asarray(x, np.float64), next(convolutions), 1)
+    for group in range(3):
+        for block in range(2):
+            stride = 2 if group and not block else 1
+            active = activate(x)
+            inner = activate(numpy_convolution(active, next(convolutions), stride))
+            if stride == 2:
+                x = numpy_convolution(active, next(convolutions), stride)
+            x = x + numpy_convolution(inner, next(convolutions), 1)
+    x = activate(x).mean((1, 2))
+    return x @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"], moments
+
+
+@pytest.mark.parametrize(("norm", "train"), [("group", False), ("batch", False), ("batch", True)])
+def test_a_wide_resnet_is_that_of_the_paper(norm, train):
+    apply, variables = wide_resnet(norm, train)
+    expected, moments = numpy_wide_resnet(variables, IMAGES, norm, train)
+    ours = apply(variables, IMAGES)
+    if train:
+        ours, new = ours
+        for number, batch in enumerate(moments):
+            name = f"BatchNorm_{number}"
+            for moment, value in zip(("mean", "var"), batch, strict=True):
+                old = variables["batch_stats"][name][moment]
+                np.testing.assert_allclose(
+                    new["batch_stats"][name][moment], 0.9 * old + 0.1 * value, rtol=1e-3, atol=1e-4
+                )
+    assert ours.shape == (4, CLASSES) and ours.dtype == jnp.float32
+    np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_a_wide_resnet_takes_signals_and_odd_sizes():
+    network = WideResNet(CLASSES, 10, 1)
+    for shape in [(2, 40, 1), (2, 7, 9, 1)]:
+        x = jnp.zeros(shape)
+        outputs, _ = jax.eval_shape(network.init_with_output, jax.random.key(0), x)
+        assert outputs.shape == (2, CLASSES)
+
+
+def test_with_group_norm_a_row_does_not_depend_on_the_batch():
+    apply, variables = wide_resnet()
+    np.testing.assert_allclose(
+        apply(variables, IMAGES)[:1], apply(variables, IMAGES[:1]), rtol=1e-4, atol=1e-4
+    )
+
+
+def test_the_gradient_of_a_wide_resnet_is_finite_and_reaches_every_layer():
+    network = WideResNet(CLASSES, 10, 1, dropout=0.3)
+    images = jnp.asarray(IMAGES)
+    params = random_params(network, images)
+
+    def loss(params, key):
+        outputs = network.apply(params, images, train=True, rngs={"dropout": key})
+        return jnp.mean(outputs**2)
+
+    gradient = jax.jit(jax.grad(loss))(params, jax.random.key(0))
+    for leaf in jax.tree.leaves(gradient):
+        assert np.all(np.isfinite(leaf)) and np.any(leaf != 0)
+
+
+def dropped_shapes(network, x):
+    """The shapes that dropout receives, in order."""
+    shapes = []
+
+    def intercept(call, args, kwargs, context):
+        if isinstance(context.module, nn.Dropout):
+            shapes.append(args[0].shape)
+        return call(*args, **kwargs)
+
+    with nn.intercept_methods(intercept):
+        jax.eval_shape(network.init, jax.random.key(0), x)
+    return shapes
+
+
+def test_a_wide_resnet_drops_between_the_convolutions_of_a_block_alone():
+    shapes = dropped_shapes(WideResNet(CLASSES, 16, 1), jnp.asarray(IMAGES))
+    assert shapes == [(4, 8, 8, 16)] * 2 + [(4, 4, 4, 32)] * 2 + [(4, 2, 2, 64)] * 2
+    # All that passes dropout is gone: what remains is the network without its second convolutions.
+    apply, variables = wide_resnet(train=True, dropout=1 - 1e-9)
+    second = {f"Conv_{number}" for number in (2, 4, 7, 9, 12, 14)}
+    rest = {
+        name: jax.tree.map(np.zeros_like, layer) if name in second else layer
+        for name, layer in variables["params"].items()
+    }
+    ours, _ = apply(variables, IMAGES, rngs={"dropout": jax.random.key(0)})
+    without, _ = numpy_wide_resnet({"params": rest}, IMAGES, "group", False)
+    np.testing.assert_allclose(ours, without, rtol=1e-3, atol=1e-3)
+
+
+def assert_drops_only_in_training(network, x):
+    params = random_params(network, x)
+    forward = jax.jit(network.apply, static_argnames="train")
+    evaluated = forward(params, x)
+    no_dropout = jax.jit(network.clone(dropout=0.0).apply, static_argnames="train")
+    np.testing.assert_allclose(evaluated, no_dropout(params, x, train=True), rtol=1e-4, atol=1e-4)
+    keys = [{"dropout": jax.random.key(seed)} for seed in (0, 0, 1)]
+    first, again, other = (forward(params, x, train=True, rngs=key) for key in keys)
+    np.testing.assert_array_equal(first, again)
+    assert np.all(first != other) and np.all(first != evaluated)
+
+
+def test_a_wide_resnet_drops_only_in_training():
+    assert_drops_only_in_training(WideResNet(CLASSES, 10, 1, dropout=0.5), jnp.asarray(IMAGES))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"depth": 27}, "depth is 27; choose 10, 16"),
+        ({"depth": 4}, "depth is 4; choose 10, 16"),
+        ({"norm": "layer"}, 'norm is \'layer\'; choose "group" or "batch"'),
+        ({"dropout": 1.0}, r"dropout is 1.0; choose a share in \[0, 1\)"),
+        ({"dropout": -0.1}, "dropout is -0.1"),
+    ],
+)
+def test_a_wide_resnet_refuses_what_it_cannot_be(options, message):
+    with pytest.raises(ValueError, match=message):
+        WideResNet(CLASSES, **options).init(jax.random.key(0), jnp.asarray(IMAGES))
+
+
+VOCABULARY = 11
+TOKENS = np.array([[3, 0, 10, 7, 7, 2], [5, 5, 1, -1, -1, -1], [0] + [-1] * 5, [-1] * 6], np.int32)
+
+
+def language_model(**options):
+    return LSTM(VOCABULARY, features=5, embedding=4, **options)
+
+
+@functools.cache
+def apply_language_model(every_position=True):
+    network = language_model(every_position=every_position)
+    return jax.jit(network.apply), random_params(network, jnp.asarray(TOKENS))
+
+
+def numpy_logits(params, tokens):
+    """[T, outputs] of one row of tokens without padding, through two LSTMs."""
+    params = params["params"]
+    x = np.asarray(params["Embed_0"]["embedding"], np.float64)[tokens]
+    for number in range(2):
+        x = numpy_lstm(params[f"OptimizedLSTMCell_{number}"], x)
+    return x @ np.asarray(params["Dense_0"]["kernel"], np.float64) + params["Dense_0"]["bias"]
+
+
+@pytest.mark.parametrize("every_position", [True, False])
+def test_the_language_model_is_stacked_lstms(every_position):
+    apply, params = apply_language_model(every_position)
+    ours = apply(params, TOKENS)
+    shape = (4, 6, VOCABULARY) if every_position else (4, VOCABULARY)
+    assert ours.shape == shape and ours.dtype == jnp.float32
+    assert np.all(np.isfinite(ours))
+    for row, tokens in zip(ours, TOKENS, strict=True):
+        tokens = tokens[tokens >= 0]
+        if len(tokens):
+            expected = numpy_logits(params, tokens)
+            row, expected = (
+                (row[: len(tokens)], expected) if every_position else (row, expected[-1])
+            )
+            np.testing.assert_allclose(row, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("every_position", [True, False])
+def test_padding_does_not_influence_the_language_model(every_position):
+    apply, params = apply_language_model(every_position)
+    ours = np.asarray(apply(params, TOKENS))
+    np.testing.assert_array_equal(apply(params, np.where(TOKENS < 0, -9, TOKENS)), ours)
+    alone = np.asarray(apply(params, TOKENS[1:2, :3]))
+    with_padding = ours[1:2, :3] if every_position else ours[1:2]
+    np.testing.assert_allclose(with_padding, alone, rtol=1e-5, atol=1e-6)
+
+
+def test_the_language_model_drops_connections_that_are_not_recurrent():
+    for options, last in [({}, (4, 6, 5)), ({"every_position": False}, (4, 5))]:
+        shapes = dropped_shapes(language_model(dropout=0.5, **options), jnp.asarray(TOKENS))
+        assert shapes == [(4, 6, 4), (4, 6, 5), last]
+    assert_drops_only_in_training(language_model(dropout=0.5), jnp.asarray(TOKENS))
+
+
+def test_the_sizes_of_the_language_model():
+    tokens = jnp.asarray(TOKENS)
+    sizes = [
+        sum(
+            x.size for x in jax.tree.leaves(jax.eval_shape(network.init, jax.random.key(0), tokens))
+        )
+        for network in (LSTM(50), LSTM(50, features=30, layers=3, embedding=20))
+    ]
+    assert sizes == [
+        50 * 200 + 2 * (4 * 200 * 401) + 201 * 50,
+        50 * 20 + 4 * 30 * 51 + 2 * (4 * 30 * 61) + 31 * 50,
+    ]
+
+
+def test_the_language_model_refuses_to_drop_everything():
+    with pytest.raises(ValueError, match=r"dropout is 1\.5; choose"):
+        language_model(dropout=1.5).init(jax.random.key(0), jnp.asarray(TOKENS))

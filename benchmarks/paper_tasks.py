@@ -1,0 +1,71 @@
+"""The paper's tasks on real data: every method at several budgets, its schedule decayed to each.
+
+    python benchmarks/paper_tasks.py fashion_mnist --data-dir DATA --seeds 3
+    python benchmarks/paper_tasks.py cifar10 --data-dir DATA
+    python benchmarks/paper_tasks.py tiny_shakespeare --data-dir DATA
+
+DATA holds the data set as prepared by tensorflow-datasets. Runs go to --workdir (runs/TASK), where
+the same command goes on if it was interrupted; at the end it prints the report, all cells of it.
+The sizes fit a CPU of few cores: --scale 10 trains ten times as long, --network WideResNet on more.
+"""
+
+import argparse
+import importlib.util
+import pathlib
+
+from isjax import experiment, objects, report
+
+CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
+METHODS = ("uniform", "last_loss", "learned_loss", "biased_loss")
+BUDGETS = (1.0, 0.7, 0.5)
+POOL = {"biased_loss": 256}  # the main model scores it; the others choose from 1024
+SMALL = {
+    "fashion_mnist": {"num_steps": 2000},
+    "cifar10": {"num_steps": 2000, "network_options.channels": (16, 32)},
+    "tiny_shakespeare": {"num_steps": 1000, "batch_size": 32, "dataset_options": {"length": 32}},
+}
+
+
+def make_config(args, method, budget, seed):
+    path = CONFIGS / f"{args.task}.py"
+    spec = importlib.util.spec_from_file_location(args.task, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    config = module.get_config()
+    config.update_from_flattened_dict(SMALL[args.task])
+    config.num_steps *= args.scale
+    if args.network:
+        config.network, config.network_options = args.network, {}
+    config.data_dir = args.data_dir
+    config.method, config.budget, config.seed = method, budget, seed
+    config.pool_size = POOL.get(method, 1024)
+    config.eval_examples = 10_000
+    config.num_evals = 20
+    return config
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("task", choices=SMALL)
+    parser.add_argument("--data-dir", default="")
+    parser.add_argument("--workdir")
+    parser.add_argument("--methods", nargs="+", default=METHODS)
+    parser.add_argument("--budgets", nargs="+", type=float, default=BUDGETS)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--scale", type=int, default=1)
+    parser.add_argument("--network", default="")
+    args = parser.parse_args()
+    workdir = pathlib.Path(args.workdir or f"runs/{args.task}")
+    dataset = None
+    for seed in range(args.seeds):
+        for budget in args.budgets:
+            for method in args.methods:
+                config = make_config(args, method, budget, seed)
+                dataset = dataset or objects.make_task(config).dataset
+                print(f"== {method}, {budget:.0%}, seed {seed}", flush=True)
+                experiment.run(config, workdir / f"{method}-{budget:.2f}-{seed}", dataset)
+    report.main([str(workdir)])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""A megabyte of Shakespeare, by character, with an LSTM of 2 x 200 units.
+
+python -m isjax.main --config=configs/tiny_shakespeare.py --config.data_dir=DATA --workdir=DIR
+
+DATA is where tensorflow-datasets keeps what it has prepared; left out, its own default. An example
+is a window of 64 characters, which starts from an empty memory.
+"""
+
+from isjax.config import default_config
+
+
+def get_config():
+    config = default_config()
+    config.task = "language"
+    config.dataset = "tiny_shakespeare"
+    config.network = "LSTM"
+    config.pool_size = 512
+    config.batch_size = 64
+    config.optimizer = "adam"
+    config.learning_rate = 3e-3
+    config.clip_norm = 1.0
+    config.num_steps = 5_000
+    config.eval_batch_size = 250
+    return config

@@ -1,0 +1,100 @@
+"""What a data set is, and where those that are made or decoded once are kept."""
+
+import os
+import pathlib
+import tempfile
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from isjax.base import Batch
+from isjax.training import num_examples
+
+__all__ = ["SETS", "Dataset", "cache_dir", "from_arrays", "save"]
+
+# The data sets that isjax makes itself, by name in isjax.data; other names are those of
+# tensorflow-datasets.
+SETS = ("friedman", "mnist1d", "ptb", "tiny_shakespeare")
+
+
+class Dataset(NamedTuple):
+    """Examples in memory.
+
+    Attributes:
+        train: pytree of arrays with one leading axis; for classification `{"x", "label"}`, for
+            regression and language models `{"x", "y"}`.
+        test: the same for the examples held out.
+        num_classes: of the labels; None where there are no classes.
+        valid: the same for examples to choose settings by; None where there are none.
+        vocabulary: the token of each id; None where there are no tokens.
+    """
+
+    train: Batch
+    test: Batch
+    num_classes: int | None = None
+    valid: Batch = None
+    vocabulary: tuple[str, ...] | None = None
+
+
+def from_arrays(
+    train: Batch,
+    test: Batch,
+    num_classes: int | None = None,
+    valid: Batch = None,
+    vocabulary: Sequence[str] | None = None,
+) -> Dataset:
+    """A data set of one's own arrays.
+
+    Args:
+        train: any pytree of arrays that share their leading axis.
+        test: the same.
+        num_classes: if given, each part has integers in [0, num_classes) under "label".
+        valid: the same as `train`, or None.
+        vocabulary: the token of each id, or None.
+
+    Raises:
+        ValueError: if a part is empty or ragged, has no labels where there are classes, or a label
+            lies outside [0, num_classes).
+    """
+    for name, part in (("train", train), ("test", test), ("valid", valid)):
+        if name == "valid" and part is None:
+            continue
+        try:
+            num_examples(part)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+        if num_classes is not None:
+            _check_labels(name, part, num_classes)
+    tokens = None if vocabulary is None else tuple(vocabulary)
+    return Dataset(train, test, num_classes, valid, tokens)
+
+
+def _check_labels(name: str, part: Batch, num_classes: int) -> None:
+    try:
+        labels = part["label"]
+    except (KeyError, IndexError, TypeError):
+        raise ValueError(
+            f'{name}: num_classes is {num_classes}, but there is no "label" in it; pass '
+            '{"x": ..., "label": ...}, or leave num_classes out'
+        ) from None
+    low, high = int(np.min(labels)), int(np.max(labels))
+    if low < 0 or high >= num_classes:
+        raise ValueError(
+            f"{name}: labels run from {low} to {high}, but num_classes is {num_classes}; "
+            f"labels must lie in [0, {num_classes})"
+        )
+
+
+def cache_dir() -> pathlib.Path:
+    """Where data sets are kept for the next run: `$XDG_CACHE_HOME/isjax`, or `~/.cache/isjax`."""
+    return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "isjax"
+
+
+def save(path: pathlib.Path, **arrays: np.ndarray) -> None:
+    """Writes all of an npz file or nothing, so that no run reads half of what another writes."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+        part = pathlib.Path(folder, path.name)
+        np.savez(part, allow_pickle=False, **arrays)  # compressed, images would load slowly
+        os.replace(part, path)

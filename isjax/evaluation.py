@@ -1,0 +1,64 @@
+"""Evaluation: means over all examples of each part of a data set."""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+
+from isjax.base import Batch
+from isjax.tasks import Task
+from isjax.training import TrainState, make_eval_step, num_examples
+
+__all__ = ["Evaluate", "make_evaluation"]
+
+Evaluate = Callable[[TrainState], dict[str, float]]
+
+
+def make_evaluation(task: Task, batch_size: int = 1000, max_examples: int = 0) -> Evaluate:
+    """Evaluates the train part, the valid part if there is one, and the test part.
+
+    Args:
+        task: whose metrics are averaged, in float64.
+        batch_size: examples evaluated at once.
+        max_examples: of each part, evenly spaced; 0 = all.
+
+    Returns:
+        `evaluate(state) -> {"train_loss": ..., "test_loss": ..., ...}`.
+    """
+    step = make_eval_step(task.metrics_fn)
+    parts = {
+        "train": task.dataset.train,
+        "valid": task.dataset.valid,
+        "test": task.dataset.test,
+    }
+    chosen = {name: _spaced(part, max_examples) for name, part in parts.items() if part is not None}
+
+    def mean(state: TrainState, part: Batch) -> dict[str, float]:
+        size = num_examples(part)
+        rows = min(size, batch_size)
+        totals: dict[str, float] = {}
+        for start in range(0, size, rows):
+            # The last batch is filled up from the front: one shape, one compilation.
+            ids = np.arange(start, start + rows) % size
+            metrics = jax.device_get(step(state, jax.tree.map(lambda x: x[ids], part)))  # noqa: B023
+            for name, values in metrics.items():
+                total = values[: size - start].sum(dtype=np.float64)
+                totals[name] = totals.get(name, 0.0) + float(total)
+        return task.summarise({name: total / size for name, total in totals.items()})
+
+    def evaluate(state: TrainState) -> dict[str, float]:
+        return {
+            f"{part}_{name}": value
+            for part, examples in chosen.items()
+            for name, value in mean(state, examples).items()
+        }
+
+    return evaluate
+
+
+def _spaced(part: Batch, max_examples: int) -> Batch:
+    size = num_examples(part)
+    if not 0 < max_examples < size:
+        return part
+    ids = np.linspace(0, size, max_examples, endpoint=False).astype(int)
+    return jax.tree.map(lambda x: np.asarray(x)[ids], part)

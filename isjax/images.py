@@ -1,0 +1,97 @@
+"""Image classification: any such data set of tensorflow-datasets, as arrays."""
+
+import hashlib
+import os
+from typing import Any
+
+import numpy as np
+
+from isjax.base import Batch
+from isjax.dataset import SETS, Dataset, cache_dir, from_arrays, save
+from isjax.tfds_source import open_builder, open_split, quiet
+
+__all__ = ["load_images"]
+
+
+def load_images(
+    name: str,
+    data_dir: str | os.PathLike | None = None,
+    train: str = "train",
+    test: str = "test",
+) -> Dataset:
+    """An image classification data set of tensorflow-datasets (TFDS), decoded once.
+
+    The arrays are kept for the next run in `~/.cache/isjax/tfds`, one file for each split of each
+    prepared copy of the data set: by its folder and what TFDS noted of it when it was prepared.
+
+    Args:
+        name: as TFDS understands it, such as "cifar10" or "fashion_mnist".
+        data_dir: TFDS's folder of prepared data sets; by default its own. What is not prepared
+            there is downloaded and prepared, which needs TensorFlow.
+        train: the split to train on, such as "train[:90%]".
+        test: the split to test on, such as "train[90%:]".
+
+    Returns:
+        `x` [N, H, W, C] uint8, `label` [N] int32 in [0, num_classes).
+
+    Raises:
+        ImportError: without tensorflow-datasets, or without TensorFlow where it must prepare.
+        ValueError: if there is no such data set or split, if it cannot be prepared or read, or is
+            not made of labelled 8-bit images of one size.
+    """
+    builder = open_builder(name, data_dir, others=SETS)
+    keys = _keys(name, builder.info)  # before anything is downloaded
+    parts = (_part(name, builder, split, keys) for split in (train, test))
+    return from_arrays(*parts, num_classes=builder.info.features[keys[1]].num_classes)
+
+
+def _keys(name: str, info: Any) -> tuple[str, str]:
+    """The names of the image and the label, once it is sure that they are such."""
+    from tensorflow_datasets import features
+
+    keys = info.supervised_keys
+    kinds = [type(info.features[key]) for key in keys or () if isinstance(key, str)]
+    if kinds != [features.Image, features.ClassLabel]:
+        found = ", ".join(f"{key}: {type(info.features[key]).__name__}" for key in info.features)
+        raise ValueError(
+            f"{name} is not image classification, a pair of Image and ClassLabel, but has {found}; "
+            "choose another data set, or make arrays of it and use isjax.data.from_arrays"
+        )
+    if info.features[keys[0]].np_dtype != np.uint8:
+        raise ValueError(
+            f"{name} has images of {np.dtype(info.features[keys[0]].np_dtype)}, but only 8-bit "
+            "ones are read; make arrays of it and use isjax.data.from_arrays"
+        )
+    return keys
+
+
+def _part(name: str, builder: Any, split: str, keys: tuple[str, str]) -> Batch:
+    source = open_split(builder, split)
+    copy = f"{builder.data_path.resolve()}\n{split}\n{builder.info.as_json}"
+    fingerprint = hashlib.sha256(copy.encode()).hexdigest()[:16]
+    full_name = builder.info.full_name.replace("/", "-")
+    path = cache_dir() / "tfds" / f"{full_name}-{fingerprint}.npz"
+    if not path.exists():
+        with quiet():
+            save(path, **_decode(f"{name} {split}", source, keys))
+    with np.load(path) as arrays:
+        return dict(arrays)
+
+
+def _decode(what: str, source: Any, keys: tuple[str, str]) -> dict[str, np.ndarray]:
+    from tqdm import tqdm
+
+    image, label = keys
+    labels = np.empty(len(source), np.int32)
+    images = np.empty((0,), np.uint8)
+    for i, example in enumerate(tqdm(source, f"decoding {what}", unit="image", disable=None)):
+        if i == 0:
+            images = np.empty((len(source), *example[image].shape), np.uint8)
+        if example[image].shape != images.shape[1:]:
+            raise ValueError(
+                f"{what} has images of different sizes, such as {images.shape[1:]} and "
+                f"{example[image].shape}; choose another data set, or resize them and use "
+                "isjax.data.from_arrays"
+            )
+        images[i], labels[i] = example[image], example[label]
+    return {"x": images, "label": labels}

@@ -1,0 +1,257 @@
+"""The loop of a run: training between evaluations, metrics written, checkpoints saved."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from isjax.base import Array, Batch
+from isjax.checkpoints import Checkpoints
+from isjax.evaluation import Evaluate
+from isjax.training import TrainState
+from isjax.writers import Writer
+
+__all__ = ["Plan", "Program", "Progress", "compile_steps", "describe", "train"]
+
+_COUNTED = ("nonfinite", "skipped")  # metrics counted since the start; the others are averaged
+
+Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
+
+
+class Plan(NamedTuple):
+    """What a run is to do, and when.
+
+    Attributes:
+        num_steps: of training.
+        num_evals: evenly spaced, after the one before training.
+        log_every: steps over which a line of diagnostics is averaged.
+        checkpoint_every: steps; 0 = never.
+        examples_forward: that the main model runs forward in a step, scoring included.
+        examples_backward: that it runs backward.
+        stop_on_nonfinite: whether an evaluation that finds NaN or infinity ends the run.
+        name: shown with the progress.
+    """
+
+    num_steps: int
+    num_evals: int
+    log_every: int
+    checkpoint_every: int
+    examples_forward: int
+    examples_backward: int
+    stop_on_nonfinite: bool = False
+    name: str = ""
+
+    def evaluations(self) -> list[int]:
+        """The steps after which there is an evaluation."""
+        return sorted(
+            {round(i * self.num_steps / self.num_evals) for i in range(self.num_evals + 1)}
+        )
+
+    def next_pause(self, step: int) -> int:
+        """The first step after `step` at which there is an evaluation or a checkpoint."""
+        pauses = [pause for pause in self.evaluations() if pause > step]
+        if self.checkpoint_every:
+            pauses.append((step // self.checkpoint_every + 1) * self.checkpoint_every)
+        return min(pauses)
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far a run has come, beside its train state. JSON can hold it; checkpoints do.
+
+    Attributes:
+        step: steps taken.
+        evaluated: the step of the last evaluation; -1 = none yet.
+        best_loss: by which the best checkpoint is kept.
+        seconds: of training.
+        compile_seconds: not part of `seconds`; nor are
+        eval_seconds: which include the compilation of the evaluation.
+        line: of the last evaluation.
+        counted: sums of metrics since the start.
+        since_evaluation: sums since the last evaluation.
+        since_log: sums since the last line of diagnostics.
+        files: bytes of the files of metrics.
+    """
+
+    step: int = 0
+    evaluated: int = -1
+    best_loss: float = math.inf
+    seconds: float = 0.0
+    compile_seconds: float = 0.0
+    eval_seconds: float = 0.0
+    line: dict[str, Any] = dataclasses.field(default_factory=dict)
+    counted: dict[str, float] = dataclasses.field(default_factory=dict)
+    since_evaluation: dict[str, float] = dataclasses.field(default_factory=dict)
+    since_log: dict[str, float] = dataclasses.field(default_factory=dict)
+    files: dict[str, int] = dataclasses.field(default_factory=dict)
+
+
+class Program(NamedTuple):
+    """Training steps compiled into one program.
+
+    Attributes:
+        run: `(state, data, num [] int32) -> (state, metrics [steps, names])`, `num` rows of which
+            are filled; the state is donated.
+        steps: the most that `num` may be.
+        names: of the metrics.
+        seconds: of compilation.
+    """
+
+    run: Callable[[TrainState, Batch, Array], tuple[TrainState, Array]]
+    steps: int
+    names: tuple[str, ...]
+    seconds: float
+
+
+def compile_steps(step: Step, state: TrainState, data: Batch, steps_per_call: int) -> Program:
+    """One program for up to `steps_per_call` steps, the same whatever their number.
+
+    A call has its cost, on an accelerator above all; but on a CPU a convolution inside of a loop
+    runs some 3 times slower than outside, so that a single step is compiled without a loop.
+    """
+    start = time.perf_counter()
+    names = tuple(jax.eval_shape(step, state, data)[1])
+
+    def one(state: TrainState, data: Batch) -> tuple[TrainState, Array]:
+        state, metrics = step(state, data)
+        return state, jnp.stack([metrics[name].astype(jnp.float32) for name in names])
+
+    def several(state: TrainState, data: Batch, num: Array) -> tuple[TrainState, Array]:
+        def body(i: Array, carry: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
+            state, row = one(carry[0], data)
+            return state, carry[1].at[i].set(row)
+
+        if steps_per_call == 1:
+            state, row = one(state, data)
+            return state, row[None]
+        rows = jnp.zeros((steps_per_call, len(names)), jnp.float32)
+        return jax.lax.fori_loop(0, num, body, (state, rows))
+
+    run = jax.jit(several, donate_argnums=0).lower(state, data, jnp.int32(1)).compile()
+    return Program(run, steps_per_call, names, time.perf_counter() - start)
+
+
+def train(
+    plan: Plan,
+    program: Program,
+    state: TrainState,
+    progress: Progress,
+    data: Batch,
+    evaluate: Evaluate,
+    writer: Writer,
+    checkpoints: Checkpoints | None,
+    asked_to_stop: Callable[[], bool],
+) -> None:
+    """Trains on from `state` until the plan is fulfilled or `asked_to_stop`; updates `progress`.
+
+    Raises:
+        FloatingPointError: with `plan.stop_on_nonfinite`.
+    """
+    evaluations = set(plan.evaluations())
+    bar = tqdm(
+        total=plan.num_steps, initial=progress.step, desc=plan.name, unit="step", disable=None
+    )
+
+    def record(rows: Array, num: int) -> None:
+        """Adds the metrics of a call, and writes a line of diagnostics where one is due."""
+        for row in np.asarray(rows)[:num].tolist():
+            progress.step += 1
+            for name, value in zip(program.names, row, strict=True):
+                for sums in (
+                    [progress.counted]
+                    if name in _COUNTED
+                    else [progress.since_evaluation, progress.since_log]
+                ):
+                    sums[name] = sums.get(name, 0.0) + value
+            if progress.step % plan.log_every == 0:
+                means = {name: x / plan.log_every for name, x in progress.since_log.items()}
+                writer.write("training", {"step": progress.step, **means, **_counts(progress)})
+                progress.since_log = {}
+        bar.update(progress.step - bar.n)
+
+    def advance(state: TrainState, stop: int) -> TrainState:
+        """Trains up to step `stop`; the metrics of a call are fetched while the next one runs."""
+        start = time.perf_counter()
+        taken, pending = progress.step, None
+        while taken < stop and not asked_to_stop():
+            num = min(program.steps, stop - taken)
+            state, rows = program.run(state, data, jax.device_put(np.int32(num)))
+            if pending:
+                record(*pending)
+            taken, pending = taken + num, (rows, num)
+        if pending:
+            record(*pending)
+        progress.seconds += time.perf_counter() - start
+        return state
+
+    def evaluated_best(state: TrainState) -> bool:
+        """Writes the line of an evaluation, and says whether it is the best so far."""
+        start = time.perf_counter()
+        evaluated = evaluate(state)
+        progress.eval_seconds += time.perf_counter() - start
+        steps = max(1, progress.step - progress.evaluated)
+        progress.line = {
+            "step": progress.step,
+            "seconds": round(progress.seconds, 4),
+            "compile_seconds": round(progress.compile_seconds, 4),
+            "eval_seconds": round(progress.eval_seconds, 4),
+            "examples_forward": progress.step * plan.examples_forward,
+            "examples_backward": progress.step * plan.examples_backward,
+            **evaluated,
+            **{name: total / steps for name, total in progress.since_evaluation.items()},
+            **_counts(progress),
+        }
+        progress.evaluated, progress.since_evaluation = progress.step, {}
+        writer.write("evaluation", progress.line)
+        bar.set_postfix_str(describe(progress.line))
+        if bar.disable:
+            took = f"{progress.seconds:.1f} s"
+            print(f"step {progress.step}, {took}: {describe(progress.line)}", flush=True)
+        counts = _counts(progress)
+        if plan.stop_on_nonfinite and any(counts.values()):
+            raise FloatingPointError(
+                f"stopped at step {progress.step}: {counts['nonfinite']} losses or scores were "
+                f"not finite, and {counts['skipped']} steps skipped; lower the learning rate, or "
+                "look at the data"
+            )
+        loss = progress.line.get("valid_loss", progress.line["test_loss"])
+        better = loss < progress.best_loss
+        progress.best_loss = min(loss, progress.best_loss)
+        return better
+
+    with bar:
+        while True:
+            due = progress.step in evaluations and progress.evaluated < progress.step
+            best = due and evaluated_best(state)
+            ended = progress.step >= plan.num_steps or asked_to_stop()
+            if checkpoints and (
+                best
+                or checkpoints.step != progress.step
+                and (ended or progress.step % plan.checkpoint_every == 0)
+            ):
+                progress.files = writer.sizes()
+                checkpoints.save(
+                    state, dataclasses.asdict(progress), progress.best_loss if best else None
+                )
+            if ended:
+                return
+            state = advance(state, plan.next_pause(progress.step))
+
+
+def describe(line: dict[str, Any]) -> str:
+    """An evaluation in a few words."""
+    shown = ("train_loss", "test_loss", "test_accuracy", "test_perplexity")
+    text = ", ".join(f"{name.replace('_', ' ')} {line[name]:.4f}" for name in shown if name in line)
+    if line["nonfinite"] or line["skipped"]:
+        text += f", NOT FINITE: {line['nonfinite']} losses, {line['skipped']} steps skipped"
+    return text
+
+
+def _counts(progress: Progress) -> dict[str, int]:
+    return {name: round(progress.counted.get(name, 0)) for name in _COUNTED}

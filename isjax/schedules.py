@@ -1,0 +1,75 @@
+"""Schedules of the learning rate, each scaled to the length of the run."""
+
+import math
+
+import optax
+
+__all__ = ["constant", "cosine", "step"]
+
+
+def constant(learning_rate: float, num_steps: int, *, warmup: float = 0.0) -> optax.Schedule:
+    """The same rate throughout.
+
+    Args:
+        learning_rate: after warm-up.
+        num_steps: of the run.
+        warmup: share of the run in which the rate first rises linearly from zero; so too below.
+
+    Raises:
+        ValueError: here and below, if a share of the run lies outside [0, 1).
+    """
+    return _after_warmup(optax.constant_schedule(learning_rate), learning_rate, num_steps, warmup)
+
+
+def cosine(learning_rate: float, num_steps: int, *, warmup: float = 0.0) -> optax.Schedule:
+    """Decays along half a cosine, to zero at the end of the run (arXiv 1608.03983)."""
+    remaining = max(1, num_steps - _steps("warmup", warmup, num_steps))
+    decay = optax.cosine_decay_schedule(learning_rate, remaining)
+    return _after_warmup(decay, learning_rate, num_steps, warmup)
+
+
+def step(
+    learning_rate: float,
+    num_steps: int,
+    *,
+    warmup: float = 0.0,
+    boundaries: tuple[float, ...] = (0.3, 0.6, 0.8),
+    factor: float = 0.2,
+) -> optax.Schedule:
+    """Drops at given shares of the run; by default as for wide ResNets (arXiv 1605.07146).
+
+    Args:
+        learning_rate: before the first drop.
+        num_steps: of the run.
+        warmup: as in `constant`.
+        boundaries: shares of the run after which the rate is multiplied by `factor`.
+        factor: of each drop.
+    """
+    start = _steps("warmup", warmup, num_steps)
+    drops = {_steps("boundaries", share, num_steps) - start: factor for share in boundaries}
+    if any(drop < 0 for drop in drops):
+        raise ValueError(f"boundaries {boundaries} begin before warmup, {warmup}, has ended")
+    if len(drops) < len(boundaries):
+        raise ValueError(
+            f"two of the boundaries {boundaries} fall on one step of {num_steps}; "
+            "choose fewer, or a longer run"
+        )
+    decay = optax.piecewise_constant_schedule(learning_rate, drops)
+    return _after_warmup(decay, learning_rate, num_steps, warmup)
+
+
+def _after_warmup(
+    schedule: optax.Schedule, learning_rate: float, num_steps: int, warmup: float
+) -> optax.Schedule:
+    steps = _steps("warmup", warmup, num_steps)
+    if not steps:
+        return schedule
+    return optax.join_schedules(
+        [optax.linear_schedule(0.0, learning_rate, steps), schedule], [steps]
+    )
+
+
+def _steps(name: str, share: float, num_steps: int) -> int:
+    if not 0 <= share < 1 or math.isnan(share):
+        raise ValueError(f"{name}: {share} is no share of the run; choose one in [0, 1)")
+    return round(share * num_steps)

@@ -1,0 +1,184 @@
+"""Text for language models: tokens as integers, in windows or as contexts with their next word."""
+
+import collections
+import os
+import pathlib
+import re
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+
+from isjax.base import Batch
+from isjax.dataset import Dataset, from_arrays
+from isjax.tfds_source import open_builder, open_split
+
+__all__ = ["ptb", "tiny_shakespeare"]
+
+_END, _UNKNOWN, _PADDING = "<eos>", "<unk>", -1
+_LENGTHS = {"windows": 64, "next_word": 20}
+_LEVELS = ("char", "word")
+
+
+def tiny_shakespeare(
+    data_dir: str | os.PathLike | None = None,
+    level: str = "char",
+    format: str = "windows",
+    length: int | None = None,
+    vocabulary_size: int | None = None,
+) -> Dataset:
+    """A megabyte of Shakespeare's plays, as tensorflow-datasets (TFDS) splits it.
+
+    Args:
+        data_dir: TFDS's folder of prepared data sets; by default its own. Preparing needs
+            TensorFlow, reading does not.
+        level: what a token is, see `tokens` below.
+        format: what an example is, see `examples` below.
+        length: of an example; by default 64 for "windows" and 20 for "next_word".
+        vocabulary_size: the most tokens to tell apart; None = all of the train part.
+
+    Tokens: "char", characters as they stand, line ends among them; "word", what stands between
+    blanks, and "<eos>" at the end of each line; blank lines are dropped. The vocabulary is that of
+    the train part, most frequent first, ties by code point. Where a token of any part is not in it,
+    its last place goes to "<unk>", which stands for all such.
+
+    Examples: "windows", `length` consecutive tokens `x` [N, length] int32 and the token after each
+    of them, `y` [N, length] int32; windows do not overlap, and an incomplete one is dropped.
+    "next_word", up to `length` preceding tokens of the same line, `x` [N, length] int32, padded at
+    the end with -1, and the token that follows, `y` [N] int32; one example for each token but the
+    first of its line.
+
+    Returns:
+        Parts `train`, `valid` and `test`, and the `vocabulary`.
+
+    Raises:
+        ImportError: without tensorflow-datasets, or without TensorFlow where it must prepare.
+        ValueError: for an unknown level or format, an impossible length or vocabulary size, or
+            data that cannot be prepared or read.
+    """
+    _check("tiny_shakespeare", level, format, length, vocabulary_size)
+    builder = open_builder("tiny_shakespeare", data_dir)
+    texts = {
+        part: "".join(example["text"].decode() for example in open_split(builder, split))
+        for part, split in (("train", "train"), ("valid", "validation"), ("test", "test"))
+    }
+    return _language(texts, level, format, length, vocabulary_size)
+
+
+def ptb(
+    data_dir: str | os.PathLike | None = None,
+    level: str = "word",
+    format: str = "next_word",
+    length: int | None = None,
+    vocabulary_size: int | None = None,
+) -> Dataset:
+    """The Penn Treebank as prepared by T. Mikolov, from files of your own: it is not free.
+
+    By default examples are what the authors of arXiv 1706.00043 have in their library
+    (github.com/idiap/importance-sampling, `PennTreeBank(20)` in datasets.py): up to 20 preceding
+    words of a sentence, left-aligned, and the next word, "<eos>" among them. Theirs differ in this:
+    ids are alphabetical and 0 stands for no word, and they test on the validation part by default.
+
+    Args:
+        data_dir: the folder with ptb.train.txt, ptb.valid.txt and ptb.test.txt, a sentence a line.
+        level: as in `tiny_shakespeare`.
+        format: as in `tiny_shakespeare`.
+        length: as in `tiny_shakespeare`.
+        vocabulary_size: as in `tiny_shakespeare`.
+
+    Returns:
+        As `tiny_shakespeare`.
+
+    Raises:
+        ValueError: if a file is missing or empty, for an unknown level or format, or an impossible
+            length or vocabulary size.
+    """
+    _check("ptb", level, format, length, vocabulary_size)
+    folder = pathlib.Path(data_dir or "").expanduser()
+    files = {part: folder / f"ptb.{part}.txt" for part in ("train", "valid", "test")}
+    missing = [file.name for file in files.values() if not file.is_file()]
+    if not data_dir or missing:
+        problem = f"{', '.join(missing)} not found in {folder}" if data_dir else "no data_dir given"
+        raise ValueError(
+            f"ptb: {problem}; the Penn Treebank is licensed, so get T. Mikolov's files "
+            "ptb.train.txt, ptb.valid.txt and ptb.test.txt and give their folder as data_dir"
+        )
+    texts = {part: file.read_text(encoding="utf-8") for part, file in files.items()}
+    return _language(texts, level, format, length, vocabulary_size)
+
+
+def _check(name: str, level: str, format: str, length: int | None, size: int | None) -> None:
+    if level not in _LEVELS:
+        raise ValueError(f"{name}: level is {level!r}; choose from {', '.join(_LEVELS)}")
+    if format not in _LENGTHS:
+        raise ValueError(f"{name}: format is {format!r}; choose from {', '.join(_LENGTHS)}")
+    if length is not None and length < 1:
+        raise ValueError(f"{name}: length is {length}; choose at least 1")
+    if size is not None and size < 2:
+        raise ValueError(f"{name}: vocabulary_size is {size}; choose at least 2")
+
+
+def _language(
+    texts: dict[str, str], level: str, format: str, length: int | None, size: int | None
+) -> Dataset:
+    lines = {part: _lines(text, level) for part, text in texts.items()}
+    for part in lines:
+        if not lines[part]:
+            raise ValueError(f"{part}: there is no text; mend the file that it is read from")
+    vocabulary = _vocabulary(lines, size)
+    index = {token: number for number, token in enumerate(vocabulary)}
+    length = length or _LENGTHS[format]
+    examples = _windows if format == "windows" else _next_words
+    parts = {}
+    for part in lines:
+        tokens = [index.get(t, index.get(_UNKNOWN, -1)) for line in lines[part] for t in line]
+        sizes = np.array([len(line) for line in lines[part]])
+        parts[part] = examples(part, np.array(tokens, np.int32), sizes, length)
+    return from_arrays(**parts, vocabulary=vocabulary)
+
+
+def _lines(text: str, level: str) -> list[Sequence[str]]:
+    """The tokens of each line; those of "char" are a string, of "word" a list."""
+    lines = re.findall(r"[^\n]*\n|[^\n]+", text)
+    if level == "char":
+        return lines
+    return [[*line.split(), _END] for line in lines if not line.isspace()]
+
+
+def _vocabulary(lines: dict[str, list[Sequence[str]]], size: int | None) -> tuple[str, ...]:
+    counts = collections.Counter(token for line in lines["train"] for token in line)
+    tokens = sorted(counts, key=lambda token: (-counts[token], token))[:size]
+    if _UNKNOWN not in tokens and not _all_tokens(lines.values()) <= set(tokens):
+        tokens = [*(tokens[:-1] if len(tokens) == size else tokens), _UNKNOWN]
+    return tuple(tokens)
+
+
+def _all_tokens(parts: Iterable[list[Sequence[str]]]) -> set[str]:
+    return {token for lines in parts for line in lines for token in line}
+
+
+def _windows(part: str, tokens: np.ndarray, sizes: np.ndarray, length: int) -> Batch:
+    """Windows [N, length] of all lines joined, and the same one token later."""
+    del sizes
+    number = (len(tokens) - 1) // length
+    if not number:
+        raise ValueError(
+            f"{part}: {len(tokens)} tokens make no window of length {length} with a next token; "
+            f"choose length at most {len(tokens) - 1}, or more text"
+        )
+    stop = number * length
+    x, y = tokens[:stop], tokens[1 : stop + 1]
+    return {"x": x.reshape(number, length), "y": y.reshape(number, length)}
+
+
+def _next_words(part: str, tokens: np.ndarray, sizes: np.ndarray, length: int) -> Batch:
+    """Contexts [N, length] within a line, padded at the end, and the token [N] after each."""
+    position = np.arange(len(tokens)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    target = np.flatnonzero(position)
+    if not len(target):
+        raise ValueError(f"{part}: no line has two tokens, of which one could predict the other")
+    known = np.minimum(position[target], length)
+    x = np.full((len(target), length), _PADDING, np.int32)
+    for column in range(length):
+        rows = np.flatnonzero(column < known)
+        x[rows, column] = tokens[target[rows] - known[rows] + column]
+    return {"x": x, "y": tokens[target]}

@@ -1,0 +1,88 @@
+"""The metrics of a run on disk: JSON lines, and TensorBoard events made from them."""
+
+import json
+import os
+import pathlib
+import shutil
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["Writer"]
+
+_FILES = {"evaluation": "metrics.jsonl", "training": "training.jsonl"}
+
+
+class Writer:
+    """Appends lines to `metrics.jsonl` (evaluations) and `training.jsonl` (diagnostics).
+
+    `tensorboard/` shows the same numbers. Its event files are written anew from the lines when a
+    run is resumed, so that neither holds a line twice.
+    """
+
+    def __init__(self, workdir: pathlib.Path, sizes: Mapping[str, int] | None = None):
+        """Opens the files of a run.
+
+        Args:
+            workdir: folder of the run.
+            sizes: bytes of each file that count, as `sizes` once returned; what a crash left
+                behind them is cut off. None = nothing counts.
+
+        Raises:
+            ValueError: if a file is shorter than that.
+            ImportError: without tensorboardX.
+        """
+        try:
+            from tensorboardX import SummaryWriter
+        except ImportError as error:
+            raise ImportError("runs write TensorBoard events: pip install 'isjax[run]'") from error
+        self._files = {
+            kind: _open(workdir / name, (sizes or {}).get(kind, 0)) for kind, name in _FILES.items()
+        }
+        shutil.rmtree(workdir / "tensorboard", ignore_errors=True)
+        self._events = SummaryWriter(str(workdir / "tensorboard"))
+        for kind, name in _FILES.items():
+            for line in (workdir / name).read_text().splitlines():
+                self._add_events(kind, json.loads(line))
+
+    def write(self, kind: str, line: Mapping[str, Any]) -> None:
+        """Appends a line of kind "evaluation" or "training", with its `step`."""
+        self._files[kind].write((json.dumps(line) + "\n").encode())
+        self._add_events(kind, line)
+
+    def sizes(self) -> dict[str, int]:
+        """Bytes written to each file, after making sure that they are on disk."""
+        for file in self._files.values():
+            os.fsync(file.fileno())
+        return {kind: file.tell() for kind, file in self._files.items()}
+
+    def close(self) -> None:
+        """Closes the files."""
+        for file in self._files.values():
+            file.close()
+        self._events.close()
+
+    def __enter__(self) -> "Writer":
+        """The writer itself."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Closes the files."""
+        self.close()
+
+    def _add_events(self, kind: str, line: Mapping[str, Any]) -> None:
+        for name, value in line.items():
+            if name != "step":
+                self._events.add_scalar(f"{kind}/{name}", value, line["step"])
+
+
+def _open(path: pathlib.Path, size: int) -> Any:
+    """The file open for appending, unbuffered, cut to `size` bytes."""
+    file = open(path, "ab", buffering=0)  # noqa: SIM115 (closed by the writer)
+    if file.tell() < size:
+        raise ValueError(
+            f"{path} has {file.tell()} bytes, but its checkpoint knows of {size}; "
+            "restore the file, or choose another folder"
+        )
+    file.truncate(size)
+    file.seek(size)
+    return file

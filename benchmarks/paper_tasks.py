@@ -21,7 +21,7 @@ BUDGETS = (1.0, 0.7, 0.5)
 POOL = {"biased_loss": 256}  # the main model scores it; the others choose from 1024
 SMALL = {
     "fashion_mnist": {"num_steps": 2000},
-    "cifar10": {"num_steps": 2000, "network_options.channels": (16, 32)},
+    "cifar10": {"num_steps": 1500, "network_options.channels": (16, 32)},
     "tiny_shakespeare": {"num_steps": 1000, "batch_size": 32, "dataset_options": {"length": 32}},
 }
 
@@ -39,8 +39,7 @@ def make_config(args, method, budget, seed):
     config.data_dir = args.data_dir
     config.method, config.budget, config.seed = method, budget, seed
     config.pool_size = POOL.get(method, 1024)
-    config.eval_examples = 10_000
-    config.num_evals = 20
+    config.num_evals, config.eval_examples = 10, 5000  # or evaluation takes as long as training
     return config
 
 

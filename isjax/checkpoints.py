@@ -1,5 +1,6 @@
 """Checkpoints of a run: the train state, and how far the run has come, saved by Orbax."""
 
+import math
 import pathlib
 from typing import Any
 
@@ -29,18 +30,15 @@ class Checkpoints:
         except ImportError as error:
             raise ImportError("checkpoints need orbax: pip install 'isjax[run]'") from error
         policies = ocp.checkpoint_managers
+
+        def loss(metrics: dict[str, float]) -> float:
+            return metrics["loss"]
+
+        lowest = policies.BestN(get_metric_fn=loss, reverse=True, n=1)
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=policies.AnyPreservationPolicy(
-                [
-                    policies.LatestN(1),
-                    policies.BestN(
-                        get_metric_fn=lambda metrics: metrics["loss"],
-                        reverse=True,
-                        n=1,
-                        keep_checkpoints_without_metrics=False,
-                    ),
-                ]
-            ),
+            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(1), lowest]),
+            best_fn=loss,  # without it the losses would be forgotten with the process
+            best_mode="min",
             cleanup_tmp_directories=True,
         )
         self._args = ocp.args
@@ -51,16 +49,17 @@ class Checkpoints:
         """The step of the newest checkpoint, or None if there is none."""
         return self._manager.latest_step()
 
-    def save(self, state: TrainState, progress: dict[str, Any], loss: float | None = None) -> None:
+    def save(self, state: TrainState, progress: dict[str, Any], loss: float = math.inf) -> None:
         """Saves in the background, in place of an older checkpoint of the same step.
 
         Args:
             state: copied before this returns, so that the next step may take its buffers.
             progress: what JSON can hold.
-            loss: by which the best is kept; None = not evaluated at this step.
+            loss: by which the best is kept; infinite where there was no evaluation.
         """
         step = int(state.step)
         if step in self._manager.all_steps():
+            self._manager.wait_until_finished()
             self._manager.delete(step)
         self._manager.save(
             step,
@@ -68,7 +67,7 @@ class Checkpoints:
                 state=self._args.StandardSave(jax.block_until_ready(jax.tree.map(jnp.copy, state))),
                 progress=self._args.JsonSave(progress),
             ),
-            metrics=None if loss is None else {"loss": loss},
+            metrics={"loss": loss},
         )
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:

@@ -41,7 +41,8 @@ def load_images(
     """
     builder = open_builder(name, data_dir, others=SETS)
     keys = _keys(name, builder.info)  # before anything is downloaded
-    parts = (_part(name, builder, split, keys) for split in (train, test))
+    parts = [_part(name, builder, split, keys) for split in (train, test)]
+    _check_sizes(name, *(part["x"].shape[1:] for part in parts))
     return from_arrays(*parts, num_classes=builder.info.features[keys[1]].num_classes)
 
 
@@ -87,11 +88,14 @@ def _decode(what: str, source: Any, keys: tuple[str, str]) -> dict[str, np.ndarr
     for i, example in enumerate(tqdm(source, f"decoding {what}", unit="image", disable=None)):
         if i == 0:
             images = np.empty((len(source), *example[image].shape), np.uint8)
-        if example[image].shape != images.shape[1:]:
-            raise ValueError(
-                f"{what} has images of different sizes, such as {images.shape[1:]} and "
-                f"{example[image].shape}; choose another data set, or resize them and use "
-                "isjax.data.from_arrays"
-            )
+        _check_sizes(what, images.shape[1:], example[image].shape)
         images[i], labels[i] = example[image], example[label]
     return {"x": images, "label": labels}
+
+
+def _check_sizes(what: str, first: tuple[int, ...], other: tuple[int, ...]) -> None:
+    if first != other:
+        raise ValueError(
+            f"{what} has images of different sizes, such as {first} and {other}; choose another "
+            "data set, or resize them and use isjax.data.from_arrays"
+        )

@@ -49,9 +49,8 @@ class Plan(NamedTuple):
 
     def evaluations(self) -> list[int]:
         """The steps after which there is an evaluation."""
-        return sorted(
-            {round(i * self.num_steps / self.num_evals) for i in range(self.num_evals + 1)}
-        )
+        stops = np.linspace(0, self.num_steps, self.num_evals + 1).round()
+        return sorted(set(stops.astype(int).tolist()))
 
     def next_pause(self, step: int) -> int:
         """The first step after `step` at which there is an evaluation or a checkpoint."""
@@ -160,14 +159,12 @@ def train(
 
     def record(rows: Array, num: int) -> None:
         """Adds the metrics of a call, and writes a line of diagnostics where one is due."""
-        for row in np.asarray(rows)[:num].tolist():
+        for row in jax.device_get(rows)[:num].tolist():
             progress.step += 1
             for name, value in zip(program.names, row, strict=True):
-                for sums in (
-                    [progress.counted]
-                    if name in _COUNTED
-                    else [progress.since_evaluation, progress.since_log]
-                ):
+                counted = name in _COUNTED
+                averaged = (progress.since_evaluation, progress.since_log)
+                for sums in (progress.counted,) if counted else averaged:
                     sums[name] = sums.get(name, 0.0) + value
             if progress.step % plan.log_every == 0:
                 means = {name: x / plan.log_every for name, x in progress.since_log.items()}
@@ -230,15 +227,11 @@ def train(
             due = progress.step in evaluations and progress.evaluated < progress.step
             best = due and evaluated_best(state)
             ended = progress.step >= plan.num_steps or asked_to_stop()
-            if checkpoints and (
-                best
-                or checkpoints.step != progress.step
-                and (ended or progress.step % plan.checkpoint_every == 0)
-            ):
+            regular = ended or (checkpoints and progress.step % plan.checkpoint_every == 0)
+            if checkpoints and (best or (regular and checkpoints.step != progress.step)):
                 progress.files = writer.sizes()
-                checkpoints.save(
-                    state, dataclasses.asdict(progress), progress.best_loss if best else None
-                )
+                loss = progress.best_loss if best else math.inf
+                checkpoints.save(state, dataclasses.asdict(progress), loss)
             if ended:
                 return
             state = advance(state, plan.next_pause(progress.step))

@@ -25,7 +25,7 @@ _WORKDIR = flags.DEFINE_string(
 _ALLOW = flags.DEFINE_bool(
     "allow_config_changes",
     False,
-    "Go on with the run in --workdir although its config was another.",
+    "Go on with a run although its config was another.",
 )
 
 

@@ -126,13 +126,17 @@ def _language(
             raise ValueError(f"{part}: there is no text; mend the file that it is read from")
     vocabulary = _vocabulary(lines, size)
     index = {token: number for number, token in enumerate(vocabulary)}
+    unknown = index.get(_UNKNOWN)  # None where no token is
     length = length or _LENGTHS[format]
-    examples = _windows if format == "windows" else _next_words
     parts = {}
     for part in lines:
-        tokens = [index.get(t, index.get(_UNKNOWN, -1)) for line in lines[part] for t in line]
-        sizes = np.array([len(line) for line in lines[part]])
-        parts[part] = examples(part, np.array(tokens, np.int32), sizes, length)
+        ids = [index.get(t, unknown) for line in lines[part] for t in line]
+        tokens = np.array(ids, np.int32)
+        if format == "windows":
+            parts[part] = _windows(part, tokens, length)
+        else:
+            sizes = np.array([len(line) for line in lines[part]])
+            parts[part] = _next_words(part, tokens, sizes, length)
     return from_arrays(**parts, vocabulary=vocabulary)
 
 
@@ -156,14 +160,13 @@ def _all_tokens(parts: Iterable[list[Sequence[str]]]) -> set[str]:
     return {token for lines in parts for line in lines for token in line}
 
 
-def _windows(part: str, tokens: np.ndarray, sizes: np.ndarray, length: int) -> Batch:
+def _windows(part: str, tokens: np.ndarray, length: int) -> Batch:
     """Windows [N, length] of all lines joined, and the same one token later."""
-    del sizes
     number = (len(tokens) - 1) // length
     if not number:
         raise ValueError(
             f"{part}: {len(tokens)} tokens make no window of length {length} with a next token; "
-            f"choose length at most {len(tokens) - 1}, or more text"
+            f"choose a length below {len(tokens)}, or more text"
         )
     stop = number * length
     x, y = tokens[:stop], tokens[1 : stop + 1]

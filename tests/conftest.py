@@ -14,3 +14,17 @@ def folder(tmp_path):
     write_run(tmp_path / "deep/l1", "loss", 1, rows([2.0, 0.6, 0.4], [0.1, 0.5, 0.7], 2.0))
     write_run(tmp_path / "a0", "approx", 0, rows([2.0, 0.1, 0.7], [0.1, 0.9, 0.5], 1.0))
     return tmp_path
+
+
+@pytest.fixture
+def budgets(tmp_path):
+    """Of 20 steps all, 70% and 50%. Uniform takes 4 seconds for all, to perplexity 8, loss 0.4."""
+
+    def write(name, method, budget, rows):
+        write_run(tmp_path / name, method, rows=rows, budget=budget, metric="test_perplexity")
+
+    write("u50", "uniform", 0.5, [(0, 0.0, 2.0, 60.0), (10, 2.0, 0.8, 20.0)])
+    write("u", "uniform", 1.0, [(0, 0.0, 2.0, 60.0), (10, 2.0, 1.0, 30.0), (20, 4.0, 0.4, 8.0)])
+    write("l50", "loss", 0.5, [(0, 0.0, 2.0, 60.0), (5, 1.5, 0.4, 20.0), (10, 3.0, 0.3, 9.0)])
+    write("l70", "loss", 0.7, [(0, 0.0, 2.0, 60.0), (7, 2.0, 0.9, 20.0), (14, 5.0, 0.2, 7.0)])
+    return tmp_path

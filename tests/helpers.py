@@ -49,13 +49,24 @@ def assert_mean(samples, expected):
     assert np.max(np.abs(z)) < SIGMAS
 
 
-def write_run(folder, method="uniform", seed=0, rows=(), num_steps=20, dataset="mnist", tail=""):
-    """Rows are (step, seconds, train_loss, test_accuracy)."""
+def write_run(
+    folder,
+    method="uniform",
+    seed=0,
+    rows=(),
+    num_steps=20,
+    dataset="mnist",
+    tail="",
+    budget=None,
+    metric="test_accuracy",
+):
+    """Rows are (step, seconds, train_loss, metric); without a budget the config has no such key."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {"method": method, "seed": seed, "num_steps": num_steps, "dataset": dataset}
+    config |= {} if budget is None else {"budget": budget}
     (folder / "config.json").write_text(json.dumps(config))
-    keys = ("step", "seconds", "train_loss", "test_accuracy")
-    lines = [json.dumps(dict(zip(keys, row, strict=True)) | {"test_loss": 1.0}) for row in rows]
+    keys = ("step", "seconds", "train_loss", metric)
+    lines = [json.dumps({"test_loss": 1.0} | dict(zip(keys, row, strict=True))) for row in rows]
     (folder / "metrics.jsonl").write_text("".join(line + "\n" for line in lines) + tail)
 
 

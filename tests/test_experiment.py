@@ -1,12 +1,12 @@
+import contextlib
+import itertools
 import json
-import math
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from isjax import data, experiment, recipes
+from isjax import data, experiment, tasks
 from isjax.config import ConfigError, default_config
 
 METHODS = {"uniform": 1, "last_loss": 1, "learned_loss": 1, "biased_loss": 3}  # forward passes / b
@@ -31,8 +31,19 @@ def make_config(**settings):
     return config
 
 
-def lines_of(workdir):
-    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+def lines_of(workdir, name="metrics.jsonl"):
+    return [json.loads(line) for line in (workdir / name).read_text().splitlines()]
+
+
+def untimed(workdir):
+    """All that a run writes, but for the times."""
+    return {
+        name: [
+            {k: v for k, v in line.items() if not k.endswith("seconds")}
+            for line in lines_of(workdir, name)
+        ]
+        for name in ("metrics.jsonl", "training.jsonl")
+    }
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -64,26 +75,11 @@ def test_diagnostics_are_means_over_the_steps_since_the_last_line(tmp_path):
         assert line["ess"] == pytest.approx(1, rel=1e-5) and line["max_weight"] == 1
 
 
-def test_evaluation_covers_every_example_once(tmp_path, monkeypatch):
-    """Also when the last batch is ragged: the line's loss is the mean over the whole part."""
-    monkeypatch.setattr(experiment, "_EVAL_BATCH", 7)
-    dataset = make_dataset()
-    experiment.run(make_config(), tmp_path, dataset)
-    task = experiment.make_task(make_config(), dataset)
-    params, model_state = task.init(jax.random.split(jax.random.key(0))[0])
-    for name in ("train", "test"):
-        metrics = task.metrics_fn(params, model_state, getattr(dataset, name))
-        first = lines_of(tmp_path)[0]
-        assert first[f"{name}_loss"] == pytest.approx(float(np.mean(metrics["loss"])), rel=1e-5)
-        assert first[f"{name}_accuracy"] == pytest.approx(float(np.mean(metrics["accuracy"])))
-
-
 def test_the_seed_decides_a_run(tmp_path):
-    timing = {"seconds", "compile_seconds", "eval_seconds"}
 
     def result(name, seed):
         experiment.run(make_config(method="last_loss", seed=seed), tmp_path / name, make_dataset())
-        return [{k: v for k, v in x.items() if k not in timing} for x in lines_of(tmp_path / name)]
+        return untimed(tmp_path / name)
 
     assert result("a", 0) == result("b", 0) != result("c", 1)
 
@@ -102,12 +98,114 @@ def test_a_run_stops_at_nan_if_asked_and_keeps_its_lines(tmp_path):
     assert lines_of(tmp_path)[-1]["nonfinite"] > 0
 
 
-def test_a_workdir_that_holds_a_run_is_refused(tmp_path):
+def test_the_same_run_again_trains_no_more(tmp_path, capsys):
+    last = experiment.run(make_config(), tmp_path, make_dataset())
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+    assert experiment.run(make_config(), tmp_path, make_dataset()) == last
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+    assert f"{tmp_path} holds this run, finished" in capsys.readouterr().out
+
+
+def test_a_workdir_of_another_config_is_refused_with_the_settings_that_differ(tmp_path):
     experiment.run(make_config(), tmp_path, make_dataset())
     before = (tmp_path / "metrics.jsonl").read_bytes()
-    with pytest.raises(ConfigError, match="already holds a run; choose another"):
-        experiment.run(make_config(), tmp_path, make_dataset())
+    other = make_config(seed=1, network_options={"hidden": (8,)})
+    with pytest.raises(ConfigError) as error:
+        experiment.run(other, tmp_path, make_dataset())
+    assert "config.network_options.hidden was [16] and is [8]" in str(error.value)
+    assert "config.seed was 0 and is 1; choose another --workdir" in str(error.value)
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_run_goes_on_under_another_config_if_told_so(tmp_path):
+    experiment.run(make_config(num_steps=40, num_evals=2), tmp_path, make_dataset())
+    longer = make_config(num_steps=60, num_evals=3)
+    experiment.run(longer, tmp_path, make_dataset(), allow_config_changes=True)
+    assert [line["step"] for line in lines_of(tmp_path)] == [0, 20, 40, 60]
+    assert json.loads((tmp_path / "config.json").read_text())["num_steps"] == 60
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path):
+    experiment.run(make_config(), tmp_path, make_dataset())
+    other = make_config(network_options={"hidden": (8,)})
+    with pytest.raises(ConfigError, match="checkpoint of step 60 does not fit this config"):
+        experiment.run(other, tmp_path, make_dataset(), allow_config_changes=True)
+
+
+def test_without_checkpoints_a_workdir_that_holds_a_run_is_refused(tmp_path):
+    config = make_config(checkpoint_every=0)
+    experiment.run(config, tmp_path, make_dataset())
+    assert not (tmp_path / "checkpoints").exists()
+    with pytest.raises(ConfigError, match="already holds a run, without checkpoints; choose"):
+        experiment.run(config, tmp_path, make_dataset())
+
+
+@pytest.mark.parametrize(("method", "stops"), [("last_loss", (1, 9, 34)), ("learned_loss", (20,))])
+def test_a_run_stopped_and_resumed_writes_what_a_whole_one_does(
+    tmp_path, monkeypatch, method, stops
+):
+    """Wherever it is stopped: a stop is how often the loop asks whether to before it is told so."""
+    config = make_config(method=method, checkpoint_every=25, log_every=7)
+    experiment.run(config, tmp_path / "whole", make_dataset())
+    for number in stops:
+        asked = itertools.count()
+        stopping = contextlib.nullcontext(lambda n=number, asked=asked: next(asked) >= n)
+        monkeypatch.setattr(experiment, "asked_to_stop", lambda stopping=stopping: stopping)
+        experiment.run(config, tmp_path / "parts", make_dataset())
+    monkeypatch.undo()
+    experiment.run(config, tmp_path / "parts", make_dataset())
+    assert untimed(tmp_path / "whole") == untimed(tmp_path / "parts")
+
+
+def test_steps_per_call_change_no_number(tmp_path):
+    """Whether or not they divide the steps between evaluations, checkpoints and lines."""
+    for name, number in (("one", 1), ("seven", 7), ("many", 1000)):
+        config = make_config(steps_per_call=number, checkpoint_every=25, log_every=6)
+        experiment.run(config, tmp_path / name, make_dataset())
+    one, seven, many = (untimed(tmp_path / name) for name in ("one", "seven", "many"))
+    assert seven == many  # the same program
+    for kind in one:
+        assert [line["step"] for line in one[kind]] == [line["step"] for line in seven[kind]]
+        for ours, theirs in zip(one[kind], seven[kind], strict=True):
+            assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
+
+
+def test_lines_of_diagnostics_average_the_steps_before_them(tmp_path):
+    experiment.run(make_config(log_every=10, num_evals=1), tmp_path, make_dataset())
+    lines = lines_of(tmp_path, "training.jsonl")
+    assert [line["step"] for line in lines] == [10, 20, 30, 40, 50, 60]
+    assert np.mean([line["loss"] for line in lines]) == pytest.approx(
+        lines_of(tmp_path)[-1]["loss"]
+    )
+
+
+def test_a_budget_shortens_the_run_and_its_schedule(tmp_path):
+    """Half of the steps: the rate has decayed, as if they were all the run was to take."""
+    experiment.run(make_config(budget=0.5), tmp_path / "half", make_dataset())
+    experiment.run(make_config(num_steps=30), tmp_path / "short", make_dataset())
+    assert untimed(tmp_path / "half") == untimed(tmp_path / "short")
+
+
+@pytest.mark.parametrize("method", ["learned_loss", "biased_loss"])
+def test_a_task_of_ones_own_with_tuples_for_batches(tmp_path, method):
+    rng = np.random.default_rng(0)
+    image, vector = rng.normal(size=(2, 200, 4)).astype(np.float32)
+    target = (image[:, 0] + vector[:, 1]).astype(np.float32)
+    part = ((image, vector), target)
+
+    def losses(params, model_state, batch):
+        (image, vector), target = batch
+        return (image @ params[0] + vector @ params[1] - target) ** 2
+
+    task = tasks.Task(
+        data.from_arrays(part, part),
+        init=lambda key: ((jnp.zeros(4), jnp.zeros(4)), None),
+        loss_fn=lambda params, state, batch, key: (losses(params, state, batch), state),
+        score_fn=losses,
+        metrics_fn=lambda *args: {"loss": losses(*args)},
+    )
+    last = experiment.run(make_config(method=method), tmp_path, task=task)
+    assert last["test_loss"] < 0.1 and "test_accuracy" not in last
 
 
 @pytest.mark.parametrize(
@@ -119,41 +217,11 @@ def test_a_workdir_that_holds_a_run_is_refused(tmp_path):
         ({"method_options": {"batch_size": 9}}, "batch_size is decided by the run"),
         ({"network_options": {"hiden": (3,)}}, "did you mean hidden"),
         ({"optimizer_options": {"momentun": 0.9}}, "did you mean momentum"),
-        ({"pool_size": 301}, "pool_size is 301, but mnist1d has 300 examples"),
-        ({"dataset": "nowhere"}, "nowhere is not a dataset"),
+        ({"pool_size": 301}, "pool_size is 301, but the training data have 300"),
+        ({"num_evals": 0}, "num_evals is 0; choose at least 1"),
     ],
 )
 def test_a_bad_config_is_refused_before_anything_is_written(tmp_path, settings, message):
     with pytest.raises(ConfigError, match=message):
         experiment.run(make_config(**settings), tmp_path / "run", make_dataset())
     assert not (tmp_path / "run").exists()
-
-
-def test_the_sampler_gets_what_the_task_knows(monkeypatch):
-    given = {}
-
-    def recipe(*, batch_size, loss_fn, num_classes, initial_loss=1.0, k=0.5):
-        given.update(locals())
-        return recipes.uniform(batch_size=batch_size)
-
-    monkeypatch.setattr(recipes, "last_loss", recipe)
-    config = make_config(method="last_loss", method_options={"k": 0.25})
-    task = experiment.make_task(config, make_dataset())
-    experiment.make_sampler(config, task)
-    assert (given["batch_size"], given["num_classes"], given["k"]) == (16, 3, 0.25)
-    assert given["initial_loss"] == math.log(3)
-    params, _ = task.init(jax.random.key(0))
-    batch = task.dataset.test
-    np.testing.assert_array_equal(
-        given["loss_fn"](params, batch), task.score_fn(params, None, batch)
-    )
-
-
-def test_the_learning_rate_decays_to_zero():
-    tx = experiment.make_optimizer(make_config(optimizer_options={"momentum": None}, num_steps=4))
-    one = jnp.ones(())
-    state, sizes = tx.init(one), []
-    for _ in range(5):
-        update, state = tx.update(one, state, one)
-        sizes.append(-float(update))
-    np.testing.assert_allclose(sizes, 0.05 * (1 + np.cos(np.pi * np.arange(5) / 4)), atol=1e-7)

@@ -6,6 +6,10 @@ from isjax.figures import draw_figure
 from isjax.runs import load_runs
 
 
+def legends(figure):
+    return [[text.get_text() for text in legend.get_texts()] for legend in figure.legends]
+
+
 def test_figure_lines_and_scales(folder):
     figure = draw_figure(load_runs([folder]), folder / "f.png")
     names = ["uniform", "approx", "loss", "uniform's final value"]
@@ -21,6 +25,57 @@ def test_figure_lines_and_scales(folder):
     assert (x[0], x[-1]) == (0, 3)
     assert y[-1] == pytest.approx((0.5 + 0.9 * (0.3 / 0.9) ** 0.2) / 2)
     assert time.get_lines()[3].get_ydata()[0] == pytest.approx(0.4)
+    assert error.get_lines()[3].get_ydata()[0] == pytest.approx(0.2)
+    assert [ax.get_ylabel() for ax in figure.axes[::2]] == ["train loss", "test error (fraction)"]
+    assert legends(figure) == [names]  # none of budgets
+
+
+def test_a_colour_per_method_and_a_dash_per_budget(budgets):
+    figure = draw_figure(load_runs([budgets]), budgets / "f.png")
+    names = ["uniform", "uniform 50%", "loss 70%", "loss 50%", "uniform's final value"]
+    for ax in figure.axes:
+        lines = ax.get_lines()
+        assert [line.get_label() for line in lines] == names
+        assert [line.get_linestyle() for line in lines] == ["-", ":", "--", ":", "-"]
+        colours = [line.get_color() for line in lines]
+        assert colours[0] == colours[1] == colours[4] != colours[2] == colours[3]
+    assert legends(figure) == [["uniform", "loss", names[-1]], ["100%", "70%", "50%"]]
+    methods, shares = figure.legends
+    assert [line.get_linestyle() for line in methods.get_lines()] == ["-"] * 3
+    assert [line.get_linestyle() for line in shares.get_lines()] == ["-", "--", ":"]
+
+
+def test_perplexity_is_drawn_as_it_is(budgets):
+    figure = draw_figure(load_runs([budgets]), budgets / "f.png")
+    panel = figure.axes[3]
+    assert figure.axes[2].get_ylabel() == "test perplexity"
+    assert panel.get_yscale() == "log"
+    np.testing.assert_array_equal(panel.get_lines()[4].get_ydata(), 8.0)
+    np.testing.assert_allclose(panel.get_lines()[2].get_xydata(), [(0, 60), (7, 20), (14, 7)])
+
+
+def test_test_loss_is_drawn_where_there_is_nothing_else(tmp_path):
+    write_run(tmp_path, rows=rows([2.0, 1.0], [0.9, 0.6], 1.0), metric="test_loss")
+    figure = draw_figure(load_runs([tmp_path]), tmp_path / "f.png")
+    assert figure.axes[2].get_ylabel() == "test loss"
+    np.testing.assert_allclose(figure.axes[3].get_lines()[0].get_ydata(), [0.9, 0.6])
+
+
+def test_the_largest_budget_of_uniform_stands_in(budgets):
+    figure = draw_figure(load_runs([budgets / "u50", budgets / "l50"]), budgets / "f.png")
+    line = figure.axes[3].get_lines()[-1]
+    assert line.get_label() == "uniform 50%'s final value"
+    np.testing.assert_array_equal(line.get_ydata(), 20.0)
+    assert legends(figure)[1] == ["50%"]
+
+
+def test_methods_beyond_the_colours_have_markers(tmp_path):
+    for number in range(9):
+        write_run(tmp_path / str(number), f"m{number}", rows=rows([2.0, 1.0], [0.5, 0.6], 1.0))
+    figure = draw_figure(load_runs([tmp_path]), tmp_path / "f.png")
+    styles = [(line.get_color(), line.get_marker()) for line in figure.axes[0].get_lines()]
+    assert len(set(styles)) == 9
+    assert [marker for _, marker in styles] == [""] * 7 + ["o"] * 2
 
 
 def test_figure_without_uniform_on_linear_scale(tmp_path):

@@ -1,3 +1,4 @@
+import re
 import sys
 
 import pytest
@@ -6,6 +7,8 @@ from helpers import rows, write_run
 from isjax import report
 from isjax.runs import load_runs
 
+INF = float("inf")
+
 
 @pytest.fixture
 def no_figure(monkeypatch):
@@ -13,18 +16,58 @@ def no_figure(monkeypatch):
 
 
 def cells(table):
-    return {line.split()[0]: line for line in table.split("\n\n")[0].splitlines()[2:]}
+    """The cells after a row's label, by that label."""
+    lines = table.split("\n\n")[0].splitlines()[2:]
+    return dict(re.sub("  +", " | ", line).split(" | ", 1) for line in lines)
+
+
+def notes(out):
+    return [line for line in out.splitlines() if line.startswith("note: ")]
 
 
 def test_summaries_match_hand_computed_values(folder):
     uniform, approx, loss = report.summarise(load_runs([folder]))
-    assert [uniform.method, approx.method, loss.method] == ["uniform", "approx", "loss"]
-    assert uniform[1:5] == ((20, 20), (3.0, 5.0), (0.5, 0.3), (0.78, 0.82))
-    assert uniform.loss_ratio == uniform.accuracy_ratio == (float("inf"), 5 / 4)
+    assert [s.group.label for s in (uniform, approx, loss)] == ["uniform", "approx", "loss"]
+    assert (uniform.steps, uniform.seconds) == ((20, 20), (3.0, 5.0))
+    assert (uniform.train_loss.final, uniform.score.final) == ((0.5, 0.3), (0.78, 0.82))
+    assert uniform.train_loss.time == uniform.score.time == (INF, 5 / 4)
+    assert uniform.train_loss.steps == uniform.score.steps == (INF, 1)
     # At exactly the target counts as there; a first crossing counts even if it is lost again.
-    assert loss.loss_ratio == (3 / 4, 4 / 4)
-    assert loss.accuracy_ratio == (float("inf"), float("inf"))
-    assert approx.loss_ratio == approx.accuracy_ratio == (1 / 4,)
+    assert (loss.train_loss.time, loss.train_loss.steps) == ((3 / 4, 4 / 4), (1 / 2, 1))
+    assert loss.score.time == loss.score.steps == (INF, INF)
+    assert approx.train_loss.time == approx.score.time == (1 / 4,)
+    assert approx.train_loss.steps == approx.score.steps == (1 / 2,)
+
+
+def test_a_lone_uniform_run_gets_exactly_to_its_own_final_values(tmp_path):
+    write_run(tmp_path, rows=rows([2.0, 1.0, 0.5], [0.1, 0.5, 0.8], 1.0))
+    (uniform,) = report.summarise(load_runs([tmp_path]))
+    assert uniform.train_loss.time == uniform.score.time == uniform.score.steps == (1,)
+
+
+def test_budgets_are_summarised_against_full_uniform(budgets):
+    """Whose run ends at loss 0.4 and perplexity 8 after 4 seconds and 20 steps."""
+    full, half, loss_70, loss_50 = report.summarise(load_runs([budgets]))
+    assert [s.group.budget for s in (full, half, loss_70, loss_50)] == [1.0, 0.5, 0.7, 0.5]
+    assert [s.steps for s in (full, half, loss_70, loss_50)] == [(20,), (10,), (14,), (10,)]
+    assert full.train_loss.time == full.train_loss.steps == full.score.steps == (1,)
+    assert half.train_loss.time == half.train_loss.steps == half.score.steps == (INF,)
+    assert (loss_70.train_loss.time, loss_70.train_loss.steps) == ((5 / 4,), (14 / 20,))
+    assert (loss_70.score.time, loss_70.score.steps) == ((5 / 4,), (14 / 20,))
+    assert (loss_50.train_loss.time, loss_50.train_loss.steps) == ((1.5 / 4,), (5 / 20,))
+    assert (loss_50.score.final, loss_50.score.time) == ((9.0,), (INF,))
+
+
+def test_uniform_at_the_largest_budget_stands_in(budgets, capsys, no_figure):
+    """So that the reference is loss 0.8 and perplexity 20 after 2 seconds and 10 steps."""
+    assert report.main([str(budgets / name) for name in ("u50", "l70")]) == 0
+    out = capsys.readouterr().out
+    assert cells(out)["uniform 50%"].endswith("1.00 | 1.00 | 1.00 | 1.00")
+    assert cells(out)["loss 70%"].endswith(" | 2.50 | 1.40 | 1.00 | 0.70")
+    assert notes(out) == [
+        "note: no uniform run of the full budget; uniform 50% stands in for uniform"
+    ]
+    assert 'Uniform\'s values are in row "uniform 50%".' in " ".join(out.split())
 
 
 def test_table(folder):
@@ -35,21 +78,78 @@ def test_table(folder):
         "approx",
         "loss",
     ]
-    line = cells(table)
-    assert line["uniform"].split("  ")[0] == "uniform"
-    assert "4.00 ± 1.41" in line["uniform"]
-    assert "0.400 ± 0.141" in line["uniform"]
-    assert "0.8000 ± 0.0283" in line["uniform"]
-    assert line["uniform"].count("1.25 (1 of 2)") == 2
-    assert "0.88 ± 0.18  " in line["loss"]
-    assert line["loss"].endswith("never")
-    assert line["approx"].split() == ["approx", "1", "20", "2.00", "0.700", "0.5000"] + 2 * ["0.25"]
+    assert cells(table) == {
+        "uniform": "2 | 20 | 4.00 ± 1.41 | 0.400 ± 0.141 | 0.8000 ± 0.0283"
+        " | 1.25 | 1.00 (1 of 2) | 1.25 | 1.00 (1 of 2)",
+        "approx": "1 | 20 | 2.00 | 0.700 | 0.5000 | 0.25 | 0.50 | 0.25 | 0.50",
+        "loss": "2 | 20 | 5.00 ± 1.41 | 0.300 ± 0.141 | 0.6500 ± 0.0707"
+        " | 0.88 ± 0.18 | 0.75 ± 0.35 | never | never",
+    }
+
+
+def test_table_of_budgets(budgets):
+    table = report.format_table(report.summarise(load_runs([budgets])))
+    assert re.split("  +", table.splitlines()[0].strip()) == [
+        "final",
+        "final",
+        "to uniform's final train loss",
+        "to uniform's final test perplexity",
+    ]
+    assert " ".join(table.splitlines()[1].split()) == (
+        "method seeds steps seconds train loss test perplexity time steps time steps"
+    )
+    assert list(cells(table)) == ["uniform", "uniform 50%", "loss 70%", "loss 50%"]
+    assert cells(table)["loss 50%"] == (
+        "1 | 10 | 3.00 | 0.300 | 9.000 | 0.38 | 0.25 | never | never"
+    )
+
+
+def test_table_of_losses_where_there_is_neither_accuracy_nor_perplexity(tmp_path):
+    write_run(tmp_path / "u", rows=rows([2, 1, 0.5], [3, 2, 0.9], 1), metric="test_loss")
+    write_run(tmp_path / "l", "loss", rows=rows([2, 1, 0.6], [3, 0.8, 0.7], 1), metric="test_loss")
+    table = report.format_table(report.summarise(load_runs([tmp_path])))
+    assert "to uniform's final test loss" in table.splitlines()[0]
+    assert cells(table)["loss"] == "1 | 20 | 2.00 | 0.600 | 0.700 | never | never | 0.50 | 0.50"
+
+
+def test_table_in_markdown(folder, capsys, no_figure):
+    write_run(folder / "l50", "loss", 0, rows([2.0, 0.9], [0.1, 0.9], 1.0), budget=0.5)
+    assert report.main([str(folder), "--markdown"]) == 0
+    heading, rule, *lines = capsys.readouterr().out.split("\n\n")[0].splitlines()
+    assert heading == (
+        "| method | seeds | steps | seconds | final train loss | final test accuracy "
+        "| time to uniform's final train loss | steps to uniform's final train loss "
+        "| time to uniform's final test accuracy | steps to uniform's final test accuracy |"
+    )
+    assert rule == "| --- | --: | --: | --: | --: | --: | --- | --- | --- | --- |"
+    assert lines == [
+        "| `uniform` | 2 | 20 | 4.00 ± 1.41 | 0.400 ± 0.141 | 0.8000 ± 0.0283 "
+        "| 1.25 (1 of 2) | 1.00 (1 of 2) | 1.25 (1 of 2) | 1.00 (1 of 2) |",
+        "| `approx` | 1 | 20 | 2.00 | 0.700 | 0.5000 | 0.25 | 0.50 | 0.25 | 0.50 |",
+        "| `loss` | 2 | 20 | 5.00 ± 1.41 | 0.300 ± 0.141 | 0.6500 ± 0.0707 "
+        "| 0.88 ± 0.18 | 0.75 ± 0.35 | never | never |",
+        "| `loss 50%` | 1 | 10 | 1.00 | 0.900 | 0.9000 | never | never | 0.25 | 0.50 |",
+    ]
+
+
+def test_table_is_readable_at_its_widest(tmp_path):
+    """A long name with a budget, losses of six decimals, seeds that do not all get there."""
+    for seed, end in enumerate((0.000173, 0.001519, 0.1)):
+        for method, share in (("uniform", 1.0), ("learned_loss", 0.5)):
+            run = [(0, 0.0, 2.0, 0.1), (6000 * share, 20.0 + seed, end * share, 1.0 - end)]
+            path = tmp_path / f"{method}{seed}"
+            write_run(path, method, seed, run, num_steps=6000, budget=share)
+    table = report.format_table(report.summarise(load_runs([tmp_path])))
+    assert "(2 of 3)" in table
+    assert max(map(len, table.splitlines())) <= 150
 
 
 def test_columns_are_aligned(folder):
-    _, heading, *lines = report.format_table(report.summarise(load_runs([folder]))).splitlines()
-    start = heading.index("final test accuracy")
-    assert all(line[start - 1] == " " and line[start] != " " for line in lines)
+    top, heading, *lines = report.format_table(report.summarise(load_runs([folder]))).splitlines()
+    start = top.index("to uniform's final test accuracy")
+    assert heading[start:].startswith("time")
+    starts = (start, heading.rindex("steps"))
+    assert all(line[i - 1] == " " and line[i] != " " for line in lines for i in starts)
     end = heading.index("train loss") + len("train loss")
     assert all(line[end - 1].isdigit() and line[end] == " " for line in lines)
 
@@ -66,15 +166,15 @@ def test_diverged_run_is_reported(tmp_path, capsys, value):
     write_run(tmp_path / "l1", "loss", 1, rows([1.0, 2.0, 3.0], [0.1] * 3, 1.1))
     assert report.main([str(tmp_path)]) == 0
     line = cells(capsys.readouterr().out)["loss"]
-    assert f" {value} ± nan " in line
-    assert line.split()[-2:] == ["never", "never"]
+    assert f"| {value} ± nan |" in line
+    assert line.endswith("never | never | never | never")
 
 
 def test_no_uniform(folder, capsys, no_figure):
     assert report.main([str(folder / "deep")]) == 0
     out = capsys.readouterr().out
-    assert cells(out)["loss"].split()[-2:] == ["\N{EN DASH}"] * 2
-    (note,) = [line for line in out.splitlines() if line.startswith("note:")]
+    assert cells(out)["loss"].endswith(" | ".join(["\N{EN DASH}"] * 4))
+    (note,) = notes(out)
     assert "no uniform run" in note
     assert "method uniform, dataset mnist, 20 steps" in note
 
@@ -84,7 +184,7 @@ def test_untrained_uniform_is_no_reference(tmp_path, capsys, no_figure):
     write_run(tmp_path / "l", "loss", rows=rows([2.0, 1.0, 0.5], [0.1, 0.5, 0.6], 1.0))
     assert report.main([str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    assert cells(out)["loss"].split()[-2:] == ["\N{EN DASH}"] * 2
+    assert cells(out)["loss"].endswith(" | ".join(["\N{EN DASH}"] * 4))
     assert "uniform has not trained yet" in out
 
 
@@ -96,7 +196,32 @@ def test_notes_on_unequal_runs(folder, capsys, no_figure):
     assert "note: the runs differ in their number of steps: 10, 20\n" in out
     assert f"note: {folder / 'g'} is at step 10 of 20\n" in out
     assert "note: grad has several runs with one seed" in out
-    assert " 10 to 20 " in cells(out)["grad"]
+    assert "| 10 to 20 |" in cells(out)["grad"]
+
+
+def test_unequal_budgets_of_one_seed_are_no_cause_for_a_note(budgets, capsys, no_figure):
+    assert report.main([str(budgets)]) == 0
+    assert notes(capsys.readouterr().out) == []
+
+
+def test_notes_on_unequal_runs_at_a_budget(budgets, capsys, no_figure):
+    write_run(budgets / "g", "grad", 0, rows([2.0, 0.5], [9, 8], 1.0), num_steps=40, budget=0.25)
+    write_run(budgets / "h", "grad", 0, [(0, 0.0, 2.0, 9), (3, 1.0, 0.5, 8)], budget=0.25)
+    write_run(budgets / "k", "grad", 0, [(0, 0.0, 2.0, 9), (5, 1.0, 0.5, 8)], budget=0.25)
+    assert report.main([str(budgets)]) == 0
+    assert notes(capsys.readouterr().out) == [
+        "note: the runs differ in their number of steps: 3, 20, 40",
+        f"note: {budgets / 'h'} is at step 3 of 5",
+        "note: grad 25% has several runs with one seed; each is counted as a seed",
+    ]
+
+
+def test_the_explanation_points_to_the_rows_of_other_budgets(budgets, capsys, no_figure):
+    assert report.main([str(budgets)]) == 0
+    out = " ".join(capsys.readouterr().out.split())
+    assert "would give" not in out
+    assert "what a shorter budget gives: that is in the final values of the rows with a" in out
+    assert 'Uniform\'s values are in row "uniform".' in out
 
 
 def test_main_prints_and_writes_the_figure(folder, capsys):
@@ -144,7 +269,9 @@ def test_missing_and_empty_folders(tmp_path, folder, capsys):
         "[1]",
         "3",
         '{"step": 30}',
-        '{"step": 30, "seconds": "x", "train_loss": 1, "test_accuracy": 1}',
+        '{"step": 30, "seconds": "x", "train_loss": 1, "test_loss": 1}',
+        '{"step": 30, "seconds": 4, "train_loss": 1, "test_accuracy": 1}',
+        '{"step": 30, "seconds": 4, "train_loss": 1, "test_loss": 1, "test_accuracy": null}',
     ],
 )
 def test_malformed_complete_line(tmp_path, line, capsys):

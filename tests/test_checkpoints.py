@@ -1,0 +1,109 @@
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from isjax import recipes
+from isjax.checkpoints import Checkpoints
+from isjax.training import init_train_state, make_train_step
+
+DATA = {"x": np.linspace(0, 1, 40, dtype=np.float32), "label": np.zeros(40, np.int32)}
+
+
+def losses(params, batch):
+    return (batch["x"] * params["w"] - 1) ** 2
+
+
+def make_state(method="learned_loss", **options):
+    sampler = getattr(recipes, method)(batch_size=4, **options)
+    params = {"w": jnp.ones(()), "b": jnp.zeros((2, 3))}
+    tx = optax.adam(1e-2)
+    state = init_train_state(jax.random.key(7), params, tx, sampler, 40, {"mean": jnp.ones(3)})
+    loss_fn = lambda params, model_state, batch, key: (losses(params, batch), model_state)  # noqa: E731
+    return state, make_train_step(loss_fn, tx, sampler, pool_size=8)
+
+
+def assert_equal(one, other):
+    assert jax.tree.structure(one) == jax.tree.structure(other)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        assert a.dtype == b.dtype
+        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("method", "options"),
+    [
+        ("uniform", {}),
+        ("last_loss", {}),
+        ("learned_loss", {"num_classes": 2}),
+        ("biased_loss", {"loss_fn": lambda variables, batch: losses(variables[0], batch)}),
+    ],
+)
+def test_every_recipes_state_comes_back_bit_for_bit(tmp_path, method, options):
+    """Key, step, optimiser, model state and sampler, although training goes on meanwhile."""
+    state, step = make_state(method, **options)
+    for _ in range(3):
+        state, _ = step(state, DATA)
+    kept = jax.tree.map(jnp.copy, state)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state, {"seconds": 0.1 + 0.2, "step": 3})
+        for _ in range(20):  # donates what is being saved
+            state, _ = step(state, DATA)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.step == 3
+        restored, progress = checkpoints.restore(make_state(method, **options)[0])
+    assert_equal(restored, kept)
+    assert progress == {"seconds": 0.1 + 0.2, "step": 3}
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path):
+    state, _ = make_state()
+    at = lambda step: state._replace(step=jnp.int32(step))  # noqa: E731
+    with Checkpoints(tmp_path) as checkpoints:
+        for step, loss in ((1, 3.0), (2, 1.0), (3, math.inf)):
+            checkpoints.save(at(step), {}, loss)
+    with Checkpoints(tmp_path) as checkpoints:  # the losses are remembered across processes
+        for step, loss in ((4, 2.0), (5, math.inf), (6, math.inf)):
+            checkpoints.save(at(step), {}, loss)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "6"]
+
+
+def test_a_step_saved_again_replaces_the_first(tmp_path):
+    state, _ = make_state()
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state, {"evaluated": False})
+        checkpoints.save(state, {"evaluated": True}, 0.5)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.restore(state)[1] == {"evaluated": True}
+
+
+def test_an_empty_folder_has_no_checkpoint(tmp_path):
+    state, _ = make_state()
+    with Checkpoints(tmp_path / "new") as checkpoints:
+        assert checkpoints.step is None and checkpoints.restore(state) is None
+
+
+def test_half_a_checkpoint_does_not_count(tmp_path):
+    """What a kill leaves of a checkpoint that was being written."""
+    state, _ = make_state()
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state._replace(step=jnp.int32(4)), {})
+    name = next(tmp_path.iterdir()).name
+    (tmp_path / f"{name.replace('4', '8')}.orbax-checkpoint-tmp" / "state").mkdir(parents=True)
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.step == 4
+
+
+def test_a_state_of_another_shape_is_refused(tmp_path):
+    state, _ = make_state()
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state, {})
+        with pytest.raises(ValueError):
+            checkpoints.restore(state._replace(params={"w": jnp.ones(()), "b": jnp.zeros((4, 3))}))
+        with pytest.raises(ValueError):
+            checkpoints.restore(make_state("uniform")[0])

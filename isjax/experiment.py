@@ -62,13 +62,14 @@ def run(
         allow_config_changes: go on with a run although its config was another.
 
     Returns:
-        The last line of metrics; empty if the run was interrupted before there was one.
+        The last line of metrics.
 
     Raises:
         ConfigError: before any training starts, if the config cannot be run, or `workdir` holds
             another run.
         FloatingPointError: with `config.stop_on_nonfinite`, at the evaluation that finds a loss
             that was not finite.
+        SystemExit: with status 0, after SIGTERM, when all is saved; after Ctrl-C KeyboardInterrupt.
     """
     check(config)
     workdir = pathlib.Path(workdir).expanduser()
@@ -107,11 +108,12 @@ def run(
         progress.compile_seconds += program.seconds
         evaluate = make_evaluation(task, config.eval_batch_size, config.eval_examples)
         train(plan, program, state, progress, data, evaluate, writer, checkpoints, stop)
-    if progress.step < plan.num_steps:
-        print(f"asked to stop at step {progress.step} of {plan.num_steps}; ", end="")
-        print("the same command resumes" if checkpoints else "without checkpoints, all is lost")
-    else:
-        print(_summary(config, progress.line))
+        if progress.step < plan.num_steps:
+            saved = (
+                "saved; the same command resumes" if checkpoints else "not saved: no checkpoints"
+            )
+            print(f"asked to stop at step {progress.step} of {plan.num_steps}; {saved}", flush=True)
+    print(_summary(config, progress.line))
     return progress.line
 
 

@@ -43,6 +43,8 @@ def main(argv: list[str]) -> None:
         experiment.run(_CONFIG.value, _WORKDIR.value, allow_config_changes=_ALLOW.value)
     except (ConfigError, FloatingPointError, ImportError) as error:
         sys.exit(f"isjax: {error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -12,8 +12,10 @@ __all__ = ["asked_to_stop"]
 def asked_to_stop() -> Generator[Callable[[], bool]]:
     """Within it SIGTERM and Ctrl-C do not end the process: the function it yields returns True.
 
-    A second signal acts as if nothing had been caught. Outside of the main thread, where Python
-    can catch no signal, the function returns False for ever.
+    When all is saved and the context is left, the process is to end: SIGTERM raises SystemExit
+    with status 0, Ctrl-C KeyboardInterrupt. A second signal acts at once, as if nothing had been
+    caught. Outside of the main thread, where Python can catch no signal, the function returns
+    False for ever.
     """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -25,7 +27,10 @@ def asked_to_stop() -> Generator[Callable[[], bool]]:
         for number, handler in before.items():
             signal.signal(number, handler)
 
+    caught: list[int] = []
+
     def handle(number: int, frame: object) -> None:
+        caught.append(number)
         stop.set()
         restore()
 
@@ -35,3 +40,5 @@ def asked_to_stop() -> Generator[Callable[[], bool]]:
         yield stop.is_set
     finally:
         restore()
+    if caught:
+        raise KeyboardInterrupt if signal.SIGINT in caught else SystemExit(0)

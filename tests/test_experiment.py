@@ -151,7 +151,8 @@ def test_a_run_stopped_and_resumed_writes_what_a_whole_one_does(
         asked = itertools.count()
         stopping = contextlib.nullcontext(lambda n=number, asked=asked: next(asked) >= n)
         monkeypatch.setattr(experiment, "asked_to_stop", lambda stopping=stopping: stopping)
-        experiment.run(config, tmp_path / "parts", make_dataset())
+        line = experiment.run(config, tmp_path / "parts", make_dataset())
+        assert line["step"] < 60
     monkeypatch.undo()
     experiment.run(config, tmp_path / "parts", make_dataset())
     assert untimed(tmp_path / "whole") == untimed(tmp_path / "parts")

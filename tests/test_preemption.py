@@ -7,21 +7,39 @@ import pytest
 from isjax.preemption import asked_to_stop
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_asks_to_stop_and_a_second_one_acts(number):
+@pytest.fixture(params=[(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
+def case(request):
+    """A signal, the exception it ends in, and a list of the times a handler from before acted."""
     calls = []
+    number, error = request.param
     before = signal.signal(number, lambda *args: calls.append(args))
-    try:
-        with asked_to_stop() as stop:
-            assert not stop()
-            os.kill(os.getpid(), number)
-            assert stop() and not calls
-            os.kill(os.getpid(), number)
-            assert len(calls) == 1 and stop()
+    yield number, error, calls
+    signal.signal(number, before)
+
+
+def test_a_signal_asks_to_stop_and_ends_the_process_when_all_is_done(case):
+    number, error, calls = case
+    with pytest.raises(error) as raised, asked_to_stop() as stop:
+        assert not stop()
         os.kill(os.getpid(), number)
-        assert len(calls) == 2
-    finally:
-        signal.signal(number, before)
+        assert stop() and not calls
+        saved = True
+    assert saved and not getattr(raised.value, "code", 0)
+    os.kill(os.getpid(), number)
+    assert len(calls) == 1, "the handler from before is back"
+
+
+def test_a_second_signal_acts_at_once(case):
+    number, error, calls = case
+    with pytest.raises(error), asked_to_stop() as stop:
+        os.kill(os.getpid(), number)
+        os.kill(os.getpid(), number)
+        assert len(calls) == 1 and stop()
+
+
+def test_without_a_signal_nothing_happens(case):
+    with asked_to_stop() as stop:
+        assert not stop()
 
 
 def test_handlers_are_given_back_after_an_error():

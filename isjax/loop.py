@@ -218,9 +218,10 @@ def train(
                 "look at the data"
             )
         loss = progress.line.get("valid_loss", progress.line["test_loss"])
-        better = loss < progress.best_loss
-        progress.best_loss = min(loss, progress.best_loss)
-        return better
+        if not loss < progress.best_loss:  # worse, or not a number
+            return False
+        progress.best_loss = loss
+        return True
 
     with bar:
         while True:

@@ -1,13 +1,11 @@
-import importlib.util
-import pathlib
-
 import pytest
 from ml_collections import ConfigDict
 
 from isjax import config as configs
+from isjax import networks, schedules, tasks
 from isjax.config import ConfigError
 
-CONFIGS = sorted((pathlib.Path(__file__).parent.parent / "configs").glob("*.py"))
+NAN, INFINITY = float("nan"), float("inf")
 
 
 def with_settings(**settings):
@@ -20,29 +18,43 @@ def test_the_defaults_are_sound():
     configs.check(configs.default_config())
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-def test_every_config_file_is_sound(path):
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    configs.check(module.get_config())
-
-
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
         ({"learning_rat": 0.1}, r"config\.learning_rat is not a setting; did you mean learning_r"),
         ({"method": "lastloss"}, "config.method: lastloss is not a method; did you mean last_loss"),
         ({"method": "xyz"}, "choose from biased_loss, last_loss, learned_loss, uniform"),
-        ({"dataset": "mnist2d"}, "did you mean mnist1d"),
-        ({"network": "HistoryLSTM"}, "not a network; choose from CNN, MLP"),
+        ({"task": "regresion"}, "config.task: regresion is not a task; did you mean regression"),
+        ({"task": "xyz"}, "not a task; choose from classification, language, regression"),
+        ({"network": "HistoryLSTM"}, "not a network; choose from CNN, LSTM, MLP, WideResNet"),
+        ({"network": "WideResnet"}, "not a network; did you mean WideResNet"),
+        ({"network": "max_pool"}, "config.network: max_pool is not a network"),
+        ({"schedule": "cosin"}, "config.schedule: cosin is not a schedule; did you mean cosine"),
+        ({"schedule": "xyz"}, "not a schedule; choose from constant, cosine, step"),
+        ({"augment": ("flop",)}, "config.augment: flop is not an augmentation; did you mean flip"),
+        ({"augment": ("flip", "crop", "xyz")}, "xyz is not an augmentation; choose from crop, fl"),
         ({"optimizer": "sdg"}, "did you mean sgd"),
         ({"pool_size": 100}, "pool_size is 100, smaller than config.batch_size, which is 128"),
         ({"batch_size": 0}, "batch_size is 0; choose at least 1"),
         ({"num_steps": -5}, "num_steps is -5; choose at least 1"),
         ({"num_evals": 0}, "num_evals is 0; choose at least 1"),
+        ({"pool_size": 0, "batch_size": 0}, "pool_size is 0; choose at least 1"),
+        ({"eval_batch_size": 0}, "eval_batch_size is 0; choose at least 1"),
+        ({"log_every": 0}, "log_every is 0; choose at least 1"),
+        ({"eval_examples": -1}, "eval_examples is -1; choose at least 0"),
+        ({"checkpoint_every": -1}, "checkpoint_every is -1; choose at least 0"),
+        ({"steps_per_call": -1}, "steps_per_call is -1; choose at least 0"),
+        ({"weight_decay": -1e-4}, "weight_decay is -0.0001; choose at least 0"),
+        ({"weight_decay": NAN}, "weight_decay is nan; choose at least 0"),
+        ({"clip_norm": -1.0}, "clip_norm is -1.0; choose at least 0"),
+        ({"clip_norm": NAN}, "clip_norm is nan; choose at least 0"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0; choose more than 0"),
-        ({"learning_rate": float("nan")}, "learning_rate is nan"),
+        ({"learning_rate": -0.1}, "learning_rate is -0.1; choose more than 0"),
+        ({"learning_rate": NAN}, "learning_rate is nan"),
+        ({"budget": 0.0}, "budget is 0.0; choose more than 0"),
+        ({"budget": -0.5}, "budget is -0.5; choose more than 0"),
+        ({"budget": NAN}, "budget is nan; choose more than 0"),
+        ({"budget": INFINITY}, "budget is inf"),
     ],
 )
 def test_a_bad_setting_is_named_with_its_remedy(settings, message):
@@ -50,11 +62,137 @@ def test_a_bad_setting_is_named_with_its_remedy(settings, message):
         configs.check(with_settings(**settings))
 
 
-def test_a_missing_setting_is_named():
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"eval_examples": 0, "checkpoint_every": 0, "steps_per_call": 0},
+        {"weight_decay": 0.0, "clip_norm": 0.0},
+        {"batch_size": 1, "pool_size": 1, "num_steps": 1, "num_evals": 1, "eval_batch_size": 1},
+        {"batch_size": 64, "pool_size": 64, "log_every": 1},
+        {"budget": 1e-9, "learning_rate": 1e-9},
+        {"augment": ("crop", "flip", "crop")},
+        {"dataset": "whatever_tensorflow_datasets_has"},  # its builder says whether there is one
+    ],
+    ids=lambda settings: ", ".join(settings),
+)
+def test_settings_at_their_limits_are_sound(settings):
+    configs.check(with_settings(**settings))
+
+
+@pytest.mark.parametrize(
+    ("setting", "names"),
+    [
+        ("task", tasks.__all__),
+        ("network", [name for name in networks.__all__ if name != "HistoryLSTM"]),
+        ("schedule", schedules.__all__),
+    ],
+)
+def test_every_name_there_is_can_be_given(setting, names):
+    assert names
+    for name in names:
+        configs.check(with_settings(**{setting: name}))
+
+
+@pytest.mark.parametrize("setting", configs.default_config())
+def test_a_missing_setting_is_named(setting):
     config = configs.default_config()
-    del config.seed
-    with pytest.raises(ConfigError, match="config lacks seed"):
+    del config[setting]
+    with pytest.raises(ConfigError, match=f"config lacks {setting}; start from isjax.config.def"):
         configs.check(config)
+
+
+def test_all_missing_settings_are_named_at_once():
+    config = configs.default_config()
+    del config.seed, config.budget
+    with pytest.raises(ConfigError, match="config lacks budget, seed; start from"):
+        configs.check(config)
+
+
+def test_defaults_are_made_anew():
+    """Changing one config must not change the next."""
+    configs.default_config().method_options.k = 0.5
+    assert not configs.default_config().method_options
+
+
+# The number of steps.
+
+
+@pytest.mark.parametrize(
+    ("steps", "budget", "want"),
+    [
+        (10_000, 1.0, 10_000),
+        (10_000, 0.5, 5_000),
+        (10_000, 0.7, 7_000),
+        (1000, 0.29, 290),  # 289.99999999999994 as floats go
+        (100, 0.3333, 33),
+        (100, 0.3367, 34),
+        (10, 1e-6, 1),
+        (1, 1.0, 1),
+        (1, 0.1, 1),
+    ],
+)
+def test_a_budget_is_a_share_of_the_steps_and_at_least_one(steps, budget, want):
+    got = configs.num_steps(with_settings(num_steps=steps, budget=budget))
+    assert got == want and type(got) is int
+
+
+# Differences.
+
+
+def test_equal_configs_do_not_differ():
+    one = with_settings(augment=("flip",), method_options={"k": 0.5, "smoothing": 0.1})
+    two = with_settings(method_options={"smoothing": 0.1, "k": 0.5}, augment=("flip",))
+    assert configs.differences(one, two) == configs.differences(one, one) == {}
+
+
+def test_what_differs_is_named_with_both_values():
+    one, two = configs.default_config(), with_settings(seed=3, method="last_loss")
+    assert configs.differences(one, two) == {"method": ("uniform", "last_loss"), "seed": (0, 3)}
+    assert configs.differences(two, one) == {"method": ("last_loss", "uniform"), "seed": (3, 0)}
+
+
+def test_options_are_named_with_a_dot():
+    one = {"seed": 0, "method_options": {"k": 0.5, "a": {"b": {"c": 1, "d": 2}}}}
+    two = {"seed": 0, "method_options": {"k": 0.25, "a": {"b": {"c": 1, "d": 3}}}}
+    want = {"method_options.k": (0.5, 0.25), "method_options.a.b.d": (2, 3)}
+    assert configs.differences(one, two) == want
+    assert list(configs.differences(one, two)) == sorted(want)
+
+
+def test_options_of_config_dicts_are_named_with_a_dot_too():
+    one = with_settings(method_options={"k": 0.5}, network_options={"hidden": (3, 4)})
+    two = with_settings(method_options={"k": 0.25}, network_options={"hidden": [3, 4]})
+    assert configs.differences(one, two) == {"method_options.k": (0.5, 0.25)}
+    assert configs.differences(one.to_dict(), two) == {"method_options.k": (0.5, 0.25)}
+
+
+def test_what_one_lacks_is_none_there():
+    one = {"seed": 1, "method_options": {"k": 0.5}}
+    two = {"num_steps": 9, "method_options": {}}
+    want = {"method_options.k": (0.5, None), "num_steps": (None, 9), "seed": (1, None)}
+    assert configs.differences(one, two) == want
+    assert configs.differences({"method_options": {"k": 0.5}}, {}) == {
+        "method_options.k": (0.5, None)
+    }
+
+
+def test_none_is_not_the_same_as_nothing():
+    """Momentum None is plain SGD; no momentum given means 0.9."""
+    plain, usual = {"optimizer_options": {"momentum": None}}, {"optimizer_options": {}}
+    assert list(configs.differences(plain, usual)) == ["optimizer_options.momentum"]
+    assert list(configs.differences(usual, plain)) == ["optimizer_options.momentum"]
+
+
+def test_tuples_are_the_same_as_lists():
+    """JSON, in which the old config is kept, has no tuples."""
+    one = {"augment": ("flip",), "network_options": {"hidden": (3, 4)}}
+    two = {"augment": ["flip"], "network_options": {"hidden": [3, 4]}}
+    assert configs.differences(one, two) == configs.differences(two, one) == {}
+    two["network_options"]["hidden"] = [4, 3]
+    assert configs.differences(one, two) == {"network_options.hidden": ([3, 4], [4, 3])}
+
+
+# Building what a name stands for.
 
 
 def power(base, exponent=2, scale=1):

@@ -1,4 +1,5 @@
 import contextlib
+import functools
 import itertools
 import json
 
@@ -33,6 +34,14 @@ def make_config(**settings):
 
 def lines_of(workdir, name="metrics.jsonl"):
     return [json.loads(line) for line in (workdir / name).read_text().splitlines()]
+
+
+@contextlib.contextmanager
+def stopped_after(number):
+    """Stands for `asked_to_stop`: it says so when it has been asked `number` times before."""
+    asked = itertools.count()
+    yield lambda: next(asked) >= number
+    raise SystemExit(0)
 
 
 def untimed(workdir):
@@ -148,11 +157,10 @@ def test_a_run_stopped_and_resumed_writes_what_a_whole_one_does(
     config = make_config(method=method, checkpoint_every=25, log_every=7)
     experiment.run(config, tmp_path / "whole", make_dataset())
     for number in stops:
-        asked = itertools.count()
-        stopping = contextlib.nullcontext(lambda n=number, asked=asked: next(asked) >= n)
-        monkeypatch.setattr(experiment, "asked_to_stop", lambda stopping=stopping: stopping)
-        line = experiment.run(config, tmp_path / "parts", make_dataset())
-        assert line["step"] < 60
+        monkeypatch.setattr(experiment, "asked_to_stop", functools.partial(stopped_after, number))
+        with pytest.raises(SystemExit):
+            experiment.run(config, tmp_path / "parts", make_dataset())
+        assert lines_of(tmp_path / "parts")[-1]["step"] < 60
     monkeypatch.undo()
     experiment.run(config, tmp_path / "parts", make_dataset())
     assert untimed(tmp_path / "whole") == untimed(tmp_path / "parts")

@@ -1,0 +1,165 @@
+"""The loop with a step that can be worked out by hand, files and checkpoints recorded in lists."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from isjax import recipes
+from isjax.loop import Plan, Progress, compile_steps, describe, train
+from isjax.training import TrainState, init_train_state
+
+DATA = jnp.arange(5.0)
+
+
+def make_state():
+    sampler = recipes.uniform(batch_size=1)
+    return init_train_state(jax.random.key(0), jnp.zeros(()), optax.identity(), sampler, 5)
+
+
+@jax.jit
+def count(state: TrainState, data):
+    """Adds one to the parameters; the loss of a step is its number."""
+    state = state._replace(step=state.step + 1, params=state.params + 1)
+    return state, {"loss": state.params, "skipped": state.params == 3, "nonfinite": jnp.int32(0)}
+
+
+class Recorder:
+    """Stands for the writer and for the checkpoints."""
+
+    def __init__(self):
+        self.lines = []
+        self.saved = []
+        self.step = None
+
+    def write(self, kind, line):
+        self.lines.append((kind, line))
+
+    def sizes(self):
+        return {"lines": len(self.lines)}
+
+    def save(self, state, progress, loss=math.inf):
+        self.step = int(state.step)
+        self.saved.append((self.step, loss))
+        assert progress["step"] == self.step
+        assert progress["files"] == {"lines": len(self.lines)}
+
+
+def run(plan, steps_per_call=1, evaluate=None, stop=lambda: False, progress=None, state=None):
+    state = make_state() if state is None else state
+    program = compile_steps(count, state, DATA, steps_per_call)
+    recorder, progress = Recorder(), progress or Progress()
+    evaluate = evaluate or (lambda state: {"train_loss": 1.0, "test_loss": float(state.params)})
+    train(plan, program, state, progress, DATA, evaluate, recorder, recorder, stop)
+    return recorder, progress
+
+
+def make_plan(**settings):
+    plan = Plan(12, 3, log_every=5, checkpoint_every=6, examples_forward=7, examples_backward=2)
+    return plan._replace(**settings)
+
+
+@pytest.mark.parametrize("steps_per_call", [1, 2, 5, 100])
+def test_what_is_written_and_saved_when(steps_per_call):
+    recorder, progress = run(make_plan(), steps_per_call)
+    lines = [(kind, line["step"]) for kind, line in recorder.lines]
+    assert sorted(lines) == [
+        *[("evaluation", step) for step in (0, 4, 8, 12)],
+        *[("training", step) for step in (5, 10)],
+    ]
+    written = {(kind, line["step"]): line for kind, line in recorder.lines}
+    assert written["training", 5]["loss"] == 3 and written["training", 10]["loss"] == 8
+    assert written["evaluation", 4]["loss"] == 2.5 and written["evaluation", 8]["loss"] == 6.5
+    assert [written["evaluation", step]["skipped"] for step in (0, 4, 12)] == [0, 1, 1]
+    assert written["evaluation", 8]["examples_forward"] == 56
+    assert written["evaluation", 8]["examples_backward"] == 16
+    # At 0 because it is the best so far, at 6 because it is due, at 12 because it is the end.
+    assert recorder.saved == [(0, 0.0), (6, math.inf), (12, math.inf)]
+    assert progress.step == 12 and progress.line == written["evaluation", 12]
+
+
+def test_the_best_is_saved_by_the_valid_loss_where_there_is_one():
+    losses = iter([3.0, 1.0, 2.0, 0.5])
+    evaluate = lambda state: {"train_loss": 0.0, "test_loss": 0.0, "valid_loss": next(losses)}  # noqa: E731
+    recorder, _ = run(make_plan(checkpoint_every=100), evaluate=evaluate)
+    assert recorder.saved == [(0, 3.0), (4, 1.0), (12, 0.5)]
+
+
+def test_a_loss_that_is_not_a_number_is_never_the_best():
+    losses = iter([math.nan, 1.0, math.nan, 0.5])
+    evaluate = lambda state: {"train_loss": 0.0, "test_loss": next(losses)}  # noqa: E731
+    recorder, _ = run(make_plan(), evaluate=evaluate)
+    assert [step for step, loss in recorder.saved if loss < math.inf] == [4, 12]
+
+
+def test_asked_to_stop_it_saves_where_it_is():
+    answers = iter([False] * 4 + [True] * 99)
+    recorder, progress = run(make_plan(), stop=lambda: next(answers))
+    assert recorder.saved[-1][0] == progress.step == 3
+
+
+def test_metrics_are_fetched_while_the_next_call_runs(monkeypatch):
+    """When the metrics of a call are fetched, the next one has been dispatched."""
+    state = make_state()
+    program = compile_steps(count, state, DATA, 1)
+    events = []
+
+    def dispatch(*args):
+        events.append("dispatch")
+        return program.run(*args)
+
+    fetch = jax.device_get
+    monkeypatch.setattr(jax, "device_get", lambda x: (events.append("fetch"), fetch(x))[1])
+    recorder, plan = Recorder(), make_plan(num_steps=4, num_evals=1, checkpoint_every=0)
+    evaluate = lambda state: {"train_loss": 0.0, "test_loss": 0.0}  # noqa: E731
+    train(
+        plan,
+        program._replace(run=dispatch),
+        state,
+        Progress(),
+        DATA,
+        evaluate,
+        recorder,
+        None,
+        lambda: False,
+    )
+    assert events == ["dispatch"] * 2 + ["fetch", "dispatch"] * 2 + ["fetch"] * 2
+
+
+def test_no_hidden_transfer_in_the_loop():
+    data = jax.device_put(np.arange(5.0, dtype=np.float32))
+    state = make_state()
+    program = compile_steps(count, state, data, 3)
+    recorder = Recorder()
+    evaluate = lambda state: {"train_loss": 0.0, "test_loss": 0.0}  # noqa: E731
+    with jax.transfer_guard("disallow"):
+        train(
+            make_plan(checkpoint_every=0),
+            program,
+            state,
+            Progress(),
+            data,
+            evaluate,
+            recorder,
+            None,
+            lambda: False,
+        )
+    assert len(recorder.lines) == 6
+
+
+def test_the_plans_evaluations_are_evenly_spaced():
+    assert make_plan(num_steps=10, num_evals=4).evaluations() == [0, 2, 5, 8, 10]
+    assert make_plan(num_steps=2, num_evals=20).evaluations() == [0, 1, 2]
+    assert make_plan(num_steps=1, num_evals=1).evaluations() == [0, 1]
+
+
+def test_nan_is_shown_in_words():
+    line = {"train_loss": 0.5, "test_loss": 1.0, "nonfinite": 3, "skipped": 2}
+    assert describe(line) == (
+        "train loss 0.5000, test loss 1.0000, NOT FINITE: 3 losses, 2 steps skipped"
+    )
+    line |= {"test_perplexity": 2.7183, "nonfinite": 0, "skipped": 0}
+    assert describe(line) == "train loss 0.5000, test loss 1.0000, test perplexity 2.7183"

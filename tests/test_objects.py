@@ -1,0 +1,442 @@
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from isjax import augmentations, data, networks, objects, recipes, tasks
+from isjax.config import ConfigError, default_config
+from isjax.dataset import from_arrays
+from isjax.tasks import Task
+
+KEY = jax.random.key(0)
+
+
+def make_config(**settings):
+    config = default_config()
+    config.update({"network": "MLP", "network_options": {"hidden": (4,)}, "num_steps": 60})
+    config.update({"batch_size": 16, "pool_size": 32, "learning_rate": 0.1} | settings)
+    return config
+
+
+def make_classes(size=40):
+    x = np.random.default_rng(0).normal(size=(size, 8)).astype(np.float32)
+    part = {"x": x, "label": x[:, :3].argmax(axis=1).astype(np.int32)}
+    return from_arrays(part, {name: value[-20:] for name, value in part.items()}, 3)
+
+
+def make_words(windows):
+    tokens = np.random.default_rng(0).integers(0, 4, (12, 6)).astype(np.int32)
+    part = {"x": tokens[:, :-1], "y": tokens[:, 1:] if windows else tokens[:, -1]}
+    return from_arrays(part, part, vocabulary=("a", "b", "c", "d"))
+
+
+def make_numbers():
+    x = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)
+    return from_arrays(*[{"x": x, "y": x[:, :2]}] * 2)
+
+
+# The optimiser, against itself written out in NumPy, float64.
+
+GRADIENTS = 5
+
+
+def parameters():
+    rng = np.random.default_rng(0)
+    shapes = {"kernel": (3, 2), "bias": (2,), "scale": (), "filter": (2, 1, 2, 2)}
+    return {name: np.float32(rng.normal(size=shape)) for name, shape in shapes.items()}
+
+
+def gradients():
+    rng = np.random.default_rng(1)
+    return [
+        {name: np.float32(size * rng.normal(size=x.shape)) for name, x in parameters().items()}
+        for size in np.linspace(0.01, 2.0, GRADIENTS)  # the first are not clipped
+    ]
+
+
+def updated(config, grads=None):
+    """The parameters after a step for each gradient."""
+    tx = objects.make_optimizer(config)
+    params = jax.tree.map(jnp.asarray, parameters())
+    state, update = tx.init(params), jax.jit(tx.update)
+    for grad in gradients() if grads is None else grads:
+        updates, state = update(grad, state, params)
+        params = optax.apply_updates(params, updates)
+    return params
+
+
+def clipped(grads, limit):
+    """The whole gradient scaled to the norm `limit` where it is longer."""
+    norm = math.sqrt(sum(np.sum(np.square(g)) for g in grads.values()))
+    factor = min(1.0, limit / norm) if limit else 1.0
+    return {name: factor * g for name, g in grads.items()}
+
+
+def cosine(config, step):
+    num_steps = round(config.num_steps * config.budget)
+    return config.learning_rate * (1 + math.cos(math.pi * min(step / num_steps, 1))) / 2
+
+
+def as_float64(tree):
+    return {name: np.asarray(value, np.float64) for name, value in tree.items()}
+
+
+def sgd_by_hand(config, momentum):
+    weights = as_float64(parameters())
+    velocity = {name: np.zeros_like(w) for name, w in weights.items()}
+    for step, grads in enumerate(gradients()):
+        grads = clipped(as_float64(grads), config.clip_norm)
+        for name, w in weights.items():
+            grad = grads[name] + (config.weight_decay * w if w.ndim > 1 else 0.0)
+            velocity[name] = momentum * velocity[name] + grad
+            weights[name] = w - cosine(config, step) * velocity[name]
+    return weights
+
+
+def adam_by_hand(config, decoupled):
+    weights = as_float64(parameters())
+    first = {name: np.zeros_like(w) for name, w in weights.items()}
+    second = {name: np.zeros_like(w) for name, w in weights.items()}
+    for step, grads in enumerate(gradients()):
+        grads = clipped(as_float64(grads), config.clip_norm)
+        for name, w in weights.items():
+            decay = config.weight_decay * w if w.ndim > 1 else 0.0
+            grad = grads[name] + (0.0 if decoupled else decay)
+            first[name] = 0.9 * first[name] + 0.1 * grad
+            second[name] = 0.999 * second[name] + 0.001 * grad**2
+            mean, square = first[name] / (1 - 0.9 ** (step + 1)), second[name]
+            direction = mean / (np.sqrt(square / (1 - 0.999 ** (step + 1))) + 1e-8)
+            direction = direction + (decay if decoupled else 0.0)
+            weights[name] = w - cosine(config, step) * direction
+    return weights
+
+
+def assert_same(params, expected, atol=1e-6):
+    for name, value in expected.items():
+        np.testing.assert_allclose(params[name], value, rtol=2e-5, atol=atol, err_msg=name)
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 1.0])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.2])
+@pytest.mark.parametrize(
+    ("options", "momentum"),
+    [({}, 0.9), ({"momentum": None}, 0.0), ({"momentum": 0.5}, 0.5)],
+    ids=["default momentum", "none", "half"],
+)
+def test_sgd_clips_then_decays_then_has_momentum(clip_norm, weight_decay, options, momentum):
+    """Weight decay is L2, of what has two axes or more; it is neither clipped nor left out of m."""
+    config = make_config(clip_norm=clip_norm, weight_decay=weight_decay, num_steps=8)
+    config.optimizer_options = options
+    assert_same(updated(config), sgd_by_hand(config, momentum))
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 1.0])
+@pytest.mark.parametrize("weight_decay", [0.0, 0.2])
+@pytest.mark.parametrize("optimizer", ["adam", "adamw"])
+def test_weight_decay_is_decoupled_where_the_optimiser_has_its_own(
+    optimizer, weight_decay, clip_norm
+):
+    config = make_config(optimizer=optimizer, weight_decay=weight_decay, clip_norm=clip_norm)
+    config.num_steps = 8
+    expected = adam_by_hand(config, decoupled=optimizer == "adamw")
+    assert_same(updated(config), expected, atol=2e-5)  # 1 - 0.999 in float32
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "nadamw", "lion", "adan"])
+def test_without_weight_decay_nothing_pulls_at_the_weights(optimizer):
+    """Nor does what an optimiser decays by default, such as 1e-4 of adamw."""
+    zero = [jax.tree.map(np.zeros_like, parameters())] * 3
+    assert_same(updated(make_config(optimizer=optimizer), zero), parameters())
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "nadamw", "lion", "adan"])
+def test_decoupled_weight_decay_spares_biases_and_scales(optimizer):
+    config = make_config(optimizer=optimizer, weight_decay=0.5, schedule="constant")
+    zero = [jax.tree.map(np.zeros_like, parameters())]
+    expected = {
+        name: value * (1 - 0.1 * 0.5) if value.ndim > 1 else value
+        for name, value in as_float64(parameters()).items()
+    }
+    assert_same(updated(config, zero), expected)
+
+
+def rates(config, number):
+    """The learning rate of each step: what plain SGD subtracts for a gradient of one."""
+    config.optimizer, config.optimizer_options = "sgd", {"momentum": None}
+    tx = objects.make_optimizer(config)
+    one = jnp.ones(())
+    update, state, sizes = jax.jit(tx.update), tx.init(one), []
+    for _ in range(number):
+        change, state = update(one, state, one)
+        sizes.append(-float(change))
+    return np.array(sizes)
+
+
+def test_the_learning_rate_decays_to_zero():
+    expected = 0.05 * (1 + np.cos(np.pi * np.arange(5) / 4))
+    np.testing.assert_allclose(rates(make_config(num_steps=4), 5), expected, atol=1e-7)
+
+
+@pytest.mark.parametrize(("budget", "steps"), [(0.5, 10), (0.25, 5), (1.0, 20), (0.12, 2)])
+def test_the_schedule_is_over_when_the_budget_is(budget, steps):
+    got = rates(make_config(num_steps=20, budget=budget), 22)
+    share = np.minimum(np.arange(22) / steps, 1.0)
+    np.testing.assert_allclose(got, 0.05 * (1 + np.cos(np.pi * share)), atol=1e-7)
+    assert got[steps - 1] > 1e-4 and np.all(np.abs(got[steps:]) < 1e-8)
+
+
+def test_a_schedule_gets_its_options():
+    config = make_config(num_steps=40, budget=0.5, schedule="step")
+    config.schedule_options = {"warmup": 0.2, "boundaries": (0.5,), "factor": 0.1}
+    expected = 0.1 * np.array([0.0, 0.25, 0.5, 0.75] + [1.0] * 6 + [0.1] * 12)
+    np.testing.assert_allclose(rates(config, 22), expected, rtol=1e-6)
+    config = make_config(num_steps=40, schedule="constant")
+    np.testing.assert_allclose(rates(config, 3), 0.1, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"optimizer_options": {"momentun": 0.9}}, "momentun is not an option; did you mean mome"),
+        ({"optimizer_options": {"learning_rate": 1.0}}, "learning_rate is decided by the run"),
+        (
+            {"optimizer": "adamw", "optimizer_options": {"weight_decay": 0.1}},
+            r"optimizer_options\.weight_decay is decided by the run",
+        ),
+        ({"schedule_options": {"warmpu": 0.1}}, "warmpu is not an option; did you mean warmup"),
+        ({"schedule_options": {"warmup": 2.0}}, r"config\.schedule_options: warmup: 2.0 is no sh"),
+        ({"schedule_options": {"num_steps": 9}}, r"schedule_options\.num_steps is decided by the"),
+        ({"schedule_options": {"factor": 0.1}}, "factor is not an option"),  # of cosine
+    ],
+)
+def test_a_bad_option_of_the_optimiser_is_named(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        objects.make_optimizer(make_config(**settings))
+
+
+# The task.
+
+
+@pytest.fixture
+def network_given(monkeypatch):
+    """What the network CNN is made from."""
+    given = {}
+
+    def network(outputs, every_position=None, channels=7):
+        given.update(outputs=outputs, every_position=every_position, channels=channels)
+        return networks.MLP(outputs)
+
+    monkeypatch.setattr(networks, "CNN", network)
+    return given
+
+
+@pytest.mark.parametrize(
+    ("task", "dataset", "outputs", "every_position"),
+    [
+        ("classification", make_classes(), 3, False),
+        ("language", make_words(windows=True), 4, True),
+        ("language", make_words(windows=False), 4, False),
+        ("regression", make_numbers(), 2, False),
+    ],
+    ids=["classification", "windows", "next word", "regression"],
+)
+def test_a_network_fits_its_task(network_given, task, dataset, outputs, every_position):
+    config = make_config(task=task, network="CNN")
+    config.network_options = {"channels": 9}
+    made = objects.make_task(config, dataset)
+    wanted = {"outputs": outputs, "every_position": every_position, "channels": 9}
+    assert network_given == wanted
+    assert isinstance(made, Task) and made.dataset is dataset
+
+
+@pytest.mark.parametrize("windows", [True, False])
+def test_an_lstm_predicts_after_every_token_or_after_the_last(windows):
+    config = make_config(task="language", network="LSTM")
+    config.network_options = {"features": 3, "layers": 1, "embedding": 2}
+    task = objects.make_task(config, make_words(windows))
+    params, model_state = jax.eval_shape(task.init, KEY)
+    scores = jax.eval_shape(task.score_fn, params, model_state, task.dataset.train)
+    assert scores.shape == (12,) and task.initial_loss == math.log(4)
+
+
+def test_a_task_is_what_its_name_says():
+    dataset, config = make_classes(), make_config()
+    task = objects.make_task(config, dataset)
+    params, model_state = jax.jit(task.init)(KEY)
+    by_hand = tasks.classification(dataset, networks.MLP(3, hidden=(4,)))
+    np.testing.assert_array_equal(
+        task.score_fn(params, model_state, dataset.test),
+        by_hand.score_fn(params, model_state, dataset.test),
+    )
+
+
+@pytest.mark.parametrize(("data_dir", "passed"), [("", None), ("/some/where", "/some/where")])
+def test_a_data_set_is_made_from_its_folder_and_options(monkeypatch, data_dir, passed):
+    given = []
+
+    def build(data_dir="unset", number=1):
+        given.append((data_dir, number))
+        return make_classes()
+
+    monkeypatch.setattr(data, "builder", {"mine": build}.get)
+    config = make_config(dataset="mine", data_dir=data_dir, dataset_options={"number": 5})
+    assert objects.make_task(config).dataset.num_classes == 3
+    assert given == [(passed, 5)]
+
+
+def test_a_data_set_that_is_generated_needs_no_folder():
+    config = make_config(task="regression", dataset="friedman", data_dir="/nowhere")
+    config.dataset_options = {"num_train": 5, "num_test": 3, "seed": 4}
+    dataset, wanted = objects.make_task(config).dataset, data.friedman(5, 3, seed=4)
+    jax.tree.map(np.testing.assert_array_equal, dataset.train, wanted.train)
+
+
+def test_a_data_set_that_is_given_is_not_made(monkeypatch):
+    monkeypatch.setattr(data, "builder", None)
+    dataset = make_classes()
+    assert objects.make_task(make_config(dataset="nowhere"), dataset).dataset is dataset
+
+
+@pytest.mark.parametrize("names", [(), ("flip",), ("crop", "flip"), ("flip", "crop")])
+def test_augmentations_are_passed_by_name_in_order(monkeypatch, names):
+    given = []
+    monkeypatch.setattr(tasks, "classification", lambda *arguments: given.append(arguments))
+    config, dataset = make_config(augment=names), make_classes()
+    objects.make_task(config, dataset)
+    assert given[0][0] is dataset and given[0][1] == networks.MLP(3, hidden=(4,))
+    assert list(given[0][2]) == [getattr(augmentations, name) for name in names]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"network_options": {"hiden": (3,)}}, "hiden is not an option; did you mean hidden"),
+        ({"network_options": {"outputs": 4}}, r"network_options\.outputs is decided by the run"),
+        ({"dataset": "friedman", "dataset_options": {"nois": 1.0}}, "nois .* did you mean noise"),
+        ({"dataset": "friedman", "dataset_options": {"noise": -1.0}}, "noise = -1.0; choose a fin"),
+        ({"dataset": "ptb"}, r"config\.dataset_options: ptb: no data_dir given"),
+        ({"dataset": "ptb", "dataset_options": {"data_dir": "x"}}, "data_dir is decided by the r"),
+        ({"dataset": "mnist2d"}, r"config\..*no data set mnist2d; did you mean .*mnist1d"),
+    ],
+)
+def test_a_bad_option_of_the_task_is_named(settings, message):
+    with pytest.raises(ConfigError, match=message):
+        objects.make_task(make_config(**settings))
+
+
+# The sampler.
+
+
+@pytest.fixture
+def sampler_given(monkeypatch):
+    """What the method last_loss is made from."""
+    given = {}
+
+    def recipe(*, batch_size, loss_fn, num_classes, label_fn, initial_loss=1.0, k=0.5):
+        given.update(locals())
+        return recipes.uniform(batch_size=batch_size)
+
+    monkeypatch.setattr(recipes, "last_loss", recipe)
+    return given
+
+
+def test_the_sampler_gets_what_the_task_knows(sampler_given):
+    config = make_config(method="last_loss", method_options={"k": 0.25})
+    task = objects.make_task(config, make_classes())
+    objects.make_sampler(config, task)
+    assert (sampler_given["batch_size"], sampler_given["k"]) == (16, 0.25)
+    assert sampler_given["num_classes"] == 3 and sampler_given["label_fn"] is task.label_fn
+    assert sampler_given["initial_loss"] == math.log(3)
+    params, _ = jax.jit(task.init)(KEY)
+    batch = task.dataset.test
+    np.testing.assert_array_equal(
+        sampler_given["loss_fn"](params, batch), task.score_fn(params, None, batch)
+    )
+
+
+@pytest.mark.parametrize(
+    ("task", "dataset", "initial_loss"),
+    [
+        ("language", make_words(windows=True), math.log(4)),
+        ("regression", make_numbers(), np.var(make_numbers().train["y"].astype(float), 0).mean()),
+    ],
+    ids=["language", "regression"],
+)
+def test_without_classes_the_sampler_gets_none(sampler_given, task, dataset, initial_loss):
+    config = make_config(method="last_loss", task=task)
+    objects.make_sampler(config, objects.make_task(config, dataset))
+    assert sampler_given["num_classes"] is None and sampler_given["label_fn"] is None
+    assert sampler_given["initial_loss"] == pytest.approx(initial_loss, rel=1e-9)
+
+
+def test_the_initial_loss_can_be_given(sampler_given):
+    config = make_config(method="last_loss", method_options={"initial_loss": 0.7})
+    objects.make_sampler(config, objects.make_task(config, make_classes()))
+    assert sampler_given["initial_loss"] == 0.7
+
+
+@pytest.mark.parametrize("method", ["last_loss", "learned_loss"])
+@pytest.mark.parametrize("given", [None, 0.7])
+def test_an_unseen_example_is_thought_to_lose_the_initial_loss(method, given):
+    config = make_config(method=method, task="regression")
+    config.method_options = {} if given is None else {"initial_loss": given}
+    task = objects.make_task(config, make_numbers())
+    sampler = objects.make_sampler(config, task)
+    losses = jax.jit(lambda: sampler.init(KEY, 12).buffer.losses)()
+    np.testing.assert_allclose(losses, given or task.initial_loss, rtol=1e-6)
+
+
+class Stateful(nn.Module):
+    """What dropout and the statistics of the batch would change."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        x = nn.BatchNorm(use_running_average=not train)(x)
+        return nn.Dense(3)(nn.Dropout(0.5, deterministic=not train)(x))
+
+
+@pytest.mark.parametrize("stateful", [True, False])
+def test_a_pool_is_scored_in_evaluation_mode(stateful):
+    """Of a network with state the sampler is given the pair of params and state."""
+    network = Stateful() if stateful else networks.MLP(3, hidden=(4,))
+    config, task = make_config(method="biased_loss"), tasks.classification(make_classes(), network)
+    params, model_state = jax.jit(task.init)(KEY)
+    if stateful:
+        model_state = jax.tree.map(lambda x: x + 0.5, model_state)
+    sampler = objects.make_sampler(config, task, model_state)
+    pool = jax.tree.map(jnp.asarray, task.dataset.train)
+    variables = (params, model_state) if stateful else params
+    state = jax.jit(sampler.init, static_argnums=1)(KEY, 40)
+    draw, _ = jax.jit(sampler.sample)(KEY, state, jnp.arange(40), pool, variables)
+    scores = np.asarray(task.score_fn(params, model_state, pool))
+    np.testing.assert_allclose(draw.scores, scores[draw.index], rtol=1e-5)
+    assert draw.ids.shape == (16,)
+
+
+@pytest.mark.parametrize("method", recipes.__all__)
+def test_every_method_can_be_made_for_every_kind_of_task(method):
+    for name, dataset in (("classification", make_classes()), ("regression", make_numbers())):
+        config = make_config(method=method, task=name)
+        sampler = objects.make_sampler(config, objects.make_task(config, dataset))
+        assert jax.eval_shape(lambda key, s=sampler: s.init(key, 12), KEY).step.shape == ()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "last_loss", "method_options": {"kk": 1.0}}, "kk is not an option"),
+        ({"method": "last_loss", "method_options": {"k": 2.0}}, "k is 2.0; choose k <= 1"),
+        ({"method": "uniform", "method_options": {"k": 0.5}}, "k is not an option"),
+        ({"method_options": {"batch_size": 9}}, "batch_size is decided by the run"),
+        ({"method": "learned_loss", "method_options": {"num_classes": 9}}, "num_classes is decid"),
+        ({"method": "learned_loss", "method_options": {"history": 0}}, "history is 0; a network"),
+    ],
+)
+def test_a_bad_option_of_the_method_is_named(settings, message):
+    config = make_config(**settings)
+    with pytest.raises(ConfigError, match=message):
+        objects.make_sampler(config, objects.make_task(config, make_classes()))

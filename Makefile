@@ -31,10 +31,10 @@ demo: $(STAMP)  ## Train each method on MNIST-1D and compare them (SEEDS="0 1 2"
 	done; done
 	$(BIN)/python -m isjax.report runs/demo
 
-test: $(STAMP)  ## Run the tests that are not slow
-	$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+test: $(STAMP)  ## Run the tests that are quick and need no data
+	$(BIN)/python -m pytest -m "not slow and not data" $(PYTEST_ARGS)
 
-test-all: $(STAMP)  ## Run every test
+test-all: $(STAMP)  ## Run every test; ISJAX_DATA_DIR names the data (see .ci/prepare_data)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 lint: $(STAMP)  ## Check style and formatting

@@ -19,10 +19,15 @@ CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 METHODS = ("uniform", "last_loss", "learned_loss", "biased_loss")
 BUDGETS = (1.0, 0.7, 0.5)
 POOL = {"biased_loss": 256}  # the main model scores it; the others choose from 1024
-SMALL = {
-    "fashion_mnist": {"num_steps": 2000},
-    "cifar10": {"num_steps": 1500, "network_options.channels": (16, 32)},
-    "tiny_shakespeare": {"num_steps": 1000, "batch_size": 32, "dataset_options": {"length": 32}},
+SMALL = {  # evaluated on a sample, or evaluation would take longer than training
+    "fashion_mnist": {"num_steps": 2000, "eval_examples": 5000},
+    "cifar10": {"num_steps": 1500, "eval_examples": 5000, "network_options.channels": (16, 32)},
+    "tiny_shakespeare": {
+        "num_steps": 1000,
+        "batch_size": 32,
+        "dataset_options": {"length": 32},
+        "eval_examples": 1000,
+    },
 }
 
 
@@ -39,7 +44,7 @@ def make_config(args, method, budget, seed):
     config.data_dir = args.data_dir
     config.method, config.budget, config.seed = method, budget, seed
     config.pool_size = POOL.get(method, 1024)
-    config.num_evals, config.eval_examples = 10, 5000  # or evaluation takes as long as training
+    config.num_evals = 10
     return config
 
 

@@ -3,8 +3,9 @@
 python -m isjax.main --config=configs/cifar100.py --config.data_dir=DATA --workdir=DIR
 
 DATA is where tensorflow-datasets keeps what it has prepared; left out, its own default. For a wide
-ResNet 28-2, which wants a GPU: --config.network=WideResNet --config.learning_rate=0.1
---config.weight_decay=5e-4 --config.num_steps=78_000 (200 epochs of batches of 128).
+ResNet 28-2, which wants a GPU: --config.network=WideResNet --config.network_options={}
+--config.learning_rate=0.1 --config.weight_decay=5e-4 --config.num_steps=78_000
+(200 epochs of batches of 128).
 """
 
 from isjax.config import default_config

@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -25,6 +26,9 @@ _LEAST = {
     "weight_decay": 0,
     "clip_norm": 0,
 }
+
+
+Config = ConfigDict | Mapping[str, Any]
 
 
 class ConfigError(ValueError):
@@ -77,20 +81,23 @@ def num_steps(config: ConfigDict) -> int:
     return max(1, round(config.num_steps * config.budget))
 
 
-def differences(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+def differences(one: Config, other: Config) -> dict[str, tuple[Any, Any]]:
     """The settings in which two configs differ, by dotted name, with both values.
 
-    A setting that one of them lacks is `None` there.
+    A setting that one of them lacks has `None` there; lists and tuples of the same are the same.
     """
     one, other = _flat(one), _flat(other)
-    pairs = {name: (one.get(name), other.get(name)) for name in sorted(one.keys() | other.keys())}
-    return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
+    return {
+        name: (one.get(name), other.get(name))
+        for name in sorted(one.keys() | other.keys())
+        if (name in one) != (name in other) or one[name] != other[name]
+    }
 
 
-def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flat(config: Config, prefix: str = "") -> dict[str, Any]:
     flat = {}
     for name, value in config.items():
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping | ConfigDict):
             flat |= _flat(value, f"{prefix}{name}.")
         else:
             flat[prefix + name] = list(value) if isinstance(value, tuple) else value
@@ -122,16 +129,22 @@ def check(config: ConfigDict) -> None:
     for name in config.augment:
         _check_name(name, augmentations.__all__, "an augmentation", prefix="config.augment: ")
     for setting, least in _LEAST.items():
-        if not config[setting] >= least:
+        if not least <= config[setting] < math.inf:
             raise ConfigError(f"config.{setting} is {config[setting]}; choose at least {least}")
     if config.pool_size < config.batch_size:
         raise ConfigError(
             f"config.pool_size is {config.pool_size}, smaller than config.batch_size, which is "
             f"{config.batch_size}; enlarge the pool or shrink the batch"
         )
-    for setting in ("learning_rate", "budget"):
-        if not config[setting] > 0:
-            raise ConfigError(f"config.{setting} is {config[setting]}; choose more than 0")
+    if "learning_rate" not in inspect.signature(getattr(optax, config.optimizer)).parameters:
+        raise ConfigError(
+            f"config.optimizer: optax.{config.optimizer} takes no learning_rate; choose an "
+            "optimiser, such as sgd or adam"
+        )
+    if not 0 < config.learning_rate < math.inf:
+        raise ConfigError(f"config.learning_rate is {config.learning_rate}; choose more than 0")
+    if not 0 < config.budget <= 1:
+        raise ConfigError(f"config.budget is {config.budget}; choose a share above 0, at most 1")
 
 
 def build(

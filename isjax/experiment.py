@@ -16,7 +16,7 @@ from isjax.config import ConfigError, check, differences, num_steps
 from isjax.dataset import Dataset
 from isjax.evaluation import make_evaluation
 from isjax.loop import Plan, Progress, compile_steps, describe, train
-from isjax.objects import make_optimizer, make_sampler, make_task
+from isjax.objects import check_task, make_optimizer, make_sampler, make_task
 from isjax.preemption import asked_to_stop
 from isjax.tasks import Task
 from isjax.training import TrainState, init_train_state, make_train_step, num_examples
@@ -75,6 +75,7 @@ def run(
     workdir = pathlib.Path(workdir).expanduser()
     _check_workdir(config, workdir, allow_config_changes)
     task = task or make_task(config, dataset)
+    check_task(task)
     size = num_examples(task.dataset.train)
     if config.pool_size > size:
         raise ConfigError(

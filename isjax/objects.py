@@ -3,17 +3,19 @@
 import inspect
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
+from flax.errors import FlaxError
 from ml_collections import ConfigDict
 
 from isjax import augmentations, data, networks, recipes, schedules, tasks
 from isjax.base import PyTree, Sampler
-from isjax.config import build, num_steps
+from isjax.config import ConfigError, build, num_steps
 from isjax.dataset import Dataset
-from isjax.tasks import Task, num_outputs
+from isjax.tasks import Task, num_outputs, predicts_every_token
 
-__all__ = ["make_optimizer", "make_sampler", "make_task"]
+__all__ = ["check_task", "make_optimizer", "make_sampler", "make_task"]
 
 
 def make_task(config: ConfigDict, dataset: Dataset | None = None) -> Task:
@@ -25,17 +27,37 @@ def make_task(config: ConfigDict, dataset: Dataset | None = None) -> Task:
             config.dataset_options,
             fixed={"data_dir": config.data_dir or None},
         )
-    network = build(
-        "network_options",
-        getattr(networks, config.network),
-        config.network_options,
-        fixed={
-            "outputs": num_outputs(dataset),
-            "every_position": config.task == "language" and np.ndim(dataset.train["y"]) > 1,
-        },
-    )
-    augment = [getattr(augmentations, name) for name in config.augment]
-    return getattr(tasks, config.task)(dataset, network, augment)
+    try:
+        outputs = num_outputs(dataset)
+        every_position = config.task == "language" and predicts_every_token(dataset)
+        network = build(
+            "network_options",
+            getattr(networks, config.network),
+            config.network_options,
+            fixed={"outputs": outputs, "every_position": every_position},
+        )
+        augment = [getattr(augmentations, name) for name in config.augment]
+        return getattr(tasks, config.task)(dataset, network, augment)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"config.task is {config.task}: {error}") from error
+
+
+def check_task(task: Task) -> None:
+    """Refuses a network, augmentation or loss that cannot take the data; nothing is computed.
+
+    Raises:
+        ConfigError: with what it says of two training examples.
+    """
+    batch = jax.tree.map(lambda x: jnp.asarray(x[:2]), task.dataset.train)
+    try:
+        jax.eval_shape(lambda key: task.loss_fn(*task.init(key), batch, key), jax.random.key(0))
+    except (FlaxError, LookupError, TypeError, ValueError) as error:
+        shapes = jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", batch)
+        raise ConfigError(
+            f"network and augmentations of the task cannot take its data, such as {shapes}: {error}"
+        ) from error
 
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
@@ -67,7 +89,16 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
             defaults={"momentum": 0.9},
         )
     )
-    return optax.chain(*parts)
+    tx = optax.chain(*parts)
+    try:
+        params = {"kernel": jnp.zeros((2, 2))}
+        jax.eval_shape(lambda: tx.update(params, tx.init(params), params))
+    except TypeError as error:
+        raise ConfigError(
+            f"config.optimizer: {config.optimizer} does not go by gradients and a schedule alone "
+            f"({error}); choose another, such as sgd or adam"
+        ) from error
+    return tx
 
 
 def make_sampler(config: ConfigDict, task: Task, model_state: PyTree = None) -> Sampler:

@@ -47,10 +47,31 @@ class Task(NamedTuple):
 
 
 def num_outputs(dataset: Dataset) -> int:
-    """What a network must return for each prediction: classes, words, or numbers to predict."""
+    """What a network must return for each prediction: classes, tokens, or numbers to predict.
+
+    Raises:
+        ValueError: if the data set has tokens, but no vocabulary.
+    """
     if dataset.num_classes is not None:
         return dataset.num_classes
-    return len(dataset.vocabulary) if dataset.vocabulary else np.shape(dataset.train["y"])[-1]
+    if dataset.vocabulary is not None:
+        return len(dataset.vocabulary)
+    target = _target("num_outputs", dataset, "y")
+    if np.ndim(target) != 2 or not np.issubdtype(target.dtype, np.floating):
+        raise ValueError(
+            f'"y" is {target.dtype} of shape {np.shape(target)}; numbers to predict are floating '
+            "point, of shape [N, numbers], and tokens need a vocabulary in the data set"
+        )
+    return np.shape(target)[-1]
+
+
+def predicts_every_token(dataset: Dataset) -> bool:
+    """Whether a language model is to predict after each token, not only after the last.
+
+    Raises:
+        ValueError: if the data set has no tokens to predict.
+    """
+    return np.ndim(_target("language", dataset, "y")) > 1
 
 
 def classification(
@@ -70,6 +91,7 @@ def classification(
         loss = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
         return {"loss": loss, "accuracy": jnp.argmax(logits, axis=-1) == batch["label"]}
 
+    _target("classification", dataset, "label")
     return _supervised(dataset, network, metrics, augment)._replace(
         initial_loss=math.log(num_outputs(dataset)), label_fn=lambda batch: batch["label"]
     )
@@ -88,6 +110,8 @@ def language(dataset: Dataset, network: nn.Module, augment: Sequence[Augmentatio
     def metrics(logits: Array, batch: Batch) -> dict[str, Array]:
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["y"])
         return {"loss": losses.reshape(losses.shape[0], -1).mean(axis=1)}
+
+    _target("language", dataset, "y")
 
     def summarise(means: dict[str, float]) -> dict[str, float]:
         return means | {"perplexity": float(np.exp(means["loss"]))}
@@ -110,8 +134,21 @@ def regression(dataset: Dataset, network: nn.Module, augment: Sequence[Augmentat
     def metrics(predictions: Array, batch: Batch) -> dict[str, Array]:
         return {"loss": optax.squared_error(predictions, batch["y"]).mean(axis=-1)}
 
+    num_outputs(dataset)  # refuses a target of another kind
     variance = np.var(dataset.train["y"], axis=0, dtype=np.float64).mean()
     return _supervised(dataset, network, metrics, augment)._replace(initial_loss=float(variance))
+
+
+def _target(task: str, dataset: Dataset, name: str) -> Any:
+    """What is to be predicted in the training part."""
+    train = dataset.train
+    if not isinstance(train, Mapping) or not {"x", name} <= train.keys():
+        found = sorted(train) if isinstance(train, Mapping) else type(train).__name__
+        raise ValueError(
+            f'tasks.{task} needs a data set of {{"x", "{name}"}}, but got {found}; choose the task '
+            "that fits the data, or write a Task"
+        )
+    return train[name]
 
 
 def _supervised(
@@ -168,8 +205,9 @@ def _standardiser(x: np.ndarray) -> Callable[[Array], Array]:
     counts = np.stack([np.bincount(c.ravel(), minlength=256) for c in np.moveaxis(x, -1, 0)])
     shares = counts / counts.sum(axis=1, keepdims=True)
     mean = shares @ values
-    deviation = np.sqrt(np.maximum(shares @ values**2 - mean**2, 1.0))
-    mean, deviation = mean.astype(np.float32), deviation.astype(np.float32)
+    variance = np.sum(shares * (values[None, :] - mean[:, None]) ** 2, axis=1)
+    deviation = np.sqrt(np.where(variance > 0, variance, 1.0)).astype(np.float32)
+    mean = mean.astype(np.float32)
 
     def standardise(x: Array) -> Array:
         shape = (1,) * (x.ndim - 1) + mean.shape

@@ -51,9 +51,9 @@ def test_the_defaults_are_sound():
         ({"learning_rate": 0.0}, "learning_rate is 0.0; choose more than 0"),
         ({"learning_rate": -0.1}, "learning_rate is -0.1; choose more than 0"),
         ({"learning_rate": NAN}, "learning_rate is nan"),
-        ({"budget": 0.0}, "budget is 0.0; choose more than 0"),
-        ({"budget": -0.5}, "budget is -0.5; choose more than 0"),
-        ({"budget": NAN}, "budget is nan; choose more than 0"),
+        ({"budget": 0.0}, "budget is 0.0; choose a share above 0"),
+        ({"budget": -0.5}, "budget is -0.5; choose a share above 0"),
+        ({"budget": NAN}, "budget is nan; choose a share above 0"),
         ({"budget": INFINITY}, "budget is inf"),
     ],
 )

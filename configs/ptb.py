@@ -20,5 +20,5 @@ def get_config():
     config.learning_rate = 1e-3
     config.clip_norm = 5.0
     config.num_steps = 50_000
-    config.eval_batch_size = 250
+    config.eval_batch_size, config.eval_examples = 250, 10_000
     return config

@@ -34,7 +34,9 @@ class Checkpoints:
         def loss(metrics: dict[str, float]) -> float:
             return metrics["loss"]
 
-        lowest = policies.BestN(get_metric_fn=loss, reverse=True, n=1)
+        lowest = policies.BestN(
+            get_metric_fn=loss, reverse=True, n=1, keep_checkpoints_without_metrics=False
+        )
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(1), lowest]),
             best_fn=loss,  # without it the losses would be forgotten with the process
@@ -50,25 +52,22 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, state: TrainState, progress: dict[str, Any], loss: float = math.inf) -> None:
-        """Saves in the background, in place of an older checkpoint of the same step.
+        """Saves in the background; the first is waited for, so that a run always has one.
 
         Args:
             state: copied before this returns, so that the next step may take its buffers.
             progress: what JSON can hold.
             loss: by which the best is kept; infinite where there was no evaluation.
         """
-        step = int(state.step)
-        if step in self._manager.all_steps():
-            self._manager.wait_until_finished()
-            self._manager.delete(step)
-        self._manager.save(
-            step,
-            args=self._args.Composite(
-                state=self._args.StandardSave(jax.block_until_ready(jax.tree.map(jnp.copy, state))),
-                progress=self._args.JsonSave(progress),
-            ),
-            metrics={"loss": loss},
+        progress = {"progress": progress, "shapes": _shapes(state)}
+        state = jax.block_until_ready(jax.tree.map(jnp.copy, state))
+        args = self._args.Composite(
+            state=self._args.StandardSave(state), progress=self._args.JsonSave(progress)
         )
+        first = self.step is None
+        self._manager.save(int(state.step), args=args, metrics={"loss": loss})
+        if first:
+            self._manager.wait_until_finished()
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """The newest checkpoint, or None if there is none.
@@ -77,18 +76,21 @@ class Checkpoints:
             like: a state of the same structure, shapes and types.
 
         Raises:
-            ValueError: if the checkpoint is of another structure.
+            ValueError: if the checkpoint is of another.
         """
-        step = self._manager.latest_step()
-        if step is None:
+        if self.step is None:
             return None
-        restored = self._manager.restore(
-            step,
-            args=self._args.Composite(
-                state=self._args.StandardRestore(like), progress=self._args.JsonRestore()
-            ),
-        )
-        return restored["state"], restored["progress"]
+        item = self._args.Composite(progress=self._args.JsonRestore())
+        saved = self._manager.restore(self.step, args=item)["progress"]
+        ours, theirs = _shapes(like), saved["shapes"]
+        for name in sorted(ours.keys() | theirs.keys()):
+            if ours.get(name) != theirs.get(name):
+                raise ValueError(
+                    f"{name} is {theirs.get(name, 'missing')} in the checkpoint of step "
+                    f"{self.step}, but would be {ours.get(name, 'missing')} now"
+                )
+        item = self._args.Composite(state=self._args.StandardRestore(like))
+        return self._manager.restore(self.step, args=item)["state"], saved["progress"]
 
     def __enter__(self) -> "Checkpoints":
         """The checkpoints themselves."""
@@ -98,3 +100,9 @@ class Checkpoints:
         """Waits until what is being saved is on disk."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def _shapes(state: TrainState) -> dict[str, str]:
+    """Type and shape of each array, by its place in the state."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
+    return {jax.tree_util.keystr(path): f"{x.dtype}{list(x.shape)}" for path, x in leaves}

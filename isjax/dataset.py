@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import jax
 import numpy as np
 
 from isjax.base import Batch
@@ -55,7 +56,7 @@ def from_arrays(
 
     Raises:
         ValueError: if a part is empty or ragged, has no labels where there are classes, or a label
-            lies outside [0, num_classes).
+            lies outside [0, num_classes), or a token beyond the vocabulary.
     """
     for name, part in (("train", train), ("test", test), ("valid", valid)):
         if name == "valid" and part is None:
@@ -66,6 +67,8 @@ def from_arrays(
             raise ValueError(f"{name}: {error}") from None
         if num_classes is not None:
             _check_labels(name, part, num_classes)
+        if vocabulary is not None:
+            _check_tokens(name, part, len(vocabulary))
     tokens = None if vocabulary is None else tuple(vocabulary)
     return Dataset(train, test, num_classes, valid, tokens)
 
@@ -86,6 +89,15 @@ def _check_labels(name: str, part: Batch, num_classes: int) -> None:
         )
 
 
+def _check_tokens(name: str, part: Batch, size: int) -> None:
+    highest = max(int(np.max(tokens)) for tokens in jax.tree.leaves(part))
+    if highest >= size:
+        raise ValueError(
+            f"{name}: there is a token {highest}, but the vocabulary has {size}; tokens must lie "
+            f"in [0, {size}), or be negative where they are padding"
+        )
+
+
 def cache_dir() -> pathlib.Path:
     """Where data sets are kept for the next run: `$XDG_CACHE_HOME/isjax`, or `~/.cache/isjax`."""
     return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "isjax"
@@ -96,5 +108,5 @@ def save(path: pathlib.Path, **arrays: np.ndarray) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent) as folder:
         part = pathlib.Path(folder, path.name)
-        np.savez(part, allow_pickle=False, **arrays)  # compressed, images would load slowly
+        np.savez(part, **arrays)  # ty: ignore[invalid-argument-type] (compressed, it loads slowly)
         os.replace(part, path)

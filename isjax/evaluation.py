@@ -11,7 +11,7 @@ from isjax.training import TrainState, make_eval_step, num_examples
 
 __all__ = ["Evaluate", "make_evaluation"]
 
-Evaluate = Callable[[TrainState], dict[str, float]]
+Evaluate = Callable[..., dict[str, float] | None]
 
 
 def make_evaluation(task: Task, batch_size: int = 1000, max_examples: int = 0) -> Evaluate:
@@ -23,7 +23,8 @@ def make_evaluation(task: Task, batch_size: int = 1000, max_examples: int = 0) -
         max_examples: of each part, evenly spaced; 0 = all.
 
     Returns:
-        `evaluate(state) -> {"train_loss": ..., "test_loss": ..., ...}`.
+        `evaluate(state, asked_to_stop) -> {"train_loss": ..., "test_loss": ..., ...}`, or None
+        if it was given up because `asked_to_stop()` said so.
     """
     step = make_eval_step(task.metrics_fn)
     parts = {
@@ -33,11 +34,15 @@ def make_evaluation(task: Task, batch_size: int = 1000, max_examples: int = 0) -
     }
     chosen = {name: _spaced(part, max_examples) for name, part in parts.items() if part is not None}
 
-    def mean(state: TrainState, part: Batch) -> dict[str, float]:
+    def mean(
+        state: TrainState, part: Batch, asked_to_stop: Callable[[], bool]
+    ) -> dict[str, float] | None:
         size = num_examples(part)
         rows = min(size, batch_size)
         totals: dict[str, float] = {}
         for start in range(0, size, rows):
+            if asked_to_stop():
+                return None
             # The last batch is filled up from the front: one shape, one compilation.
             ids = np.arange(start, start + rows) % size
             metrics = jax.device_get(step(state, jax.tree.map(lambda x: x[ids], part)))  # noqa: B023
@@ -46,12 +51,16 @@ def make_evaluation(task: Task, batch_size: int = 1000, max_examples: int = 0) -
                 totals[name] = totals.get(name, 0.0) + float(total)
         return task.summarise({name: total / size for name, total in totals.items()})
 
-    def evaluate(state: TrainState) -> dict[str, float]:
-        return {
-            f"{part}_{name}": value
-            for part, examples in chosen.items()
-            for name, value in mean(state, examples).items()
-        }
+    def evaluate(
+        state: TrainState, asked_to_stop: Callable[[], bool] = lambda: False
+    ) -> dict[str, float] | None:
+        evaluated = {}
+        for part, examples in chosen.items():
+            means = mean(state, examples, asked_to_stop)
+            if means is None:
+                return None
+            evaluated |= {f"{part}_{name}": value for name, value in means.items()}
+        return evaluated
 
     return evaluate
 

@@ -5,6 +5,7 @@ import inspect
 import json
 import os
 import pathlib
+from collections.abc import Generator
 from typing import Any
 
 import jax
@@ -24,8 +25,7 @@ from isjax.writers import Writer
 
 __all__ = ["run"]
 
-_STEPS_PER_CALL = {"cpu": 1}  # of other backends 50
-_OTHERWISE = 50
+_ADVICE = "choose another --workdir, or delete it"
 
 
 def run(
@@ -39,8 +39,9 @@ def run(
     """Trains as `config` says, or goes on where the run in `workdir` was interrupted.
 
     A run that was killed and resumed writes what one never interrupted writes, bit for bit on the
-    same machine, but for the times. SIGTERM and Ctrl-C save a checkpoint and end the run in good
-    order. The folder holds
+    same machine, but for the times. (So far this has been seen on CPUs. A GPU may sum in another
+    order each time, unless XLA_FLAGS=--xla_gpu_deterministic_ops=true.) SIGTERM and Ctrl-C save a
+    checkpoint and end the process in good order. The folder holds
 
     - `config.json`;
     - `metrics.jsonl`, a line per evaluation: `step`; `seconds` of training, scoring included;
@@ -59,7 +60,8 @@ def run(
         workdir: made if need be.
         dataset: to use in place of the one that the config names.
         task: to use in place of what the config names: data set, network and loss.
-        allow_config_changes: go on with a run although its config was another.
+        allow_config_changes: go on with a run although its config was another; the state stays,
+            and with it what the seed has decided.
 
     Returns:
         The last line of metrics.
@@ -73,7 +75,8 @@ def run(
     """
     check(config)
     workdir = pathlib.Path(workdir).expanduser()
-    _check_workdir(config, workdir, allow_config_changes)
+    settings = _settings(config)
+    _check_workdir(config, workdir, settings, allow_config_changes)
     task = task or make_task(config, dataset)
     check_task(task)
     size = num_examples(task.dataset.train)
@@ -89,27 +92,30 @@ def run(
     state = init_train_state(state_key, params, tx, sampler, size, model_state)
     step = make_train_step(task.loss_fn, tx, sampler, pool_size=config.pool_size)
 
-    workdir.mkdir(parents=True, exist_ok=True)
-    _write_whole(workdir / "config.json", json.dumps(config.to_dict(), indent=2) + "\n")
-    with contextlib.ExitStack() as stack:
-        stop = stack.enter_context(asked_to_stop())
-        progress, checkpoints = Progress(), None
-        if config.checkpoint_every:
-            checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints"))
-            state, progress = _resume(checkpoints, state)
-        plan = _plan(config)
-        if progress.evaluated >= plan.num_steps:
-            print(f"{workdir} holds this run, finished")
-            return progress.line
-        if progress.step:
-            print(f"resuming at step {progress.step} of {plan.num_steps}")
-        writer = stack.enter_context(Writer(workdir, progress.files))
-        data = jax.device_put(task.dataset.train)
-        program = compile_steps(step, state, data, _steps_per_call(config))
-        progress.compile_seconds += program.seconds
-        evaluate = make_evaluation(task, config.eval_batch_size, config.eval_examples)
-        train(plan, program, state, progress, data, evaluate, writer, checkpoints, stop)
-        if progress.step < plan.num_steps:
+    plan = _plan(config)
+    with asked_to_stop() as stop:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(_only_one(workdir))
+            progress, checkpoints = Progress(), None
+            if config.checkpoint_every:
+                checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints"))
+                state, progress = _resume(checkpoints, state)
+            if progress.evaluated >= plan.num_steps:
+                print(f"{workdir} holds this run, finished")
+                return progress.line
+            if progress.step:
+                print(f"resuming at step {progress.step} of {plan.num_steps}")
+            data = jax.device_put(task.dataset.train)
+            try:
+                program = compile_steps(step, state, data, _steps_per_call(config))
+                writer = stack.enter_context(Writer(workdir, progress.files))
+            except (TypeError, ValueError) as error:
+                raise ConfigError(str(error)) from error
+            progress.compile_seconds += program.seconds
+            evaluate = make_evaluation(task, config.eval_batch_size, config.eval_examples)
+            _write_whole(workdir / "config.json", settings)
+            train(plan, program, state, progress, data, evaluate, writer, checkpoints, stop)
+        if progress.evaluated < plan.num_steps:
             saved = (
                 "saved; the same command resumes" if checkpoints else "not saved: no checkpoints"
             )
@@ -118,39 +124,79 @@ def run(
     return progress.line
 
 
-def _check_workdir(config: ConfigDict, workdir: pathlib.Path, allow_changes: bool) -> None:
+def _settings(config: ConfigDict) -> str:
+    """The config as JSON."""
+    try:
+        return json.dumps(config.to_dict(), indent=2) + "\n"
+    except TypeError as error:
+        raise ConfigError(
+            f"config cannot be written as JSON: {error}; use plain numbers, strings and tuples, or "
+            "a loop of your own with isjax.make_train_step"
+        ) from error
+
+
+def _check_workdir(
+    config: ConfigDict, workdir: pathlib.Path, settings: str, allow_changes: bool
+) -> None:
     """Refuses a folder that holds another run, or one that cannot be resumed."""
-    advice = "choose another --workdir, or delete it"
-    if (workdir / "metrics.jsonl").exists() and not (
-        config.checkpoint_every and (workdir / "config.json").exists()
-    ):
-        raise ConfigError(f"{workdir} already holds a run, without checkpoints; {advice}")
-    if (workdir / "config.json").exists() and not allow_changes:
-        old = json.loads((workdir / "config.json").read_text())
-        changed = differences(old, json.loads(json.dumps(config.to_dict())))
-        if changed:
-            listed = ", ".join(
-                f"config.{name} was {before} and is {now}"
-                for name, (before, now) in changed.items()
-            )
-            raise ConfigError(
-                f"{workdir} holds a run of another config: {listed}; {advice}, or go on with it "
-                "all the same by --allow_config_changes"
-            )
+    path = workdir / "config.json"
+    if not path.exists():
+        if any((workdir / name).exists() for name in ("metrics.jsonl", "training.jsonl")):
+            raise ConfigError(f"{workdir} holds metrics, but no config.json; {_ADVICE}")
+        return
+    try:
+        changed = differences(json.loads(path.read_text()), json.loads(settings))
+    except (AttributeError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read ({error}); {_ADVICE}") from error
+    if changed and not allow_changes:
+        listed = ", ".join(
+            f"config.{name} was {before} and is {now}" for name, (before, now) in changed.items()
+        )
+        raise ConfigError(
+            f"{workdir} holds a run of another config: {listed}; {_ADVICE}, or go on with it all "
+            "the same by --allow_config_changes"
+        )
+    resumable = config.checkpoint_every and any((workdir / "checkpoints").glob("[0-9]*"))
+    if not resumable and _has_trained(workdir):
+        raise ConfigError(f"{workdir} already holds a run, without checkpoints; {_ADVICE}")
+
+
+@contextlib.contextmanager
+def _only_one(workdir: pathlib.Path) -> Generator[None]:
+    """Makes the folder, and keeps other processes out of it; where files can be locked."""
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        (workdir / "lock").touch()
+    except OSError as error:
+        raise ConfigError(f"{workdir} cannot be written: {error}; {_ADVICE}") from error
+    with open(workdir / "lock") as file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # not on this system
+            pass
+        except OSError as error:
+            raise ConfigError(f"another process trains in {workdir}; choose another") from error
+        yield
 
 
 def _resume(checkpoints: Checkpoints, state: TrainState) -> tuple[TrainState, Progress]:
     """Where the run was interrupted, or its beginning."""
     try:
         restored = checkpoints.restore(state)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(
-            f"the checkpoint of step {checkpoints.step} does not fit this config and version: "
-            f"{error}; choose another --workdir, or delete it"
-        ) from error
-    if restored is None:
-        return state, Progress()
-    return restored[0], Progress(**restored[1])
+    except ValueError as error:
+        raise ConfigError(f"the checkpoint does not fit this config: {error}; {_ADVICE}") from error
+    return (restored[0], Progress(**restored[1])) if restored else (state, Progress())
+
+
+def _has_trained(workdir: pathlib.Path) -> bool:
+    """Whether there are metrics of a step."""
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    with contextlib.suppress(KeyError, TypeError, ValueError):  # a torn line
+        return any(json.loads(line)["step"] > 0 for line in lines)
+    return True
 
 
 def _plan(config: ConfigDict) -> Plan:
@@ -169,7 +215,7 @@ def _plan(config: ConfigDict) -> Plan:
 
 
 def _steps_per_call(config: ConfigDict) -> int:
-    return config.steps_per_call or _STEPS_PER_CALL.get(jax.default_backend(), _OTHERWISE)
+    return config.steps_per_call or (1 if jax.default_backend() == "cpu" else 50)
 
 
 def _summary(config: ConfigDict, last: dict[str, Any]) -> str:
@@ -186,5 +232,8 @@ def _summary(config: ConfigDict, last: dict[str, Any]) -> str:
 def _write_whole(path: pathlib.Path, text: str) -> None:
     """Writes all of a file or nothing."""
     part = path.with_suffix(".part")
-    part.write_text(text)
+    with open(part, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
     os.replace(part, path)

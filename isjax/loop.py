@@ -68,24 +68,30 @@ class Progress:
         step: steps taken.
         evaluated: the step of the last evaluation; -1 = none yet.
         best_loss: by which the best checkpoint is kept.
+        logged: the step of the last line of diagnostics.
         seconds: of training.
         compile_seconds: not part of `seconds`; nor are
         eval_seconds: which include the compilation of the evaluation.
+        examples_forward: run forward by the main model, scoring included.
+        examples_backward: run backward.
         line: of the last evaluation.
-        counted: sums of metrics since the start.
-        since_evaluation: sums since the last evaluation.
-        since_log: sums since the last line of diagnostics.
+        since_start: sums of the steps' metrics.
+        since_evaluation: since the last evaluation.
+        since_log: since the last line of diagnostics.
         files: bytes of the files of metrics.
     """
 
     step: int = 0
     evaluated: int = -1
+    logged: int = 0
     best_loss: float = math.inf
     seconds: float = 0.0
     compile_seconds: float = 0.0
     eval_seconds: float = 0.0
+    examples_forward: int = 0
+    examples_backward: int = 0
     line: dict[str, Any] = dataclasses.field(default_factory=dict)
-    counted: dict[str, float] = dataclasses.field(default_factory=dict)
+    since_start: dict[str, float] = dataclasses.field(default_factory=dict)
     since_evaluation: dict[str, float] = dataclasses.field(default_factory=dict)
     since_log: dict[str, float] = dataclasses.field(default_factory=dict)
     files: dict[str, int] = dataclasses.field(default_factory=dict)
@@ -152,7 +158,8 @@ def train(
     Raises:
         FloatingPointError: with `plan.stop_on_nonfinite`.
     """
-    evaluations = set(plan.evaluations())
+    evaluations = plan.evaluations()
+    seen = _counts(progress)  # a run that stopped at NaN may be resumed on data that are mended
     bar = tqdm(
         total=plan.num_steps, initial=progress.step, desc=plan.name, unit="step", disable=None
     )
@@ -161,15 +168,15 @@ def train(
         """Adds the metrics of a call, and writes a line of diagnostics where one is due."""
         for row in jax.device_get(rows)[:num].tolist():
             progress.step += 1
-            for name, value in zip(program.names, row, strict=True):
-                counted = name in _COUNTED
-                averaged = (progress.since_evaluation, progress.since_log)
-                for sums in (progress.counted,) if counted else averaged:
+            progress.examples_forward += plan.examples_forward
+            progress.examples_backward += plan.examples_backward
+            for sums in (progress.since_start, progress.since_evaluation, progress.since_log):
+                for name, value in zip(program.names, row, strict=True):
                     sums[name] = sums.get(name, 0.0) + value
             if progress.step % plan.log_every == 0:
-                means = {name: x / plan.log_every for name, x in progress.since_log.items()}
+                means = _means(progress.since_log, progress.step - progress.logged)
                 writer.write("training", {"step": progress.step, **means, **_counts(progress)})
-                progress.since_log = {}
+                progress.logged, progress.since_log = progress.step, {}
         bar.update(progress.step - bar.n)
 
     def advance(state: TrainState, stop: int) -> TrainState:
@@ -190,19 +197,21 @@ def train(
     def evaluated_best(state: TrainState) -> bool:
         """Writes the line of an evaluation, and says whether it is the best so far."""
         start = time.perf_counter()
-        evaluated = evaluate(state)
+        evaluated = evaluate(state, asked_to_stop)
         progress.eval_seconds += time.perf_counter() - start
-        steps = max(1, progress.step - progress.evaluated)
+        if evaluated is None:  # asked to stop: evaluated when the run is resumed
+            return False
+        counts = _counts(progress)
         progress.line = {
             "step": progress.step,
             "seconds": round(progress.seconds, 4),
             "compile_seconds": round(progress.compile_seconds, 4),
             "eval_seconds": round(progress.eval_seconds, 4),
-            "examples_forward": progress.step * plan.examples_forward,
-            "examples_backward": progress.step * plan.examples_backward,
+            "examples_forward": progress.examples_forward,
+            "examples_backward": progress.examples_backward,
             **evaluated,
-            **{name: total / steps for name, total in progress.since_evaluation.items()},
-            **_counts(progress),
+            **_means(progress.since_evaluation, progress.step - progress.evaluated),
+            **counts,
         }
         progress.evaluated, progress.since_evaluation = progress.step, {}
         writer.write("evaluation", progress.line)
@@ -210,12 +219,13 @@ def train(
         if bar.disable:
             took = f"{progress.seconds:.1f} s"
             print(f"step {progress.step}, {took}: {describe(progress.line)}", flush=True)
-        counts = _counts(progress)
-        if plan.stop_on_nonfinite and any(counts.values()):
+        new = {name: count - seen[name] for name, count in counts.items()}
+        seen.update(counts)
+        if plan.stop_on_nonfinite and any(new.values()):
             raise FloatingPointError(
-                f"stopped at step {progress.step}: {counts['nonfinite']} losses or scores were "
-                f"not finite, and {counts['skipped']} steps skipped; lower the learning rate, or "
-                "look at the data"
+                f"stopped at step {progress.step}: since the last evaluation {new['nonfinite']} "
+                f"losses or scores were not finite, and {new['skipped']} steps skipped; lower the "
+                "learning rate, or look at the data"
             )
         loss = progress.line.get("valid_loss", progress.line["test_loss"])
         if not loss < progress.best_loss:  # worse, or not a number
@@ -228,8 +238,8 @@ def train(
             due = progress.step in evaluations and progress.evaluated < progress.step
             best = due and evaluated_best(state)
             ended = progress.step >= plan.num_steps or asked_to_stop()
-            regular = ended or (checkpoints and progress.step % plan.checkpoint_every == 0)
-            if checkpoints and (best or (regular and checkpoints.step != progress.step)):
+            wanted = best or ended or (checkpoints and progress.step % plan.checkpoint_every == 0)
+            if checkpoints and wanted and checkpoints.step != progress.step:
                 progress.files = writer.sizes()
                 loss = progress.best_loss if best else math.inf
                 checkpoints.save(state, dataclasses.asdict(progress), loss)
@@ -247,5 +257,9 @@ def describe(line: dict[str, Any]) -> str:
     return text
 
 
+def _means(sums: dict[str, float], steps: int) -> dict[str, float]:
+    return {name: total / steps for name, total in sums.items() if name not in _COUNTED}
+
+
 def _counts(progress: Progress) -> dict[str, int]:
-    return {name: round(progress.counted.get(name, 0)) for name in _COUNTED}
+    return {name: round(progress.since_start.get(name, 0)) for name in _COUNTED}

@@ -41,7 +41,7 @@ def main(argv: list[str]) -> None:
         sys.exit("isjax: --workdir is missing; name a folder for the files of this run")
     try:
         experiment.run(_CONFIG.value, _WORKDIR.value, allow_config_changes=_ALLOW.value)
-    except (ConfigError, FloatingPointError, ImportError) as error:
+    except (ConfigError, FloatingPointError, ImportError, OSError) as error:
         sys.exit(f"isjax: {error}")
     except KeyboardInterrupt:
         sys.exit(130)

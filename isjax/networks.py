@@ -154,12 +154,13 @@ class LSTM(nn.Module):
     layer (arXiv 1409.2329).
 
     Attributes:
-        outputs: size of the vocabulary, of what is read and of what is predicted.
+        outputs: size of the last layer.
         features: units of each LSTM.
         layers: number of LSTMs.
         embedding: size of a token's embedding.
         dropout: share of the activations dropped by `train`, with rng "dropout".
         every_position: True = logits after each token; False = after each row's last token alone.
+        vocabulary: of the tokens read; None = `outputs`, as where the next token is predicted.
     """
 
     outputs: int
@@ -168,6 +169,7 @@ class LSTM(nn.Module):
     embedding: int = 200
     dropout: float = 0.0
     every_position: bool = True
+    vocabulary: int | None = None
 
     @nn.compact
     def __call__(self, x, train: bool = False):
@@ -181,7 +183,7 @@ class LSTM(nn.Module):
         """
         drop = dropout(self.dropout, train)
         last = jnp.maximum(jnp.sum(x >= 0, axis=1) - 1, 0)
-        x = nn.Embed(self.outputs, self.embedding)(jnp.maximum(x, 0))
+        x = nn.Embed(self.vocabulary or self.outputs, self.embedding)(jnp.maximum(x, 0))
         for _ in range(self.layers):
             x = jnp.asarray(nn.RNN(nn.OptimizedLSTMCell(self.features))(drop(x)))
         if not self.every_position:

@@ -1,6 +1,8 @@
 """From a config to the objects of a run: task, optimiser, sampler."""
 
+import functools
 import inspect
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,9 +12,10 @@ from flax.errors import FlaxError
 from ml_collections import ConfigDict
 
 from isjax import augmentations, data, networks, recipes, schedules, tasks
-from isjax.base import PyTree, Sampler
+from isjax.base import Array, Batch, PyTree, Sampler
 from isjax.config import ConfigError, build, num_steps
 from isjax.dataset import Dataset
+from isjax.gradients import check_losses
 from isjax.tasks import Task, num_outputs, predicts_every_token
 
 __all__ = ["check_task", "make_optimizer", "make_sampler", "make_task"]
@@ -34,7 +37,11 @@ def make_task(config: ConfigDict, dataset: Dataset | None = None) -> Task:
             "network_options",
             getattr(networks, config.network),
             config.network_options,
-            fixed={"outputs": outputs, "every_position": every_position},
+            fixed={
+                "outputs": outputs,
+                "every_position": every_position,
+                "vocabulary": dataset.vocabulary and len(dataset.vocabulary),
+            },
         )
         augment = [getattr(augmentations, name) for name in config.augment]
         return getattr(tasks, config.task)(dataset, network, augment)
@@ -48,16 +55,25 @@ def check_task(task: Task) -> None:
     """Refuses a network, augmentation or loss that cannot take the data; nothing is computed.
 
     Raises:
-        ConfigError: with what it says of two training examples.
+        ConfigError: with what it says of two examples of each part.
     """
-    batch = jax.tree.map(lambda x: jnp.asarray(x[:2]), task.dataset.train)
-    try:
-        jax.eval_shape(lambda key: task.loss_fn(*task.init(key), batch, key), jax.random.key(0))
-    except (FlaxError, LookupError, TypeError, ValueError) as error:
-        shapes = jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", batch)
-        raise ConfigError(
-            f"network and augmentations of the task cannot take its data, such as {shapes}: {error}"
-        ) from error
+    parts = (task.dataset.train, task.dataset.valid, task.dataset.test)
+    for part in parts:
+        if part is not None:
+            batch = jax.tree.map(lambda x: jnp.asarray(x[:2]), part)
+            try:
+                jax.eval_shape(functools.partial(_try, task), batch, jax.random.key(0))
+            except (FlaxError, LookupError, TypeError, ValueError) as error:
+                shapes = jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", batch)
+                raise ConfigError(
+                    f"network, augmentations and loss cannot take data such as {shapes}: {error}"
+                ) from error
+
+
+def _try(task: Task, batch: Batch, key: Array) -> Any:
+    params, model_state = task.init(key)
+    losses, model_state = task.loss_fn(params, model_state, batch, key)
+    return check_losses(losses, 2), task.metrics_fn(params, model_state, batch)
 
 
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:

@@ -46,14 +46,12 @@ def step(
         factor: of each drop.
     """
     start = _steps("warmup", warmup, num_steps)
-    drops = {_steps("boundaries", share, num_steps) - start: factor for share in boundaries}
+    drops: dict[int, float] = {}
+    for share in boundaries:
+        drop = _steps("boundaries", share, num_steps) - start
+        drops[drop] = drops.get(drop, 1.0) * factor  # in a short run several fall together
     if any(drop < 0 for drop in drops):
         raise ValueError(f"boundaries {boundaries} begin before warmup, {warmup}, has ended")
-    if len(drops) < len(boundaries):
-        raise ValueError(
-            f"two of the boundaries {boundaries} fall on one step of {num_steps}; "
-            "choose fewer, or a longer run"
-        )
     decay = optax.piecewise_constant_schedule(learning_rate, drops)
     return _after_warmup(decay, learning_rate, num_steps, warmup)
 

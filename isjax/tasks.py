@@ -202,7 +202,7 @@ def _standardiser(x: np.ndarray) -> Callable[[Array], Array]:
     if x.dtype != np.uint8:
         return lambda x: x
     values = np.arange(256.0)
-    counts = np.stack([np.bincount(c.ravel(), minlength=256) for c in np.moveaxis(x, -1, 0)])
+    counts = np.stack([_count_bytes(channel) for channel in np.moveaxis(x, -1, 0)])
     shares = counts / counts.sum(axis=1, keepdims=True)
     mean = shares @ values
     variance = np.sum(shares * (values[None, :] - mean[:, None]) ** 2, axis=1)
@@ -214,3 +214,9 @@ def _standardiser(x: np.ndarray) -> Callable[[Array], Array]:
         return (x.astype(jnp.float32) - mean.reshape(shape)) / deviation.reshape(shape)
 
     return standardise
+
+
+def _count_bytes(x: np.ndarray) -> np.ndarray:
+    """How often each value occurs, in slices, since counting takes 8 bytes for each."""
+    slices = (x[start : start + 10_000] for start in range(0, len(x), 10_000))
+    return sum((np.bincount(part.ravel(), minlength=256) for part in slices), np.zeros(256, int))

@@ -1,9 +1,9 @@
 """The metrics of a run on disk: JSON lines, and TensorBoard events made from them."""
 
 import json
+import math
 import os
 import pathlib
-import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -38,7 +38,8 @@ class Writer:
         self._files = {
             kind: _open(workdir / name, (sizes or {}).get(kind, 0)) for kind, name in _FILES.items()
         }
-        shutil.rmtree(workdir / "tensorboard", ignore_errors=True)
+        for path in (workdir / "tensorboard").glob("events.out.tfevents.*"):
+            path.unlink()
         self._events = SummaryWriter(str(workdir / "tensorboard"))
         for kind, name in _FILES.items():
             for line in (workdir / name).read_text().splitlines():
@@ -71,7 +72,7 @@ class Writer:
 
     def _add_events(self, kind: str, line: Mapping[str, Any]) -> None:
         for name, value in line.items():
-            if name != "step":
+            if name != "step" and math.isfinite(value):
                 self._events.add_scalar(f"{kind}/{name}", value, line["step"])
 
 

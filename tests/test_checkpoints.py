@@ -83,15 +83,6 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "6"]
 
 
-def test_a_step_saved_again_replaces_the_first(tmp_path):
-    state, _ = make_state()
-    with Checkpoints(tmp_path) as checkpoints:
-        checkpoints.save(state, {"evaluated": False})
-        checkpoints.save(state, {"evaluated": True}, 0.5)
-    with Checkpoints(tmp_path) as checkpoints:
-        assert checkpoints.restore(state)[1] == {"evaluated": True}
-
-
 def test_an_empty_folder_has_no_checkpoint(tmp_path):
     state, _ = make_state()
     with Checkpoints(tmp_path / "new") as checkpoints:
@@ -113,7 +104,7 @@ def test_a_state_of_another_shape_is_refused(tmp_path):
     state, _ = make_state()
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(state, {})
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match=r"\.params\['b'\] is float32\[2, 3\] in .* of step 0"):
             checkpoints.restore(state._replace(params={"w": jnp.ones(()), "b": jnp.zeros((4, 3))}))
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match=r"count is int32\[40\] .* would be missing now"):
             checkpoints.restore(make_state("uniform")[0])

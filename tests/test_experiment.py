@@ -2,9 +2,11 @@ import contextlib
 import functools
 import itertools
 import json
+import shutil
 
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from isjax import data, experiment, tasks
@@ -137,7 +139,9 @@ def test_a_run_goes_on_under_another_config_if_told_so(tmp_path):
 def test_a_checkpoint_that_does_not_fit_is_refused(tmp_path):
     experiment.run(make_config(), tmp_path, make_dataset())
     other = make_config(network_options={"hidden": (8,)})
-    with pytest.raises(ConfigError, match="checkpoint of step 60 does not fit this config"):
+    with pytest.raises(
+        ConfigError, match=r"does not fit this config: .* in the checkpoint of step 60"
+    ):
         experiment.run(other, tmp_path, make_dataset(), allow_config_changes=True)
 
 
@@ -234,3 +238,81 @@ def test_a_bad_config_is_refused_before_anything_is_written(tmp_path, settings, 
     with pytest.raises(ConfigError, match=message):
         experiment.run(make_config(**settings), tmp_path / "run", make_dataset())
     assert not (tmp_path / "run").exists()
+
+
+def test_a_mistake_that_only_the_step_finds_does_not_spoil_the_folder(tmp_path):
+    """Nothing is written of a config that cannot be trained, so that the next one may use it."""
+    bad = make_config(augment=("flip",))
+    with pytest.raises(
+        ConfigError, match=r"cannot take data such as .*flip: the shape is \(2, 8\)"
+    ):
+        experiment.run(bad, tmp_path, make_dataset())
+    assert experiment.run(make_config(), tmp_path, make_dataset())["step"] == 60
+
+
+def test_a_refused_change_leaves_the_run_as_it_was(tmp_path):
+    last = experiment.run(make_config(), tmp_path, make_dataset())
+    other = make_config(network_options={"hidden": (8,)})
+    with pytest.raises(ConfigError, match="does not fit"):
+        experiment.run(other, tmp_path, make_dataset(), allow_config_changes=True)
+    assert experiment.run(make_config(), tmp_path, make_dataset()) == last
+
+
+def test_a_finished_run_without_its_checkpoints_is_not_erased(tmp_path):
+    experiment.run(make_config(), tmp_path, make_dataset())
+    shutil.rmtree(tmp_path / "checkpoints")
+    before = lines_of(tmp_path)
+    with pytest.raises(ConfigError, match="already holds a run, without checkpoints"):
+        experiment.run(make_config(), tmp_path, make_dataset())
+    assert lines_of(tmp_path) == before
+
+
+def test_a_workdir_in_use_is_refused(tmp_path):
+    with experiment._only_one(tmp_path), pytest.raises(ConfigError, match="another process trains"):
+        experiment.run(make_config(), tmp_path, make_dataset())
+    assert experiment.run(make_config(), tmp_path, make_dataset())["step"] == 60
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "{"])
+def test_a_config_that_cannot_be_read_is_refused(tmp_path, content):
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(ConfigError, match=r"config\.json cannot be read"):
+        experiment.run(make_config(), tmp_path, make_dataset())
+
+
+def test_metrics_of_something_else_are_left_alone(tmp_path):
+    (tmp_path / "training.jsonl").write_text("mine")
+    with pytest.raises(ConfigError, match=r"holds metrics, but no config\.json"):
+        experiment.run(make_config(), tmp_path, make_dataset())
+    assert (tmp_path / "training.jsonl").read_text() == "mine"
+
+
+def test_a_workdir_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"file cannot be written"):
+        experiment.run(make_config(), tmp_path / "file", make_dataset())
+
+
+def test_settings_that_json_cannot_hold_are_refused(tmp_path):
+    config = make_config(method="last_loss", method_options={"k": optax.constant_schedule(0.5)})
+    with pytest.raises(ConfigError, match="cannot be written as JSON"):
+        experiment.run(config, tmp_path / "run", make_dataset())
+    assert not (tmp_path / "run").exists()
+
+
+def test_totals_and_means_hold_when_the_config_changes(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(experiment, "asked_to_stop", functools.partial(stopped_after, 18))
+        experiment.run(make_config(num_evals=1, log_every=10), tmp_path, make_dataset())
+    changed = make_config(num_evals=1, log_every=25, batch_size=8)
+    last = experiment.run(changed, tmp_path, make_dataset(), allow_config_changes=True)
+    # Asked before each call, and in the evaluation and after it: 18 times are some 12 steps.
+    assert 60 * 8 + 10 * 8 < last["examples_backward"] < 60 * 8 + 18 * 8
+    assert lines_of(tmp_path, "training.jsonl")[1]["ess"] == pytest.approx(1, rel=1e-5)
+
+
+def test_a_run_stopped_at_nan_goes_on_when_the_data_are_mended(tmp_path):
+    config = make_config(stop_on_nonfinite=True, checkpoint_every=10)
+    with pytest.raises(FloatingPointError):
+        experiment.run(config, tmp_path, make_dataset(nan=True))
+    assert experiment.run(config, tmp_path, make_dataset())["step"] == 60

@@ -52,7 +52,9 @@ def run(plan, steps_per_call=1, evaluate=None, stop=lambda: False, progress=None
     state = make_state() if state is None else state
     program = compile_steps(count, state, DATA, steps_per_call)
     recorder, progress = Recorder(), progress or Progress()
-    evaluate = evaluate or (lambda state: {"train_loss": 1.0, "test_loss": float(state.params)})
+    evaluate = evaluate or (
+        lambda state, stop: {"train_loss": 1.0, "test_loss": float(state.params)}
+    )
     train(plan, program, state, progress, DATA, evaluate, recorder, recorder, stop)
     return recorder, progress
 
@@ -83,14 +85,14 @@ def test_what_is_written_and_saved_when(steps_per_call):
 
 def test_the_best_is_saved_by_the_valid_loss_where_there_is_one():
     losses = iter([3.0, 1.0, 2.0, 0.5])
-    evaluate = lambda state: {"train_loss": 0.0, "test_loss": 0.0, "valid_loss": next(losses)}  # noqa: E731
+    evaluate = lambda state, stop: {"train_loss": 0.0, "test_loss": 0.0, "valid_loss": next(losses)}  # noqa: E731
     recorder, _ = run(make_plan(checkpoint_every=100), evaluate=evaluate)
     assert recorder.saved == [(0, 3.0), (4, 1.0), (12, 0.5)]
 
 
 def test_a_loss_that_is_not_a_number_is_never_the_best():
     losses = iter([math.nan, 1.0, math.nan, 0.5])
-    evaluate = lambda state: {"train_loss": 0.0, "test_loss": next(losses)}  # noqa: E731
+    evaluate = lambda state, stop: {"train_loss": 0.0, "test_loss": next(losses)}  # noqa: E731
     recorder, _ = run(make_plan(), evaluate=evaluate)
     assert [step for step, loss in recorder.saved if loss < math.inf] == [4, 12]
 
@@ -114,7 +116,7 @@ def test_metrics_are_fetched_while_the_next_call_runs(monkeypatch):
     fetch = jax.device_get
     monkeypatch.setattr(jax, "device_get", lambda x: (events.append("fetch"), fetch(x))[1])
     recorder, plan = Recorder(), make_plan(num_steps=4, num_evals=1, checkpoint_every=0)
-    evaluate = lambda state: {"train_loss": 0.0, "test_loss": 0.0}  # noqa: E731
+    evaluate = lambda state, stop: {"train_loss": 0.0, "test_loss": 0.0}  # noqa: E731
     train(
         plan,
         program._replace(run=dispatch),
@@ -134,7 +136,7 @@ def test_no_hidden_transfer_in_the_loop():
     state = make_state()
     program = compile_steps(count, state, data, 3)
     recorder = Recorder()
-    evaluate = lambda state: {"train_loss": 0.0, "test_loss": 0.0}  # noqa: E731
+    evaluate = lambda state, stop: {"train_loss": 0.0, "test_loss": 0.0}  # noqa: E731
     with jax.transfer_guard("disallow"):
         train(
             make_plan(checkpoint_every=0),

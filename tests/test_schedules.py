@@ -101,6 +101,8 @@ def test_a_drop_during_warmup_is_refused():
 
 
 @pytest.mark.parametrize(("boundaries", "num_steps"), [((0.5, 0.5), 100), ((0.3, 0.6, 0.8), 2)])
-def test_two_drops_in_one_step_are_refused(boundaries, num_steps):
-    with pytest.raises(ValueError, match=f"fall on one step of {num_steps}; choose fewer, or a"):
-        schedules.step(RATE, num_steps, boundaries=boundaries)
+def test_drops_that_fall_on_one_step_multiply(boundaries, num_steps):
+    """As they do in a short run of a long run's schedule."""
+    rate = schedules.step(RATE, num_steps, boundaries=boundaries, factor=0.2)
+    assert float(rate(0)) == pytest.approx(RATE)
+    assert float(rate(num_steps + 1)) == pytest.approx(RATE * 0.2 ** len(boundaries))

@@ -2,10 +2,8 @@
 
 import contextlib
 import inspect
-import json
 import os
 import pathlib
-from collections.abc import Generator
 from typing import Any
 
 import jax
@@ -13,7 +11,7 @@ from ml_collections import ConfigDict
 
 from isjax import recipes
 from isjax.checkpoints import Checkpoints
-from isjax.config import ConfigError, check, differences, num_steps
+from isjax.config import ConfigError, check, num_steps
 from isjax.dataset import Dataset
 from isjax.evaluation import make_evaluation
 from isjax.loop import Plan, Progress, compile_steps, describe, train
@@ -21,11 +19,10 @@ from isjax.objects import check_task, make_optimizer, make_sampler, make_task
 from isjax.preemption import asked_to_stop
 from isjax.tasks import Task
 from isjax.training import TrainState, init_train_state, make_train_step, num_examples
+from isjax.workdir import ADVICE, check_workdir, locked, write_config
 from isjax.writers import Writer
 
 __all__ = ["run"]
-
-_ADVICE = "choose another --workdir, or delete it"
 
 
 def run(
@@ -75,8 +72,7 @@ def run(
     """
     check(config)
     workdir = pathlib.Path(workdir).expanduser()
-    settings = _settings(config)
-    _check_workdir(config, workdir, settings, allow_config_changes)
+    check_workdir(workdir, config, allow_config_changes)
     task = task or make_task(config, dataset)
     check_task(task)
     size = num_examples(task.dataset.train)
@@ -95,7 +91,7 @@ def run(
     plan = _plan(config)
     with asked_to_stop() as stop:
         with contextlib.ExitStack() as stack:
-            stack.enter_context(_only_one(workdir))
+            stack.enter_context(locked(workdir))
             progress, checkpoints = Progress(), None
             if config.checkpoint_every:
                 checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints"))
@@ -108,77 +104,18 @@ def run(
             data = jax.device_put(task.dataset.train)
             try:
                 program = compile_steps(step, state, data, _steps_per_call(config))
+                write_config(workdir, config)
                 writer = stack.enter_context(Writer(workdir, progress.files))
             except (TypeError, ValueError) as error:
                 raise ConfigError(str(error)) from error
             progress.compile_seconds += program.seconds
             evaluate = make_evaluation(task, config.eval_batch_size, config.eval_examples)
-            _write_whole(workdir / "config.json", settings)
             train(plan, program, state, progress, data, evaluate, writer, checkpoints, stop)
         if progress.evaluated < plan.num_steps:
-            saved = (
-                "saved; the same command resumes" if checkpoints else "not saved: no checkpoints"
-            )
+            saved = "saved; the same command resumes" if checkpoints else "no checkpoints, all lost"
             print(f"asked to stop at step {progress.step} of {plan.num_steps}; {saved}", flush=True)
     print(_summary(config, progress.line))
     return progress.line
-
-
-def _settings(config: ConfigDict) -> str:
-    """The config as JSON."""
-    try:
-        return json.dumps(config.to_dict(), indent=2) + "\n"
-    except TypeError as error:
-        raise ConfigError(
-            f"config cannot be written as JSON: {error}; use plain numbers, strings and tuples, or "
-            "a loop of your own with isjax.make_train_step"
-        ) from error
-
-
-def _check_workdir(
-    config: ConfigDict, workdir: pathlib.Path, settings: str, allow_changes: bool
-) -> None:
-    """Refuses a folder that holds another run, or one that cannot be resumed."""
-    path = workdir / "config.json"
-    if not path.exists():
-        if any((workdir / name).exists() for name in ("metrics.jsonl", "training.jsonl")):
-            raise ConfigError(f"{workdir} holds metrics, but no config.json; {_ADVICE}")
-        return
-    try:
-        changed = differences(json.loads(path.read_text()), json.loads(settings))
-    except (AttributeError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read ({error}); {_ADVICE}") from error
-    if changed and not allow_changes:
-        listed = ", ".join(
-            f"config.{name} was {before} and is {now}" for name, (before, now) in changed.items()
-        )
-        raise ConfigError(
-            f"{workdir} holds a run of another config: {listed}; {_ADVICE}, or go on with it all "
-            "the same by --allow_config_changes"
-        )
-    resumable = config.checkpoint_every and any((workdir / "checkpoints").glob("[0-9]*"))
-    if not resumable and _has_trained(workdir):
-        raise ConfigError(f"{workdir} already holds a run, without checkpoints; {_ADVICE}")
-
-
-@contextlib.contextmanager
-def _only_one(workdir: pathlib.Path) -> Generator[None]:
-    """Makes the folder, and keeps other processes out of it; where files can be locked."""
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        (workdir / "lock").touch()
-    except OSError as error:
-        raise ConfigError(f"{workdir} cannot be written: {error}; {_ADVICE}") from error
-    with open(workdir / "lock") as file:
-        try:
-            import fcntl
-
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except ImportError:  # not on this system
-            pass
-        except OSError as error:
-            raise ConfigError(f"another process trains in {workdir}; choose another") from error
-        yield
 
 
 def _resume(checkpoints: Checkpoints, state: TrainState) -> tuple[TrainState, Progress]:
@@ -186,17 +123,8 @@ def _resume(checkpoints: Checkpoints, state: TrainState) -> tuple[TrainState, Pr
     try:
         restored = checkpoints.restore(state)
     except ValueError as error:
-        raise ConfigError(f"the checkpoint does not fit this config: {error}; {_ADVICE}") from error
+        raise ConfigError(f"the checkpoint does not fit this config: {error}; {ADVICE}") from error
     return (restored[0], Progress(**restored[1])) if restored else (state, Progress())
-
-
-def _has_trained(workdir: pathlib.Path) -> bool:
-    """Whether there are metrics of a step."""
-    path = workdir / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    with contextlib.suppress(KeyError, TypeError, ValueError):  # a torn line
-        return any(json.loads(line)["step"] > 0 for line in lines)
-    return True
 
 
 def _plan(config: ConfigDict) -> Plan:
@@ -227,13 +155,3 @@ def _summary(config: ConfigDict, last: dict[str, Any]) -> str:
         f"evaluation); {last['examples_forward']:,} examples forward, "
         f"{last['examples_backward']:,} backward"
     )
-
-
-def _write_whole(path: pathlib.Path, text: str) -> None:
-    """Writes all of a file or nothing."""
-    part = path.with_suffix(".part")
-    with open(part, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, path)

@@ -29,7 +29,7 @@ FLOORS = [
     {"figures", "images", "synthetic", "tasks", "text"},
     {"data", "evaluation", "report"},
     {"config", "loop"},
-    {"objects"},
+    {"objects", "workdir"},
     {"compare", "experiment"},
     {"main"},
 ]

@@ -6,7 +6,6 @@ import shutil
 
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 
 from isjax import data, experiment, tasks
@@ -265,39 +264,6 @@ def test_a_finished_run_without_its_checkpoints_is_not_erased(tmp_path):
     with pytest.raises(ConfigError, match="already holds a run, without checkpoints"):
         experiment.run(make_config(), tmp_path, make_dataset())
     assert lines_of(tmp_path) == before
-
-
-def test_a_workdir_in_use_is_refused(tmp_path):
-    with experiment._only_one(tmp_path), pytest.raises(ConfigError, match="another process trains"):
-        experiment.run(make_config(), tmp_path, make_dataset())
-    assert experiment.run(make_config(), tmp_path, make_dataset())["step"] == 60
-
-
-@pytest.mark.parametrize("content", ["", "[1]", "{"])
-def test_a_config_that_cannot_be_read_is_refused(tmp_path, content):
-    (tmp_path / "config.json").write_text(content)
-    with pytest.raises(ConfigError, match=r"config\.json cannot be read"):
-        experiment.run(make_config(), tmp_path, make_dataset())
-
-
-def test_metrics_of_something_else_are_left_alone(tmp_path):
-    (tmp_path / "training.jsonl").write_text("mine")
-    with pytest.raises(ConfigError, match=r"holds metrics, but no config\.json"):
-        experiment.run(make_config(), tmp_path, make_dataset())
-    assert (tmp_path / "training.jsonl").read_text() == "mine"
-
-
-def test_a_workdir_that_cannot_be_written_is_refused(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match=r"file cannot be written"):
-        experiment.run(make_config(), tmp_path / "file", make_dataset())
-
-
-def test_settings_that_json_cannot_hold_are_refused(tmp_path):
-    config = make_config(method="last_loss", method_options={"k": optax.constant_schedule(0.5)})
-    with pytest.raises(ConfigError, match="cannot be written as JSON"):
-        experiment.run(config, tmp_path / "run", make_dataset())
-    assert not (tmp_path / "run").exists()
 
 
 def test_totals_and_means_hold_when_the_config_changes(tmp_path, monkeypatch):

@@ -1,0 +1,98 @@
+"""The folder of a run: whose it is, and that one process alone writes there."""
+
+import contextlib
+import json
+import os
+import pathlib
+from collections.abc import Generator
+
+from ml_collections import ConfigDict
+
+from isjax.config import ConfigError, differences
+
+__all__ = ["ADVICE", "check_workdir", "locked", "write_config"]
+
+ADVICE = "choose another --workdir, or delete it"
+
+
+def check_workdir(workdir: pathlib.Path, config: ConfigDict, allow_changes: bool = False) -> None:
+    """Refuses a folder that holds another run, or one that cannot be resumed.
+
+    Raises:
+        ConfigError: for such a folder, with the settings that differ; or if `config` cannot be
+            written as JSON.
+    """
+    settings = _as_json(config)
+    path = workdir / "config.json"
+    if not path.exists():
+        if any((workdir / name).exists() for name in ("metrics.jsonl", "training.jsonl")):
+            raise ConfigError(f"{workdir} holds metrics, but no config.json; {ADVICE}")
+        return
+    try:
+        changed = differences(json.loads(path.read_text()), json.loads(settings))
+    except (AttributeError, ValueError) as error:
+        raise ConfigError(f"{path} cannot be read ({error}); {ADVICE}") from error
+    if changed and not allow_changes:
+        listed = ", ".join(
+            f"config.{name} was {before} and is {now}" for name, (before, now) in changed.items()
+        )
+        raise ConfigError(
+            f"{workdir} holds a run of another config: {listed}; {ADVICE}, or go on with it all "
+            "the same by --allow_config_changes"
+        )
+    resumable = config.checkpoint_every and any((workdir / "checkpoints").glob("[0-9]*"))
+    if not resumable and _has_trained(workdir):
+        raise ConfigError(f"{workdir} already holds a run, without checkpoints; {ADVICE}")
+
+
+@contextlib.contextmanager
+def locked(workdir: pathlib.Path) -> Generator[None]:
+    """Makes the folder, and keeps other processes out of it, on systems that lock files.
+
+    Raises:
+        ConfigError: if it cannot be made, or another process is in it.
+    """
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        (workdir / "lock").touch()
+    except OSError as error:
+        raise ConfigError(f"{workdir} cannot be written: {error}; {ADVICE}") from error
+    with open(workdir / "lock") as file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:  # not on this system
+            pass
+        except OSError as error:
+            raise ConfigError(f"another process trains in {workdir}; choose another") from error
+        yield
+
+
+def write_config(workdir: pathlib.Path, config: ConfigDict) -> None:
+    """Writes all of `config.json` or nothing."""
+    part = workdir / "config.part"
+    with open(part, "w") as file:
+        file.write(_as_json(config))
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, workdir / "config.json")
+
+
+def _as_json(config: ConfigDict) -> str:
+    try:
+        return json.dumps(config.to_dict(), indent=2) + "\n"
+    except TypeError as error:
+        raise ConfigError(
+            f"config cannot be written as JSON: {error}; use plain numbers, strings and tuples, or "
+            "a loop of your own with isjax.make_train_step"
+        ) from error
+
+
+def _has_trained(workdir: pathlib.Path) -> bool:
+    """Whether there are metrics of a step."""
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text().splitlines() if path.exists() else []
+    with contextlib.suppress(KeyError, TypeError, ValueError):  # a torn line, of the first step
+        return any(json.loads(line)["step"] > 0 for line in lines)
+    return False

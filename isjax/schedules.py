@@ -1,7 +1,5 @@
 """Schedules of the learning rate, each scaled to the length of the run."""
 
-import math
-
 import optax
 
 __all__ = ["constant", "cosine", "step"]
@@ -68,6 +66,6 @@ def _after_warmup(
 
 
 def _steps(name: str, share: float, num_steps: int) -> int:
-    if not 0 <= share < 1 or math.isnan(share):
+    if not 0 <= share < 1:
         raise ValueError(f"{name}: {share} is no share of the run; choose one in [0, 1)")
     return round(share * num_steps)

@@ -2,6 +2,8 @@
 
 from isjax import (
     buffer,
+    combinators,
+    conditions,
     diagnostics,
     distributions,
     gradients,
@@ -14,9 +16,10 @@ from isjax import (
     weights,
 )
 from isjax.base import Draw, Rows, Sampler, SamplerState, Scorer, ScoreTransform
+from isjax.combinators import break_even, epochs, gate, reweight
 from isjax.gradients import weighted_value_and_grad
 from isjax.resampling import presample
-from isjax.sampler import break_even, gate, importance_sampler
+from isjax.sampler import importance_sampler
 from isjax.training import TrainState, init_train_state, make_eval_step, make_train_step
 from isjax.transforms import (
     chain,
@@ -44,8 +47,11 @@ __all__ = [
     "buffer",
     "chain",
     "clip",
+    "combinators",
+    "conditions",
     "diagnostics",
     "distributions",
+    "epochs",
     "gate",
     "gradients",
     "identity",
@@ -59,6 +65,7 @@ __all__ = [
     "presample",
     "recipes",
     "resampling",
+    "reweight",
     "sampler",
     "scorers",
     "smooth",

@@ -17,7 +17,7 @@ Array = jax.Array
 PyTree = Any
 Batch = Any  # pytree of arrays with a common leading axis
 Params = Any
-Schedule = Callable[[Array], Array | float]
+Schedule = Callable[[Array], Any]  # optax's: of a step, a number
 ScalarOrSchedule = float | Schedule
 Resampler = Callable[[Array, Array, int], tuple[Array, Array]]
 
@@ -26,17 +26,21 @@ class Rows(NamedTuple):
     """All that a scorer may see of `B` examples.
 
     Attributes:
-        history: [B, H] float32 past losses, newest first; those not yet observed hold the
-            sampler's `initial_loss`.
+        history: [B, H] float32 past losses, newest first, or what else the scorer remembers; those
+            not yet observed hold the sampler's `initial_loss`.
         count: [B] int32 times observed; 0 = never seen.
         batch: pytree with leading axis B, if the caller loaded the examples.
         params: whatever the scorer's function takes.
+        ids: [B] int32 into the data set.
+        age: [B] int32 draws since last observed, 1 = by the last draw; if never, since the start.
     """
 
     history: Array
     count: Array
     batch: Batch = None
     params: Params = None
+    ids: Array | None = None
+    age: Array | None = None
 
 
 class Scorer(NamedTuple):
@@ -44,17 +48,24 @@ class Scorer(NamedTuple):
 
     Attributes:
         init: `(key) -> state`.
-        score: `(state, rows) -> scores`, [B] float32, finite and >= 0.
+        score: `(state, rows) -> scores`, [B] float32. What is negative after the transforms is not
+            drawn, nor what is not finite.
         update: `(state, rows, losses) -> state`, given the rows of a batch as they were before its
             losses, [b] float32, were written back. Losses may be NaN or infinite; a new state that
             is not finite is not taken.
-        history: `H`, how many past losses it reads; 0 = it needs no buffer.
+        history: `H`, how many numbers it reads of each example; 0 = it needs no buffer.
+        remember: `(history [b, H], count [b], losses [b]) -> history`, what becomes of an example's
+            numbers when a loss is observed; None = they are its last H losses, newest first.
+        passes: forward passes of the main model that scoring an example takes, a backward pass
+            counting as two.
     """
 
     init: Callable[[Array], PyTree]
     score: Callable[[PyTree, Rows], Array]
     update: Callable[[PyTree, Rows, Array], PyTree]
     history: int = 1
+    remember: Callable[[Array, Array, Array], Array] | None = None
+    passes: int = 0
 
 
 class ScoreTransform(NamedTuple):
@@ -80,6 +91,9 @@ class Draw(NamedTuple):
         scores: [b] float32 before transforms: what the scorer predicted.
         ess: [] float32 effective sample size of the pool, as a share of B.
         nonfinite: [] int32 scores of the pool that were NaN or infinite: examples not drawn.
+        pool_size: [] int32 B.
+        passes: [] int32 forward passes of the main model that the choice took, a backward pass
+            counting as two.
     """
 
     ids: Array
@@ -89,6 +103,8 @@ class Draw(NamedTuple):
     scores: Array
     ess: Array
     nonfinite: Array | int = 0
+    pool_size: Array | int = 0
+    passes: Array | int = 0
 
 
 class SamplerState(NamedTuple):
@@ -112,10 +128,16 @@ class Sampler(NamedTuple):
 
     Attributes:
         init: `(key, num_examples) -> SamplerState`.
-        sample: `(key, state, ids=None, batch=None, params=None) -> (Draw, state)`.
+        sample: `(key, state, ids=None, batch=None, params=None) -> (Draw, state)`. `batch` holds
+            the examples `ids` or, without ids, those of the whole data set.
         update: `(state, draw, losses, batch=None) -> state`.
+        weigh: `(state, draw, losses) -> weights`, [b] float32, for the gradient: `draw.weights`,
+            unless they depend on the losses of the batch.
+        own_pool: whether it chooses by itself where to look, so that no `ids` are passed.
     """
 
     init: Callable[[Array, int], SamplerState]
     sample: Callable[..., tuple[Draw, SamplerState]]
     update: Callable[..., SamplerState]
+    weigh: Callable[[SamplerState, Draw, Array], Array] = lambda state, draw, losses: draw.weights
+    own_pool: bool = False

@@ -1,5 +1,6 @@
 """The past losses of every example: the only scatter by id."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -8,17 +9,20 @@ from isjax.base import Array
 
 
 class ScoreBuffer(NamedTuple):
-    """The last `H` losses of each of `N` examples; without arrays for a scorer with H = 0.
+    """`H` numbers for each of `N` examples; without arrays for a scorer with H = 0.
 
     Attributes:
-        losses: [N, H] float32, newest first, `initial_loss` where not yet observed.
+        losses: [N, H] float32, the last losses, newest first, or what else the scorer remembers;
+            `initial_loss` where not yet observed.
         count: [N] int32 times observed.
         failed: [N] bool, whether the loss last seen was not finite, and so not observed.
+        seen: [N] int32, the draw by which last observed, the first being 1; 0 = never.
     """
 
     losses: Array | None = None
     count: Array | None = None
     failed: Array | None = None
+    seen: Array | None = None
 
 
 def init(num_examples: int, history: int, initial_loss: float = 1.0) -> ScoreBuffer:
@@ -35,6 +39,7 @@ def init(num_examples: int, history: int, initial_loss: float = 1.0) -> ScoreBuf
         losses=jnp.full((num_examples, history), initial_loss, jnp.float32),
         count=jnp.zeros((num_examples,), jnp.int32),
         failed=jnp.zeros((num_examples,), bool),
+        seen=jnp.zeros((num_examples,), jnp.int32),
     )
 
 
@@ -55,8 +60,29 @@ def has_failed(buffer: ScoreBuffer, ids: Array) -> Array:
     return jnp.zeros(ids.shape, bool) if buffer.failed is None else buffer.failed[ids]
 
 
-def write(buffer: ScoreBuffer, ids: Array, losses: Array) -> ScoreBuffer:
-    """Puts one new loss in front of each example's history.
+def age(buffer: ScoreBuffer, ids: Array, step: Array | int) -> Array:
+    """Draws since each example was last observed, after `step` draws; `step` if never. [B] int32.
+
+    The batch of the last draw has age 1 when the next one is made.
+    """
+    seen = jnp.zeros(ids.shape, jnp.int32) if buffer.seen is None else buffer.seen[ids]
+    return step - seen + (seen > 0)
+
+
+def shift(history: Array, count: Array, losses: Array) -> Array:
+    """Puts one new loss in front of each history: [b, H], [b], [b] -> [b, H]."""
+    del count
+    return jnp.concatenate([losses[:, None], history[:, :-1]], axis=1)
+
+
+def write(
+    buffer: ScoreBuffer,
+    ids: Array,
+    losses: Array,
+    step: Array | int = 0,
+    remember: Callable[[Array, Array, Array], Array] = shift,
+) -> ScoreBuffer:
+    """Lets each example remember a new loss.
 
     An id drawn several times is observed once, with the mean of its losses: every duplicate
     writes the same row, so the result does not depend on the order of the scatter. NaN and
@@ -66,16 +92,20 @@ def write(buffer: ScoreBuffer, ids: Array, losses: Array) -> ScoreBuffer:
         buffer: N rows.
         ids: [b] int32, duplicates allowed.
         losses: [b] float32.
+        step: draws so far, the one of this batch included.
+        remember: see `Scorer.remember`; by default the loss is put in front of the history.
     """
-    if buffer.losses is None or buffer.count is None or buffer.failed is None:
+    losses_kept, counts, failed, seen = buffer
+    if losses_kept is None or counts is None or failed is None or seen is None:
         return buffer
     loss, observed = _mean_over_duplicates(ids, losses.astype(jnp.float32))
     history, count = read(buffer, ids)
-    shifted = jnp.concatenate([loss[:, None], history[:, :-1]], axis=1)
+    remembered = jnp.where(observed[:, None], remember(history, count, loss), history)
     return ScoreBuffer(
-        losses=buffer.losses.at[ids].set(jnp.where(observed[:, None], shifted, history)),
-        count=buffer.count.at[ids].set(count + observed),
-        failed=buffer.failed.at[ids].set(~observed),
+        losses=losses_kept.at[ids].set(remembered),
+        count=counts.at[ids].set(count + observed),
+        failed=failed.at[ids].set(~observed),
+        seen=seen.at[ids].set(jnp.where(observed, step, seen[ids])),
     )
 
 

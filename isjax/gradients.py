@@ -1,7 +1,7 @@
 """Gradients of weighted batches, and of single examples."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -20,13 +20,16 @@ def weighted_value_and_grad(loss_fn: Callable, has_aux: bool = False) -> Callabl
 
     Returns:
         `(params, batch, weights, *extra) -> ((loss, losses), grads)`, or, with `has_aux`,
-        `((loss, (losses, aux)), grads)`. `weights` is [b]; `loss` is the weighted mean.
+        `((loss, (losses, aux)), grads)`. `weights` is [b], or a function of the losses [b] that
+        returns them and through which no gradient flows; `loss` is the weighted mean.
 
     Raises:
         ValueError: when traced, if `loss_fn` does not return one loss per weight.
     """
 
-    def weighted_loss(params: Params, batch: Batch, weights: Array, *extra: Any):
+    def weighted_loss(
+        params: Params, batch: Batch, weights: Array | Callable[[Array], Array], *extra: Any
+    ):
         out = loss_fn(params, batch, *extra)
         if isinstance(out, tuple | list) != has_aux or (has_aux and len(out) != 2):
             wanted = (
@@ -34,29 +37,36 @@ def weighted_value_and_grad(loss_fn: Callable, has_aux: bool = False) -> Callabl
             )
             shapes = jax.tree.map(jnp.shape, out)
             raise ValueError(f"the loss function must return {wanted}, but returned {shapes}")
-        losses = check_losses(out[0] if has_aux else out, weights.shape[0])
+        losses = out[0] if has_aux else out
+        if callable(weights):
+            weigh = cast(Callable[[Array], Array], weights)
+            weights = weigh(jax.lax.stop_gradient(losses))
+        losses = check_losses(losses, weights.shape[0])
         return jnp.mean(weights * losses), out
 
     return jax.value_and_grad(weighted_loss, has_aux=True)
 
 
-def per_example_grad_norms(loss_fn: Callable, params: Params, batch: Batch, *extra: Any) -> Array:
+def per_example_grad_norms(
+    loss_fn: Callable, params: Params, batch: Batch, *extra: Any, microbatch: int = 32
+) -> Array:
     """||grad L_i||_2 of each example, [b] float32: the score of least variance.
 
-    Costs b gradients and holds them all in memory: for studies.
+    Costs b gradients: for studies.
 
     Args:
         loss_fn: `(params, batch, *extra) -> losses [b]`.
         params: the model's.
         batch: pytree with leading axis b.
         *extra: passed on.
+        microbatch: gradients held in memory at once.
     """
 
     def one(example: Batch) -> Array:
         single = jax.tree.map(lambda x: x[None], example)
         return optax.tree.norm(jax.grad(lambda p: loss_fn(p, single, *extra)[0])(params))
 
-    return jax.vmap(one)(batch)
+    return jax.lax.map(one, batch, batch_size=microbatch)
 
 
 def check_losses(losses: Array, size: int) -> Array:

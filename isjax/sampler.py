@@ -1,7 +1,8 @@
 """`importance_sampler`: scorer, transform, resampler and weights composed into one `Sampler`."""
 
 import math
-from typing import NamedTuple, cast
+from collections.abc import Callable
+from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -25,9 +26,9 @@ from isjax.base import (
 from isjax.distributions import effective_sample_size, normalize
 from isjax.finite import all_finite
 from isjax.gradients import check_losses
-from isjax.weights import importance_weights, preserve_mean
+from isjax.weights import importance_weights
 
-__all__ = ["break_even", "gate", "importance_sampler"]
+__all__ = ["importance_sampler"]
 
 
 def importance_sampler(
@@ -38,7 +39,7 @@ def importance_sampler(
     k: ScalarOrSchedule = 1.0,
     resample: Resampler = resampling.systematic,
     initial_loss: float = 1.0,
-    preserve_mean_score: bool = False,
+    rescale: Callable[[Draw], Array] | None = None,
 ) -> Sampler:
     """Biased importance sampling (arXiv 1706.00043).
 
@@ -52,13 +53,15 @@ def importance_sampler(
         resample: see `isjax.resampling`.
         initial_loss: what an example never seen is thought to lose; the logarithm of the number
             of classes suits classification.
-        preserve_mean_score: rescale the weights as `weights.preserve_mean` does.
+        rescale: `(draw) -> weights`, of the draw as weighted by k: `weights.preserve_mean_score`,
+            `weights.divide_by_largest`, or one's own; None = they stay.
 
     Returns:
         A `Sampler`. Its `sample` takes the pool's `ids` [B]. Without ids the pool is the whole
         data set or, for a scorer that needs no history, the examples of `batch`, of which `ids`
         are then the positions. `batch` (the pool's examples) and `params` are passed on to the
-        scorer, which may need them; `update` takes the `batch` that was trained on.
+        scorer, which may need them; `update` takes the `batch` that was trained on, and what is
+        learned takes effect with the next draw.
 
     Ids are not checked: JAX reads the last row for an id beyond the data set, and writes nothing.
 
@@ -94,14 +97,14 @@ def importance_sampler(
         batch: Batch = None,
         params: Params = None,
     ) -> tuple[Draw, SamplerState]:
-        ids = _everything(state, batch) if ids is None else ids
+        ids = everything(state, batch) if ids is None else ids
         pool_size = ids.shape[0]
         if pool_size < batch_size:
             raise ValueError(
                 f"a pool of {pool_size} is smaller than the batch of {batch_size}; "
                 "enlarge the pool or shrink the batch"
             )
-        rows = Rows(*buffer.read(state.buffer, ids), batch, params)
+        rows = _rows(state, ids, batch, params)
         raw = scorer.score(state.scorer, rows)
         if jnp.shape(raw) != (pool_size,):
             raise ValueError(
@@ -115,123 +118,41 @@ def importance_sampler(
         transformed, transform_state = transform.update(scores, state.transform)
         probs = normalize(jnp.where(finite, transformed, 0.0))
         index, draw_probs = resample(key, probs, batch_size)
-        weights = importance_weights(draw_probs, pool_size, exponent(state.step))
-        if preserve_mean_score:
-            unbiased = importance_weights(draw_probs, pool_size)
-            weights = preserve_mean(weights, unbiased, scores[index])
         draw = Draw(
             ids=ids[index],
             index=index,
-            weights=weights,
+            weights=importance_weights(draw_probs, pool_size, exponent(state.step)),
             draw_probs=draw_probs,
             scores=scores[index],
             ess=effective_sample_size(probs) / pool_size,
             nonfinite=jnp.sum(~finite, dtype=jnp.int32),
+            pool_size=jnp.int32(pool_size),
+            passes=jnp.int32(pool_size * scorer.passes),
         )
+        if rescale is not None:
+            draw = draw._replace(weights=rescale(draw))
         transform_state = _if_finite(transform_state, state.transform)
         return draw, state._replace(step=state.step + 1, transform=transform_state)
 
     def update(state: SamplerState, draw: Draw, losses: Array, batch: Batch = None) -> SamplerState:
         losses = check_losses(losses, draw.ids.shape[0]).astype(jnp.float32)
         # The scorer learns from what was known before these losses.
-        rows = Rows(*buffer.read(state.buffer, draw.ids), batch)
-        learned = scorer.update(state.scorer, rows, losses)
+        learned = scorer.update(state.scorer, _rows(state, draw.ids, batch), losses)
+        remember = scorer.remember or buffer.shift
         return state._replace(
             scorer=_if_finite(learned, state.scorer),
-            buffer=buffer.write(state.buffer, draw.ids, losses),
+            buffer=buffer.write(state.buffer, draw.ids, losses, state.step, remember),
         )
 
     return Sampler(init, sample, update)
 
 
-class GateState(NamedTuple):
-    """The gate's part of `SamplerState.transform`.
-
-    Attributes:
-        inner: the gated sampler's transform state.
-        tau: [] float32 moving average of tau; 1 = uniform losses, nothing to gain.
-    """
-
-    inner: PyTree
-    tau: Array
+def _rows(state: SamplerState, ids: Array, batch: Batch, params: Params = None) -> Rows:
+    history, count = buffer.read(state.buffer, ids)
+    return Rows(history, count, batch, params, ids, buffer.age(state.buffer, ids, state.step))
 
 
-def gate(sampler: Sampler, threshold: float, decay: float = 0.9) -> Sampler:
-    """Samples by importance only while that is worth its cost, else uniformly, without scoring.
-
-    tau^2, by how much sampling by loss would cut the gradient's second moment, is estimated from
-    the batch's own losses, weighted by 1 / draw_probs, so that the pool need not be scored to know
-    it. Following arXiv 1803.00942, with the loss in place of the gradient norm.
-
-    Args:
-        sampler: what to switch. While closed its scorer does not run, draws are uniform, of weight
-            and score one, its transform stands still, and its `update` goes on learning.
-        threshold: open while the average of tau, which is at least 1, exceeds this; see
-            `break_even`.
-        decay: of the moving average of tau, which starts at 1 (closed).
-    """
-    if not 0 <= decay < 1:
-        raise ValueError(f"gate: decay is {decay}; choose one in [0, 1)")
-
-    def init(key: Array, num_examples: int) -> SamplerState:
-        state = sampler.init(key, num_examples)
-        return state._replace(transform=GateState(state.transform, jnp.ones((), jnp.float32)))
-
-    def sample(
-        key: Array,
-        state: SamplerState,
-        ids: Array | None = None,
-        batch: Batch = None,
-        params: Params = None,
-    ) -> tuple[Draw, SamplerState]:
-        ids = _everything(state, batch) if ids is None else ids
-        inner, tau = state.transform
-
-        def opened(state):
-            return sampler.sample(key, state, ids, batch, params)
-
-        state = state._replace(transform=inner)
-        drawn, _ = jax.eval_shape(opened, state)  # b, which the inner sampler alone knows
-
-        def closed(state):
-            probs = jnp.full(ids.shape, 1 / ids.shape[0], jnp.float32)
-            index, draw_probs = resampling.systematic(key, probs, drawn.ids.shape[0])
-            ones = jnp.ones(index.shape, jnp.float32)
-            draw = Draw(ids[index], index, ones, draw_probs, ones, jnp.float32(1), jnp.int32(0))
-            return draw, state._replace(step=state.step + 1)
-
-        draw, state = jax.lax.cond(tau > threshold, opened, closed, state)
-        return draw, state._replace(transform=GateState(state.transform, tau))
-
-    def update(state: SamplerState, draw: Draw, losses: Array, batch: Batch = None) -> SamplerState:
-        inner, tau = state.transform
-        state = sampler.update(state._replace(transform=inner), draw, losses, batch)
-        tau = decay * tau + (1 - decay) * _tau(losses.astype(jnp.float32), draw.draw_probs)
-        return state._replace(transform=GateState(state.transform, tau))
-
-    return Sampler(init, sample, update)
-
-
-def break_even(pool_size: int, batch_size: int) -> float:
-    """(B + 3b) / (3b): the tau from which scoring a pool of B by forward passes pays.
-
-    A backward pass counts as two forward passes (arXiv 1803.00942).
-    """
-    return (pool_size + 3 * batch_size) / (3 * batch_size)
-
-
-def _tau(losses: Array, draw_probs: Array) -> Array:
-    """sqrt(E[L^2]) / E[L] over the pool, self-normalised; 1 where no loss is positive."""
-    usable = jnp.isfinite(losses)
-    share = jnp.where(usable, 1 / draw_probs, 0.0)
-    losses = jnp.where(usable, jnp.maximum(losses, 0.0), 0.0)
-    losses = losses / jnp.maximum(jnp.max(losses), jnp.finfo(jnp.float32).tiny)
-    mean, square = jnp.sum(share * losses), jnp.sum(share * jnp.square(losses))
-    tau = jnp.sqrt(jnp.sum(share) * square) / jnp.where(mean > 0, mean, 1.0)
-    return jnp.where(mean > 0, tau, 1.0)
-
-
-def _everything(state: SamplerState, batch: Batch) -> Array:
+def everything(state: SamplerState, batch: Batch) -> Array:
     """The ids of the whole buffer or, where there is none, of the examples in `batch`."""
     size = buffer.size(state.buffer)
     if not size:

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -68,7 +68,8 @@ def make_train_step(
     sampler: Sampler,
     *,
     pool_size: int | None = None,
-) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]:
+    with_draw: bool = False,
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Any]]]:
     """One step of training: pool, draw, weighted gradient, write-back.
 
     A scorer that runs the main model gets as its params `state.params`, or the pair
@@ -80,7 +81,9 @@ def make_train_step(
         tx: the optimiser.
         sampler: chooses the batch.
         pool_size: B, of the uniform presample that the sampler chooses from; None leaves it to
-            the sampler where to look, which is the whole data set.
+            the sampler where to look: to one with a pool of its own, or in the whole data set.
+        with_draw: also return what was drawn, the `Draw` with the weights as used, as
+            `metrics["draw"]`.
 
     Returns:
         `step(state, data) -> (state, metrics)`, jitted, the state donated; `data` is a pytree of
@@ -89,17 +92,23 @@ def make_train_step(
         NaN: no weight protects it) while step and sampler went on.
 
     Raises:
-        ValueError: when first called, if the data set is empty, ragged, or not the one that the
-            sampler was initialised for; if the pool does not fit between batch and data set; or
-            if `loss_fn` does not return one loss per example.
+        ValueError: here if the sampler has a pool of its own and is given another; when first
+            called, if the data set is empty, ragged, or not the one that the sampler was
+            initialised for; if the pool does not fit between batch and data set; or if `loss_fn`
+            does not return one loss per example.
     """
+    if sampler.own_pool and pool_size is not None:
+        raise ValueError(
+            f"pool_size is {pool_size}, but this sampler chooses by itself where to look; leave it "
+            "out"
+        )
     value_and_grad = weighted_value_and_grad(
         lambda params, batch, model_state, key: loss_fn(params, model_state, batch, key),
         has_aux=True,
     )
 
     @functools.partial(jax.jit, donate_argnums=0)
-    def step(state: TrainState, data: Batch) -> tuple[TrainState, dict[str, Array]]:
+    def step(state: TrainState, data: Batch) -> tuple[TrainState, dict[str, Any]]:
         size = num_examples(data)
         known = buffer.size(state.sampler.buffer)
         if known not in (0, size):
@@ -118,9 +127,11 @@ def make_train_step(
         draw, sampler_state = sampler.sample(draw_key, state.sampler, ids, pool, variables)
 
         batch = _take(data, draw.ids)
+        weights = functools.partial(sampler.weigh, sampler_state, draw)
         (_, (losses, model_state)), grads = value_and_grad(
-            state.params, batch, draw.weights, state.model_state, loss_key
+            state.params, batch, weights, state.model_state, loss_key
         )
+        draw = draw._replace(weights=weights(losses))
 
         _check_model_state(model_state, state.model_state)
 
@@ -133,12 +144,7 @@ def make_train_step(
             sound, take, lambda: (state.params, state.model_state, state.opt_state)
         )
         last_seen, _ = buffer.read(state.sampler.buffer, draw.ids)
-        metrics = draw_metrics(
-            draw,
-            losses,
-            pool_size or size,
-            last_seen[:, 0] if last_seen.shape[1] else None,
-        )
+        metrics = draw_metrics(draw, losses, last_seen[:, 0] if last_seen.shape[1] else None)
         new_state = TrainState(
             step=state.step + 1,
             key=state.key,
@@ -147,7 +153,8 @@ def make_train_step(
             opt_state=opt_state,
             sampler=sampler.update(sampler_state, draw, losses, batch),
         )
-        return new_state, metrics | {"skipped": ~sound}
+        metrics |= {"skipped": ~sound}
+        return new_state, metrics | {"draw": draw} if with_draw else metrics
 
     return step
 

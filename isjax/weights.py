@@ -1,11 +1,23 @@
-"""Weights that undo a biased draw, wholly or in part."""
+"""Weights that undo a biased draw, wholly or in part.
+
+Those known when a batch is drawn are `Draw.weights`: `importance_weights`, then perhaps a function
+`(draw) -> weights` that rescales them (`rescale` of `importance_sampler`). Those that depend on the
+losses of the batch are policies `(draw, losses) -> weights`, for `combinators.reweight`: all four
+of the authors' library (github.com/idiap/importance-sampling, `reweighting.py`).
+"""
+
+from collections.abc import Callable
 
 import jax.numpy as jnp
 
-from isjax.base import Array
+from isjax.base import Array, Draw
+
+__all__ = ["adjusted", "biased", "correcting", "none"]
+
+Policy = Callable[[Draw, Array], Array]
 
 
-def importance_weights(draw_probs: Array, pool_size: int, k: Array | float = 1.0) -> Array:
+def importance_weights(draw_probs: Array, pool_size: Array | int, k: Array | float = 1.0) -> Array:
     """w_i = (1 / (B p_i))^k, the weights of arXiv 1706.00043.
 
     1 corrects fully: the weighted batch gradient is unbiased for the pool's mean gradient. 0 is no
@@ -37,3 +49,77 @@ def preserve_mean(weights: Array, unbiased: Array, scores: Array) -> Array:
     """
     kept, wanted = jnp.sum(weights * scores), jnp.sum(unbiased * scores)
     return weights * jnp.where(kept > 0, wanted / jnp.where(kept > 0, kept, 1.0), 1.0)
+
+
+def preserve_mean_score(draw: Draw) -> Array:
+    """`preserve_mean` by the scores as predicted: a `rescale` of `importance_sampler`."""
+    unbiased = importance_weights(draw.draw_probs, draw.pool_size)
+    return preserve_mean(draw.weights, unbiased, draw.scores)
+
+
+def divide_by_largest(draw: Draw) -> Array:
+    """The largest weight of the batch becomes one: updates only shrink (arXiv 1511.05952)."""
+    return draw.weights / jnp.max(draw.weights)
+
+
+def none() -> Policy:
+    """No correction: each weighs one."""
+    return lambda draw, losses: jnp.ones_like(draw.weights)
+
+
+def biased(k: float = 0.5) -> Policy:
+    """(1 / (B p))^k, rescaled by `preserve_mean_score`, as the authors' library has it."""
+    _require_exponent("biased", k)
+
+    def policy(draw: Draw, losses: Array) -> Array:
+        weights = importance_weights(draw.draw_probs, draw.pool_size, k)
+        return preserve_mean_score(draw._replace(weights=weights))
+
+    return policy
+
+
+def adjusted(k: float = 0.5) -> Policy:
+    """(1 / (B q))^k, with q what p would have been, had the true losses of the batch been known.
+
+    q_i = p_i r_i / (1 - sum_batch p + sum_batch p r), r = loss / score, each drawn example counted
+    once. Without transforms p = s / S, so that the denominator is (S1 + S2) / S with S1 the scores
+    outside of the batch and S2 the losses inside it, the authors' formula; with additive smoothing
+    p is scaled all the same. Then rescaled by `preserve_mean`, by the losses.
+    """
+    _require_exponent("adjusted", k)
+
+    def policy(draw: Draw, losses: Array) -> Array:
+        losses = jnp.maximum(losses, 1e-6)
+        ratio = losses / jnp.maximum(draw.scores, 1e-6)
+        once = 1 / jnp.sum(draw.index[:, None] == draw.index[None, :], axis=1)
+        outside = jnp.maximum(1 - jnp.sum(once * draw.draw_probs), 0.0)
+        inside = jnp.sum(once * draw.draw_probs * ratio)
+        probs = draw.draw_probs * ratio / (outside + inside)
+        unbiased = importance_weights(probs, draw.pool_size)
+        weights = importance_weights(probs, draw.pool_size, k)
+        return preserve_mean(weights, unbiased, losses)
+
+    return policy
+
+
+def correcting(low: float = 0.0, high: float = 2.0) -> Policy:
+    """The draw's weights, times the ratio of predicted to true loss between `low` and `high`.
+
+    An example drawn because its loss was thought larger than it is then weighs more, and one that
+    surprises by a large loss weighs less.
+    """
+    if not 0 <= low <= high:
+        raise ValueError(
+            f"weights.correcting: (low, high) is {(low, high)}; choose 0 <= low <= high"
+        )
+    return lambda draw, losses: (
+        draw.weights * jnp.clip(draw.scores / jnp.maximum(losses, 1e-6), low, high)
+    )
+
+
+def _require_exponent(function: str, k: float) -> None:
+    if not -jnp.inf < k <= 1:
+        raise ValueError(
+            f"weights.{function}: k is {k}; choose k <= 1, and finite: 1 corrects fully, less "
+            "prefers harder examples"
+        )

@@ -12,29 +12,36 @@ ROOT = Path(isjax.__file__).parent
 FLOORS = [
     {"base"},
     {
-        "augmentations",
         "buffer",
+        "conditions",
         "distributions",
         "finite",
         "gradients",
+        "mixing",
         "networks",
+        "randaugment",
         "resampling",
+        "rows",
         "tree",
         "weights",
     },
-    {"diagnostics", "scorers", "transforms"},
-    {"sampler"},
-    {"recipes", "training"},
+    {"augmentations", "diagnostics", "learned", "transforms"},
+    {"sampler", "scorers"},
+    {"combinators"},
+    {"remembered", "training"},
+    {"recipes"},
     {"checkpoints", "dataset", "preemption", "runs", "schedules", "tfds_source", "writers"},
     {"figures", "images", "synthetic", "tasks", "text"},
     {"data", "evaluation", "report"},
     {"config", "loop"},
     {"objects", "workdir"},
-    {"compare", "experiment"},
+    {"references"},
+    {"experiment"},
     {"main"},
+    {"compare", "quality"},
 ]
 FLOOR = {module: number for number, modules in enumerate(FLOORS) for module in modules}
-LAST_CORE_FLOOR = 4
+LAST_CORE_FLOOR = 6
 MAX_LINES = 320
 
 MODULES = {

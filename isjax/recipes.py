@@ -1,84 +1,173 @@
-"""Published methods by name, each a few lines of composition. A recipe returns a `Sampler`."""
+"""Published methods by name, each a few lines of composition. A recipe returns a `Sampler`.
+
+Here are those that need the main model or nothing at all; `isjax.remembered` has those that go by
+past losses, under the same names.
+
+Common arguments: `batch_size`, b; `k`, the exponent of the weights (1 corrects the bias fully, 0 is
+no correction); `smoothing`, the share of the mean score that is added to each; `loss_fn` and
+`logits_fn`, `(params, batch) -> losses [B]` or `logits [B, classes]` of the main model in
+evaluation mode, see `scorers.loss`; `label_fn`, `(batch) -> classes [B]`, by default
+`batch["label"]`; `num_steps`, of the run, which some schedules need; `initial_loss`, of an example
+never seen.
+"""
 
 import math
 from collections.abc import Callable
 
-import optax
+import jax.numpy as jnp
+import numpy as np
 
-from isjax import scorers
-from isjax.base import Array, Batch, Params, Sampler, ScalarOrSchedule
+from isjax import conditions, resampling, scorers, transforms
+from isjax.base import Array, Batch, Sampler, ScalarOrSchedule
+from isjax.combinators import break_even, epochs, gate
+from isjax.remembered import (
+    c_sgd,
+    cached,
+    infobatch,
+    last_loss,
+    learned_loss,
+    loss_change,
+    online_batch_selection,
+    p_sgd,
+    per_class_gaussian,
+    prioritized,
+    small_loss,
+)
 from isjax.sampler import importance_sampler
-from isjax.transforms import smooth_by_mean
+from isjax.scorers import LabelFn, LogitsFn, LossFn
+from isjax.transforms import chain, smooth_by_mean
 
-__all__ = ["biased_loss", "last_loss", "learned_loss", "uniform"]
+__all__ = [
+    "biased_loss",
+    "c_sgd",
+    "cached",
+    "el2n",
+    "grad_norm",
+    "grad_norm_bound",
+    "infobatch",
+    "last_loss",
+    "learned_loss",
+    "loss_change",
+    "online_batch_selection",
+    "p_sgd",
+    "per_class_gaussian",
+    "prioritized",
+    "reducible_loss",
+    "reshuffled",
+    "selective_backprop",
+    "small_loss",
+    "uniform",
+]
 
 
 def uniform(*, batch_size: int) -> Sampler:
-    """Uniform draws: the baseline. Every weight is exactly one, which k = 0 says."""
+    """Each batch drawn from all examples alike, whatever came before. Every weight is one."""
     return importance_sampler(scorers.uniform(), batch_size=batch_size, k=0.0)
+
+
+def reshuffled(*, batch_size: int) -> Sampler:
+    """Epochs without replacement, each in a new order: the stronger baseline.
+
+    Under a budget also known as repeated random subsets.
+    """
+    everything = importance_sampler(
+        scorers.uniform(),
+        batch_size=batch_size,
+        k=0.0,
+        resample=resampling.without_replacement,
+    )
+    return epochs(everything, pool_size=batch_size)
 
 
 def biased_loss(
     *,
     batch_size: int,
-    loss_fn: Callable[[Params, Batch], Array],
+    loss_fn: LossFn,
     k: ScalarOrSchedule = 0.5,
     smoothing: float = 0.5,
 ) -> Sampler:
-    """The main model scores the pool by its loss (arXiv 1706.00043). B forward passes a step.
-
-    `loss_fn` runs in evaluation mode; for a model with state see `scorers.loss`.
-    """
+    """The main model scores the pool by its loss (arXiv 1706.00043). B forward passes a step."""
     return importance_sampler(
         scorers.loss(loss_fn), smooth_by_mean(smoothing), batch_size=batch_size, k=k
     )
 
 
-def last_loss(
+def grad_norm_bound(
     *,
     batch_size: int,
-    k: ScalarOrSchedule = 0.5,
-    smoothing: float = 0.5,
-    initial_loss: float = 1.0,
+    logits_fn: LogitsFn,
+    label_fn: LabelFn | None = None,
+    pool_size: int = 1024,
+    k: ScalarOrSchedule = 1.0,
 ) -> Sampler:
-    """The loss last seen stands for the loss: scores for free, as stale as the last visit."""
-    return importance_sampler(
-        scorers.last_loss(),
-        smooth_by_mean(smoothing),
-        batch_size=batch_size,
-        k=k,
-        initial_loss=initial_loss,
-    )
+    """By a bound on the gradient norm, while that pays (arXiv 1803.00942).
 
-
-def learned_loss(
-    *,
-    batch_size: int,
-    num_classes: int | None = None,
-    k: ScalarOrSchedule = 0.5,
-    smoothing: float = 0.5,
-    network: scorers.Network | None = None,
-    optimizer: optax.GradientTransformation | None = None,
-    label_fn: Callable[[Batch], Array] | None = None,
-    history: int = 10,
-    log_losses: bool = False,
-    initial_loss: float | None = None,
-) -> Sampler:
-    """An LSTM predicts the loss from past losses and class (arXiv 1706.00043).
-
-    Its arguments are those of `scorers.learned` and `importance_sampler`; `initial_loss` is
-    log(num_classes), the loss of a uniform guess, unless given (1 without classes).
+    The gate opens at tau > (B + 3b) / (3b), with the bound in tau taken as 1 - p(true class), of
+    which it is between 1 and sqrt(2) times. B forward passes a step while open; `pool_size` is B,
+    three batches in the authors' library.
     """
-    scorer = scorers.learned(
-        network,
-        optimizer,
-        num_classes=num_classes,
-        label_fn=label_fn,
-        history=history,
-        log_losses=log_losses,
+    sampler = importance_sampler(
+        scorers.grad_norm_bound(logits_fn, label_fn), batch_size=batch_size, k=k
     )
-    if initial_loss is None:
-        initial_loss = math.log(num_classes) if num_classes else 1.0
+    threshold = break_even(pool_size, batch_size)
+    return gate(sampler, conditions.tau(threshold, importance=lambda losses: -jnp.expm1(-losses)))
+
+
+def grad_norm(*, batch_size: int, loss_fn: LossFn, k: ScalarOrSchedule = 1.0) -> Sampler:
+    """By the exact gradient norm of each example, which has the least variance: an oracle.
+
+    B forward and backward passes a step, one by one.
+    """
+    return importance_sampler(scorers.grad_norm(loss_fn), batch_size=batch_size, k=k)
+
+
+def selective_backprop(*, batch_size: int, loss_fn: LossFn, beta: float = 3.0) -> Sampler:
+    """Keeps an example with probability percentile(loss)^beta (Jiang et al. 2019, 1910.00762).
+
+    Every example of an epoch is a candidate, (beta + 1) b of them a step, of which that rule keeps
+    b on average; here it is b exactly, with the same probabilities. (beta + 1) b forward passes a
+    step; no correction.
+    """
+    sampler = importance_sampler(
+        scorers.loss(loss_fn),
+        chain(transforms.percentile(), transforms.power(beta)),
+        batch_size=batch_size,
+        k=0.0,
+    )
+    return epochs(sampler, pool_size=math.ceil((beta + 1) * batch_size))
+
+
+def reducible_loss(
+    *,
+    batch_size: int,
+    loss_fn: LossFn,
+    reference: Array | Callable[[Batch], Array],
+    sampled: bool = False,
+    k: ScalarOrSchedule = 0.5,
+    smoothing: float = 0.5,
+) -> Sampler:
+    """RHO-LOSS (Mindermann et al. 2022, arXiv 2206.07137): what the model loses, a reference not.
+
+    The b highest of the pool or, if `sampled`, p ~ max(loss - reference, 0) + c mean. `reference`:
+    see `scorers.reducible_loss`; a run from a config makes it by cross-fitting. B forward passes a
+    step, and what the reference cost.
+    """
+    scorer = scorers.reducible_loss(loss_fn, reference)
+    if sampled:
+        smoothed = chain(transforms.clip(), smooth_by_mean(smoothing))
+        return importance_sampler(scorer, smoothed, batch_size=batch_size, k=k)
     return importance_sampler(
-        scorer, smooth_by_mean(smoothing), batch_size=batch_size, k=k, initial_loss=initial_loss
+        scorer, transforms.percentile(), batch_size=batch_size, resample=resampling.top_k
     )
+
+
+def el2n(*, batch_size: int, scores: Array, keep: float = 0.5) -> Sampler:
+    """Uniform among the share `keep` of highest EL2N early in training, the rest never drawn.
+
+    Paul et al. 2021 (arXiv 2107.07075). `scores`, [N], are computed before training: by a run from
+    a config, see `references.early_el2n`. No correction: data are pruned, not resampled.
+    """
+    if not 0 < keep <= 1:
+        raise ValueError(f"recipes.el2n: keep is {keep}; choose a share above 0, at most 1")
+    kept = np.asarray(scores) >= np.quantile(scores, 1 - keep)
+    return importance_sampler(scorers.given(jnp.float32(kept)), batch_size=batch_size, k=0.0)

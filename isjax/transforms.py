@@ -8,19 +8,23 @@ Write your own in ten lines:
         return ScoreTransform(stateless, update)
 """
 
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import jax.numpy as jnp
 
-from isjax.base import Array, ScoreTransform
+from isjax.base import Array, ScalarOrSchedule, Schedule, ScoreTransform
 from isjax.distributions import normalize
 
 __all__ = [
     "chain",
     "clip",
+    "exponential_rank",
     "identity",
+    "inverse_rank",
     "mix_uniform",
+    "percentile",
     "power",
+    "prune_below_mean",
     "smooth",
     "smooth_by_mean",
     "warm_up",
@@ -133,6 +137,64 @@ def clip(low: float = 0.0, high: float = jnp.inf) -> ScoreTransform:
     """Scores between `low` and `high`, in units of the score."""
     _require(0 <= low <= high, "clip", "(low, high)", (low, high), "0 <= low <= high")
     return ScoreTransform(stateless, lambda scores, state: (jnp.clip(scores, low, high), state))
+
+
+def percentile() -> ScoreTransform:
+    """The share of the pool that scores no higher: from 1/B for the lowest to 1 for the highest.
+
+    Equal scores share the higher value. Scores may be of any sign.
+    """
+
+    def update(scores, state):
+        return jnp.searchsorted(jnp.sort(scores), scores, side="right") / scores.shape[0], state
+
+    return ScoreTransform(stateless, update)
+
+
+def inverse_rank() -> ScoreTransform:
+    """1 / rank, the highest score having rank 1 (arXiv 1511.05952); equal ones in any order."""
+    return ScoreTransform(stateless, lambda scores, state: (1 / _rank(scores), state))
+
+
+def exponential_rank(pressure: ScalarOrSchedule) -> ScoreTransform:
+    """exp(-log(s) rank / B): the highest score is drawn s times as often as the lowest.
+
+    The ranking of online batch selection (arXiv 1511.06343), within the pool.
+
+    Args:
+        pressure: s >= 1, a number or a schedule of the draws so far; 1 is uniform.
+    """
+    if not callable(pressure):
+        _require(pressure >= 1, "exponential_rank", "pressure", pressure, ">= 1")
+    schedule = cast(Schedule, pressure) if callable(pressure) else lambda step: pressure
+
+    def update(scores, step):
+        share = (_rank(scores) - 1) / scores.shape[0]
+        return jnp.exp(-jnp.log(schedule(step)) * share), step + 1
+
+    return ScoreTransform(lambda: jnp.zeros((), jnp.int32), update)
+
+
+def _rank(scores: Array) -> Array:
+    """1 for the highest score, to B for the lowest. [B] -> [B] float32."""
+    order = jnp.argsort(-scores)
+    places = jnp.arange(1, scores.shape[0] + 1, dtype=jnp.float32)
+    return jnp.zeros_like(places).at[order].set(places)
+
+
+def prune_below_mean(rate: float = 0.5) -> ScoreTransform:
+    """1 - r for a score below the pool's mean, else 1: what InfoBatch keeps (arXiv 2303.04947).
+
+    Args:
+        rate: r in [0, 1), the share left out of those below the mean.
+    """
+    _require(0 <= rate < 1, "prune_below_mean", "rate", rate, "in [0, 1)")
+
+    def update(scores, state):
+        below = scores < jnp.sum(scores / scores.shape[0])
+        return jnp.where(below, 1 - rate, 1.0), state
+
+    return ScoreTransform(stateless, update)
 
 
 def _require(holds: bool, function: str, name: str, value: object, limit: str) -> None:

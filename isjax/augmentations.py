@@ -1,13 +1,17 @@
 """Random augmentations that run on the device, within the jitted step.
 
 An augmentation is a pure function `(key, images [b, H, W, C]) -> images`, of the same shape and
-dtype. Each image of a batch gets its own randomness. Write your own in the same shape.
+dtype. Each image of a batch gets its own randomness. Write your own in the same shape. One that
+mixes images returns `mixing.Mixed`, which says what each image is made of.
 """
 
 import jax
 import jax.numpy as jnp
 
-__all__ = ["crop", "flip"]
+from isjax.mixing import mixup, ricap
+from isjax.randaugment import rand_augment
+
+__all__ = ["crop", "flip", "mixup", "rand_augment", "ricap"]
 
 
 def flip(key: jax.Array, images: jax.Array) -> jax.Array:

@@ -13,11 +13,12 @@ import optax
 
 from isjax.base import Array, Batch, Params, PyTree
 from isjax.dataset import Dataset
+from isjax.mixing import Mixed, per_source
 from isjax.training import EvalFn, LossFn
 
 __all__ = ["classification", "language", "regression"]
 
-Augmentation = Callable[[Array, Array], Array]
+Augmentation = Callable[[Array, Array], Array | Mixed]
 
 
 class Task(NamedTuple):
@@ -34,6 +35,8 @@ class Task(NamedTuple):
         initial_loss: of an example never seen.
         label_fn: `(batch) -> classes [b]`, where the data set has classes.
         summarise: means of the metrics over a part of the data -> metrics of that part.
+        output_fn: `(params, model_state, batch) -> output` of the network, as `score_fn`: logits
+            where the data set has classes.
     """
 
     dataset: Dataset
@@ -44,6 +47,7 @@ class Task(NamedTuple):
     initial_loss: float = 1.0
     label_fn: Callable[[Batch], Array] | None = None
     summarise: Callable[[dict[str, float]], dict[str, float]] = dict
+    output_fn: EvalFn | None = None
 
 
 def num_outputs(dataset: Dataset) -> int:
@@ -84,7 +88,10 @@ def classification(
             deviation of its channels in the training part; `x` may be a pytree of several inputs.
         network: from `x` to logits [b, classes], `network(x, train=False)`.
         augment: `(key, x) -> x` of the training view, applied in order; see
-            `isjax.augmentations`.
+            `isjax.augmentations`. One of them may mix images (mixup, RICAP): the loss of an
+            example is then that of its own label in all the mixtures it is part of, so that its
+            weight and what is written back concern it alone. A model that scores the pool sees
+            examples as they are.
     """
 
     def metrics(logits: Array, batch: Batch) -> dict[str, Array]:
@@ -174,10 +181,8 @@ def _supervised(
     def loss_fn(
         params: Params, model_state: PyTree, batch: Batch, key: Array
     ) -> tuple[Array, PyTree]:
-        x = batch["x"]
-        dropout_key, *keys = jax.random.split(key, 1 + len(augment))
-        for function, augment_key in zip(augment, keys, strict=True):
-            x = function(augment_key, x)
+        dropout_key, augment_key = jax.random.split(key)
+        x, mixed = _augmented(augment, augment_key, batch["x"])
         output, updated = network.apply(
             variables(params, model_state),
             prepare(x),
@@ -185,16 +190,42 @@ def _supervised(
             rngs={"dropout": dropout_key},
             mutable=list(model_state or {}),
         )
-        return metrics(output, batch)["loss"], updated or None
+        if mixed is None:
+            return metrics(output, batch)["loss"], updated or None
+        targets = {name: value for name, value in batch.items() if name != "x"}
+        of_source = jax.vmap(
+            lambda ids: metrics(output, jax.tree.map(lambda y: y[ids], targets))["loss"],
+            in_axes=1,
+            out_axes=1,
+        )
+        losses = per_source(of_source(mixed.source), mixed.source, mixed.share)
+        return losses, updated or None
+
+    def output_fn(params: Params, model_state: PyTree, batch: Batch) -> Array:
+        output = network.apply(variables(params, model_state), prepare(batch["x"]), train=False)
+        return jnp.asarray(output)
 
     def metrics_fn(params: Params, model_state: PyTree, batch: Batch) -> dict[str, Array]:
-        output = network.apply(variables(params, model_state), prepare(batch["x"]), train=False)
-        return metrics(jnp.asarray(output), batch)
+        return metrics(output_fn(params, model_state, batch), batch)
 
     def score_fn(params: Params, model_state: PyTree, batch: Batch) -> Array:
         return metrics_fn(params, model_state, batch)["loss"]
 
-    return Task(dataset, init, loss_fn, score_fn, metrics_fn)
+    return Task(dataset, init, loss_fn, score_fn, metrics_fn, output_fn=output_fn)
+
+
+def _augmented(
+    augment: Sequence[Augmentation], key: Array, x: PyTree
+) -> tuple[PyTree, Mixed | None]:
+    """The training view of `x`, and what it is mixed of if it is."""
+    mixed = None
+    for function, own_key in zip(augment, jax.random.split(key, len(augment)), strict=True):
+        x = function(own_key, x)
+        if isinstance(x, Mixed):
+            if mixed is not None:
+                raise ValueError("two augmentations mix images; leave one of them out")
+            x, mixed = x.x, x
+    return x, mixed
 
 
 def _standardiser(x: np.ndarray) -> Callable[[Array], Array]:

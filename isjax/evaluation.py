@@ -1,6 +1,7 @@
 """Evaluation: means over all examples of each part of a data set."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import jax
 import numpy as np
@@ -9,18 +10,24 @@ from isjax.base import Batch
 from isjax.tasks import Task
 from isjax.training import TrainState, make_eval_step, num_examples
 
-__all__ = ["Evaluate", "make_evaluation"]
+__all__ = ["Evaluate", "make_evaluation", "over_examples"]
 
 Evaluate = Callable[..., dict[str, float] | None]
 
 
-def make_evaluation(task: Task, batch_size: int = 1000, max_examples: int = 0) -> Evaluate:
+def make_evaluation(
+    task: Task,
+    batch_size: int = 1000,
+    max_examples: int = 0,
+    further: Callable[[TrainState], dict[str, float]] | None = None,
+) -> Evaluate:
     """Evaluates the train part, the valid part if there is one, and the test part.
 
     Args:
         task: whose metrics are averaged, in float64.
         batch_size: examples evaluated at once.
         max_examples: of each part, evenly spaced; 0 = all.
+        further: `(state) -> {name: number}`, other metrics to add.
 
     Returns:
         `evaluate(state, asked_to_stop) -> {"train_loss": ..., "test_loss": ..., ...}`, or None
@@ -38,16 +45,12 @@ def make_evaluation(task: Task, batch_size: int = 1000, max_examples: int = 0) -
         state: TrainState, part: Batch, asked_to_stop: Callable[[], bool]
     ) -> dict[str, float] | None:
         size = num_examples(part)
-        rows = min(size, batch_size)
         totals: dict[str, float] = {}
-        for start in range(0, size, rows):
+        for metrics in over_examples(step, state, part, batch_size):
             if asked_to_stop():
                 return None
-            # The last batch is filled up from the front: one shape, one compilation.
-            ids = np.arange(start, start + rows) % size
-            metrics = jax.device_get(step(state, jax.tree.map(lambda x: x[ids], part)))  # noqa: B023
             for name, values in metrics.items():
-                total = values[: size - start].sum(dtype=np.float64)
+                total = values.sum(dtype=np.float64)
                 totals[name] = totals.get(name, 0.0) + float(total)
         return task.summarise({name: total / size for name, total in totals.items()})
 
@@ -60,9 +63,23 @@ def make_evaluation(task: Task, batch_size: int = 1000, max_examples: int = 0) -
             if means is None:
                 return None
             evaluated |= {f"{part}_{name}": value for name, value in means.items()}
-        return evaluated
+        return evaluated | (further(state) if further else {})
 
     return evaluate
+
+
+def over_examples(
+    step: Callable[[TrainState, Batch], Any], state: TrainState, part: Batch, batch_size: int
+) -> Iterator[Any]:
+    """What an evaluation step says of each example, batch by batch: trees of arrays [<= batch]."""
+    size = num_examples(part)
+    rows = min(size, batch_size)
+    for start in range(0, size, rows):
+        # The last batch is filled up from the front: one shape, one compilation.
+        ids = np.arange(start, start + rows) % size
+        batch = jax.tree.map(lambda x: x[ids], part)  # noqa: B023
+        values = jax.device_get(step(state, batch))
+        yield jax.tree.map(lambda x: x[: size - start], values)  # noqa: B023
 
 
 def _spaced(part: Batch, max_examples: int) -> Batch:

@@ -6,9 +6,11 @@ Any setting can be given on the command line, as in `--config.method=learned_los
 
 import os
 import sys
+from collections.abc import Callable
+from typing import Any
 
 from absl import app, flags, logging
-from ml_collections import config_flags
+from ml_collections import ConfigDict, config_flags
 
 from isjax import experiment
 from isjax.config import ConfigError
@@ -29,24 +31,30 @@ _ALLOW = flags.DEFINE_bool(
 )
 
 
-def main(argv: list[str]) -> None:
-    """Runs, or says in one line why not."""
-    logging.set_verbosity(logging.WARNING)  # JAX's notes on the backends it tries
-    if len(argv) > 1:
-        sys.exit(f"isjax: unexpected argument {argv[1]}; settings look like --config.seed=1")
-    path = config_flags.get_config_filename(flags.FLAGS["config"])
-    if not os.path.exists(path):
-        sys.exit(f"isjax: there is no config file {path}; the configs/ folder has some")
-    if not _WORKDIR.value:
-        sys.exit("isjax: --workdir is missing; name a folder for the files of this run")
-    try:
-        experiment.run(_CONFIG.value, _WORKDIR.value, allow_config_changes=_ALLOW.value)
-    except (ConfigError, FloatingPointError, ImportError, OSError) as error:
-        sys.exit(f"isjax: {error}")
-    except KeyboardInterrupt:
-        sys.exit(130)
+def command(run: Callable[[ConfigDict, str], Any]) -> None:
+    """Runs `run(config, workdir)` by the flags, or says in one line why not."""
+
+    def main(argv: list[str]) -> None:
+        logging.set_verbosity(logging.WARNING)  # JAX's notes on the backends it tries
+        if len(argv) > 1:
+            sys.exit(f"isjax: unexpected argument {argv[1]}; settings look like --config.seed=1")
+        path = config_flags.get_config_filename(flags.FLAGS["config"])
+        if not os.path.exists(path):
+            sys.exit(f"isjax: there is no config file {path}; the configs/ folder has some")
+        if not _WORKDIR.value:
+            sys.exit("isjax: --workdir is missing; name a folder for the files of this run")
+        try:
+            run(_CONFIG.value, _WORKDIR.value)
+        except (ConfigError, FloatingPointError, ImportError, OSError) as error:
+            sys.exit(f"isjax: {error}")
+        except KeyboardInterrupt:
+            sys.exit(130)
+
+    flags.mark_flag_as_required("config")
+    app.run(main)
 
 
 if __name__ == "__main__":
-    flags.mark_flag_as_required("config")
-    app.run(main)
+    command(
+        lambda config, workdir: experiment.run(config, workdir, allow_config_changes=_ALLOW.value)
+    )

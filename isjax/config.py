@@ -4,14 +4,23 @@ import difflib
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import optax
 from ml_collections import ConfigDict
 
-from isjax import augmentations, networks, recipes, schedules, tasks
+from isjax import augmentations, conditions, networks, recipes, schedules, tasks, weights
 
-__all__ = ["ConfigError", "build", "check", "default_config", "differences", "num_steps"]
+__all__ = [
+    "ConfigError",
+    "build",
+    "check",
+    "check_name",
+    "default_config",
+    "differences",
+    "num_steps",
+]
 
 _LEAST = {
     "pool_size": 1,
@@ -47,9 +56,16 @@ def default_config() -> ConfigDict:
             "network": "MLP",  # a name in isjax.networks
             "network_options": ConfigDict(),  # its attributes
             "augment": (),  # names in isjax.augmentations, applied in this order
+            "augment_options": ConfigDict(),  # their arguments by name, such as mixup.alpha
+            "label_noise": 0.0,  # share of the training examples that get a wrong label
             # How the batch is chosen.
             "method": "uniform",  # a name in isjax.recipes
             "method_options": ConfigDict(),  # its arguments, such as k
+            "gate": "",  # a name in isjax.conditions: when to sample by the method; "" = always
+            "gate_options": ConfigDict(),  # its arguments, such as threshold
+            "weighting": "",  # a name in isjax.weights, such as correcting; "" = the method's own
+            "weighting_options": ConfigDict(),  # its arguments
+            "reference_budget": 0.2,  # share of the steps that a method's reference models take
             "pool_size": 1024,  # B, the presample that the sampler chooses from
             "batch_size": 128,  # b
             # How it is trained on.
@@ -112,7 +128,7 @@ def check(config: ConfigDict) -> None:
     """
     known = default_config()
     for name in config:
-        _check_name(name, known, "a setting", prefix="config.")
+        check_name(name, known, "a setting", prefix="config.")
     missing = sorted(set(known) - set(config))
     if missing:
         raise ConfigError(
@@ -124,10 +140,14 @@ def check(config: ConfigDict) -> None:
         ("method", recipes.__all__),
         ("optimizer", optax.__all__),
         ("schedule", schedules.__all__),
+        ("gate", ["", *conditions.__all__]),
+        ("weighting", ["", *weights.__all__]),
     ):
-        _check_name(config[setting], names, f"a {setting}", prefix=f"config.{setting}: ")
+        check_name(config[setting], names, f"a {setting}", prefix=f"config.{setting}: ")
     for name in config.augment:
-        _check_name(name, augmentations.__all__, "an augmentation", prefix="config.augment: ")
+        check_name(name, augmentations.__all__, "an augmentation", prefix="config.augment: ")
+    for name in config.augment_options:
+        check_name(name, config.augment, "in config.augment", prefix="config.augment_options.")
     for setting, least in _LEAST.items():
         if not least <= config[setting] < math.inf:
             raise ConfigError(f"config.{setting} is {config[setting]}; choose at least {least}")
@@ -143,15 +163,18 @@ def check(config: ConfigDict) -> None:
         )
     if not 0 < config.learning_rate < math.inf:
         raise ConfigError(f"config.learning_rate is {config.learning_rate}; choose more than 0")
-    if not 0 < config.budget <= 1:
-        raise ConfigError(f"config.budget is {config.budget}; choose a share above 0, at most 1")
+    for setting in ("budget", "reference_budget"):
+        if not 0 < config[setting] <= 1:
+            raise ConfigError(
+                f"config.{setting} is {config[setting]}; choose a share above 0, at most 1"
+            )
 
 
 def build(
     setting: str,
     function: Callable,
     options: Mapping[str, Any],
-    fixed: Mapping[str, Any],
+    fixed: Mapping[str, Any] = MappingProxyType({}),
     defaults: Mapping[str, Any] | None = None,
 ) -> Any:
     """Calls what a setting names, with its options.
@@ -170,7 +193,7 @@ def build(
     for name in options:
         if name in fixed:
             raise ConfigError(f"config.{setting}.{name} is decided by the run; leave it out")
-        _check_name(name, parameters.keys() - fixed.keys(), "an option", f"config.{setting}.")
+        check_name(name, parameters.keys() - fixed.keys(), "an option", f"config.{setting}.")
     suggested = {**(defaults or {}), **fixed}
     known = {name: value for name, value in suggested.items() if name in parameters}
     try:
@@ -179,10 +202,15 @@ def build(
         raise ConfigError(f"config.{setting}: {error}") from error
 
 
-def _check_name(name: str, names: Iterable[str], kind: str, prefix: str) -> None:
+def check_name(name: str, names: Iterable[str], kind: str, prefix: str) -> None:
+    """Refuses a name that is not among `names`, with the one probably meant.
+
+    Raises:
+        ConfigError: "{prefix}{name} is not {kind}; ...".
+    """
     if name in names:
         return
-    names = sorted(names)
+    names = sorted(filter(None, names))
     close = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(names)}"
     raise ConfigError(f"{prefix}{name} is not {kind}; {hint}")

@@ -12,7 +12,7 @@ import numpy as np
 from isjax.base import Batch
 from isjax.training import num_examples
 
-__all__ = ["SETS", "Dataset", "cache_dir", "from_arrays", "save"]
+__all__ = ["SETS", "Dataset", "cache_dir", "from_arrays", "save", "with_label_noise"]
 
 # The data sets that isjax makes itself, by name in isjax.data; other names are those of
 # tensorflow-datasets.
@@ -71,6 +71,27 @@ def from_arrays(
             _check_tokens(name, part, len(vocabulary))
     tokens = None if vocabulary is None else tuple(vocabulary)
     return Dataset(train, test, num_classes, valid, tokens)
+
+
+def with_label_noise(dataset: Dataset, share: float, seed: int = 0) -> Dataset:
+    """Gives a share of the training examples another label, each other class as likely.
+
+    Exactly round(share N) examples, drawn by NumPy's generator; the valid and test parts stay as
+    they are.
+
+    Raises:
+        ValueError: if there are no classes, or the share lies outside [0, 1].
+    """
+    if not 0 <= share <= 1:
+        raise ValueError(f"label_noise is {share}; choose a share in [0, 1]")
+    if dataset.num_classes is None or dataset.num_classes < 2:
+        raise ValueError(f"label_noise is {share}, but the data set has no classes; leave it out")
+    generator = np.random.default_rng(seed)
+    label = np.array(dataset.train["label"])
+    wrong = generator.permutation(len(label))[: round(share * len(label))]
+    shift = generator.integers(1, dataset.num_classes, len(wrong))
+    label[wrong] = (label[wrong] + shift) % dataset.num_classes
+    return dataset._replace(train={**dataset.train, "label": label})
 
 
 def _check_labels(name: str, part: Batch, num_classes: int) -> None:

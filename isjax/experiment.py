@@ -1,22 +1,24 @@
 """Config-driven runs, which survive: the same call on the same folder resumes."""
 
 import contextlib
-import inspect
 import os
 import pathlib
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
-from isjax import recipes
+from isjax.base import Sampler
 from isjax.checkpoints import Checkpoints
 from isjax.config import ConfigError, check, num_steps
 from isjax.dataset import Dataset
 from isjax.evaluation import make_evaluation
-from isjax.loop import Plan, Progress, compile_steps, describe, train
+from isjax.loop import OnDraw, Plan, Progress, compile_steps, describe, train
 from isjax.objects import check_task, make_optimizer, make_sampler, make_task
 from isjax.preemption import asked_to_stop
+from isjax.references import Prepared, Stopped, needed, prepare
 from isjax.tasks import Task
 from isjax.training import TrainState, init_train_state, make_train_step, num_examples
 from isjax.workdir import ADVICE, check_workdir, locked, write_config
@@ -32,6 +34,8 @@ def run(
     *,
     task: Task | None = None,
     allow_config_changes: bool = False,
+    on_draw: OnDraw | None = None,
+    on_evaluation: Callable[[TrainState], dict[str, float]] | None = None,
 ) -> dict[str, Any]:
     """Trains as `config` says, or goes on where the run in `workdir` was interrupted.
 
@@ -43,7 +47,8 @@ def run(
     - `config.json`;
     - `metrics.jsonl`, a line per evaluation: `step`; `seconds` of training, scoring included;
       `compile_seconds` and `eval_seconds`, which are not part of it; `examples_forward` and
-      `examples_backward` of the main model; `train_loss`, `test_loss`, and what else the task
+      `examples_backward` of the main model, scoring and reference models included (a backward
+      pass of a scorer counts as two forward); `train_loss`, `test_loss`, and what else the task
       measures; and the steps' diagnostics, averaged since the last line (`nonfinite` and
       `skipped` are counted since the start);
     - `training.jsonl`, a line of diagnostics every `config.log_every` steps;
@@ -57,6 +62,9 @@ def run(
         workdir: made if need be.
         dataset: to use in place of the one that the config names.
         task: to use in place of what the config names: data set, network and loss.
+        on_draw: `(step, draw)`, called with what each step drew (`isjax.base.Draw`, as NumPy
+            arrays), shortly after.
+        on_evaluation: `(state) -> {name: number}`, further metrics of each evaluation.
         allow_config_changes: go on with a run although its config was another; the state stays,
             and with it what the seed has decided.
 
@@ -84,18 +92,43 @@ def run(
     init_key, state_key = jax.random.split(jax.random.key(config.seed))
     params, model_state = task.init(init_key)
     tx = make_optimizer(config)
-    sampler = make_sampler(config, task, model_state)
-    state = init_train_state(state_key, params, tx, sampler, size, model_state)
-    step = make_train_step(task.loss_fn, tx, sampler, pool_size=config.pool_size)
-
     plan = _plan(config)
+
+    def sampler_with(arrays: Mapping[str, np.ndarray]) -> Sampler:
+        sampler = make_sampler(config, task, model_state, arrays)
+        try:
+            jax.eval_shape(lambda key: sampler.init(key, size), state_key)
+        except ValueError as error:
+            raise ConfigError(f"config.method is {config.method}: {error}") from error
+        return sampler
+
+    # Whatever must be refused is, before reference models are trained.
+    sampler_with(dict.fromkeys(needed(config), np.zeros(size, np.float32)))
     with asked_to_stop() as stop:
         with contextlib.ExitStack() as stack:
             stack.enter_context(locked(workdir))
-            progress, checkpoints = Progress(), None
+            if not (
+                workdir / "config.json"
+            ).exists():  # what another config left that never trained
+                (workdir / "prepared.npz").unlink(missing_ok=True)
+            try:
+                prepared = prepare(config, task, workdir, stop)
+            except Stopped:
+                print("asked to stop while preparing; nothing of it is kept", flush=True)
+                return {}
+            sampler = sampler_with(prepared.arrays)
+            state = init_train_state(state_key, params, tx, sampler, size, model_state)
+            step = make_train_step(
+                task.loss_fn,
+                tx,
+                sampler,
+                pool_size=None if sampler.own_pool else config.pool_size,
+                with_draw=on_draw is not None,
+            )
+            progress, checkpoints = _beginning(prepared), None
             if config.checkpoint_every:
                 checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints"))
-                state, progress = _resume(checkpoints, state)
+                state, progress = _resume(checkpoints, state, progress)
             if progress.evaluated >= plan.num_steps:
                 print(f"{workdir} holds this run, finished")
                 return progress.line
@@ -109,8 +142,12 @@ def run(
             except (TypeError, ValueError) as error:
                 raise ConfigError(str(error)) from error
             progress.compile_seconds += program.seconds
-            evaluate = make_evaluation(task, config.eval_batch_size, config.eval_examples)
-            train(plan, program, state, progress, data, evaluate, writer, checkpoints, stop)
+            evaluate = make_evaluation(
+                task, config.eval_batch_size, config.eval_examples, on_evaluation
+            )
+            train(
+                plan, program, state, progress, data, evaluate, writer, checkpoints, stop, on_draw
+            )
         if progress.evaluated < plan.num_steps:
             saved = "saved; the same command resumes" if checkpoints else "no checkpoints, all lost"
             print(f"asked to stop at step {progress.step} of {plan.num_steps}; {saved}", flush=True)
@@ -118,25 +155,35 @@ def run(
     return progress.line
 
 
-def _resume(checkpoints: Checkpoints, state: TrainState) -> tuple[TrainState, Progress]:
+def _beginning(prepared: Prepared) -> Progress:
+    """No step taken, but what was prepared is paid for."""
+    return Progress(
+        seconds=prepared.seconds,
+        compile_seconds=prepared.compile_seconds,
+        since_start={
+            "examples_forward": prepared.examples_forward,
+            "examples_backward": prepared.examples_backward,
+        },
+    )
+
+
+def _resume(
+    checkpoints: Checkpoints, state: TrainState, progress: Progress
+) -> tuple[TrainState, Progress]:
     """Where the run was interrupted, or its beginning."""
     try:
         restored = checkpoints.restore(state)
     except ValueError as error:
         raise ConfigError(f"the checkpoint does not fit this config: {error}; {ADVICE}") from error
-    return (restored[0], Progress(**restored[1])) if restored else (state, Progress())
+    return (restored[0], Progress(**restored[1])) if restored else (state, progress)
 
 
 def _plan(config: ConfigDict) -> Plan:
-    parameters = inspect.signature(getattr(recipes, config.method)).parameters
-    scores = "loss_fn" in parameters or "logits_fn" in parameters  # the main model, on the pool
     return Plan(
         num_steps=num_steps(config),
         num_evals=config.num_evals,
         log_every=config.log_every,
         checkpoint_every=config.checkpoint_every,
-        examples_forward=config.batch_size + scores * config.pool_size,
-        examples_backward=config.batch_size,
         stop_on_nonfinite=config.stop_on_nonfinite,
         name=config.method,
     )

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-from isjax.base import Array, Batch
+from isjax.base import Array, Batch, Draw
 from isjax.checkpoints import Checkpoints
 from isjax.evaluation import Evaluate
 from isjax.training import TrainState
@@ -19,9 +19,11 @@ from isjax.writers import Writer
 
 __all__ = ["Plan", "Program", "Progress", "compile_steps", "describe", "train"]
 
-_COUNTED = ("nonfinite", "skipped")  # metrics counted since the start; the others are averaged
+_COUNTED = ("nonfinite", "skipped")  # metrics counted since the start, as are these,
+_EXAMPLES = ("examples_forward", "examples_backward")  # of the main model; others are averaged
 
-Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Array]]]
+Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Any]]]
+OnDraw = Callable[[int, Draw], None]
 
 
 class Plan(NamedTuple):
@@ -32,8 +34,6 @@ class Plan(NamedTuple):
         num_evals: evenly spaced, after the one before training.
         log_every: steps over which a line of diagnostics is averaged.
         checkpoint_every: steps; 0 = never.
-        examples_forward: that the main model runs forward in a step, scoring included.
-        examples_backward: that it runs backward.
         stop_on_nonfinite: whether an evaluation that finds NaN or infinity ends the run.
         name: shown with the progress.
     """
@@ -42,8 +42,6 @@ class Plan(NamedTuple):
     num_evals: int
     log_every: int
     checkpoint_every: int
-    examples_forward: int
-    examples_backward: int
     stop_on_nonfinite: bool = False
     name: str = ""
 
@@ -72,8 +70,6 @@ class Progress:
         seconds: of training.
         compile_seconds: not part of `seconds`; nor are
         eval_seconds: which include the compilation of the evaluation.
-        examples_forward: run forward by the main model, scoring included.
-        examples_backward: run backward.
         line: of the last evaluation.
         since_start: sums of the steps' metrics.
         since_evaluation: since the last evaluation.
@@ -88,8 +84,6 @@ class Progress:
     seconds: float = 0.0
     compile_seconds: float = 0.0
     eval_seconds: float = 0.0
-    examples_forward: int = 0
-    examples_backward: int = 0
     line: dict[str, Any] = dataclasses.field(default_factory=dict)
     since_start: dict[str, float] = dataclasses.field(default_factory=dict)
     since_evaluation: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -101,14 +95,15 @@ class Program(NamedTuple):
     """Training steps compiled into one program.
 
     Attributes:
-        run: `(state, data, num [] int32) -> (state, metrics [steps, names])`, `num` rows of which
-            are filled; the state is donated.
+        run: `(state, data, num [] int32) -> (state, metrics [steps, names], draws)`, `num` rows of
+            which are filled; the state is donated. The draws, arrays [steps, ...], are None unless
+            the steps return them.
         steps: the most that `num` may be.
         names: of the metrics.
         seconds: of compilation.
     """
 
-    run: Callable[[TrainState, Batch, Array], tuple[TrainState, Array]]
+    run: Callable[[TrainState, Batch, Array], tuple[TrainState, Array, Draw | None]]
     steps: int
     names: tuple[str, ...]
     seconds: float
@@ -121,22 +116,32 @@ def compile_steps(step: Step, state: TrainState, data: Batch, steps_per_call: in
     runs some 3 times slower than outside, so that a single step is compiled without a loop.
     """
     start = time.perf_counter()
-    names = tuple(jax.eval_shape(step, state, data)[1])
+    shapes = jax.eval_shape(step, state, data)[1]
+    names = tuple(name for name in shapes if name != "draw")
 
-    def one(state: TrainState, data: Batch) -> tuple[TrainState, Array]:
+    def one(state: TrainState, data: Batch) -> tuple[TrainState, Array, Draw | None]:
         state, metrics = step(state, data)
-        return state, jnp.stack([metrics[name].astype(jnp.float32) for name in names])
+        row = jnp.stack([metrics[name].astype(jnp.float32) for name in names])
+        return state, row, metrics.get("draw")
 
-    def several(state: TrainState, data: Batch, num: Array) -> tuple[TrainState, Array]:
-        def body(i: Array, carry: tuple[TrainState, Array]) -> tuple[TrainState, Array]:
-            state, row = one(carry[0], data)
-            return state, carry[1].at[i].set(row)
-
+    def several(
+        state: TrainState, data: Batch, num: Array
+    ) -> tuple[TrainState, Array, Draw | None]:
         if steps_per_call == 1:
-            state, row = one(state, data)
-            return state, row[None]
-        rows = jnp.zeros((steps_per_call, len(names)), jnp.float32)
-        return jax.lax.fori_loop(0, num, body, (state, rows))
+            state, *out = one(state, data)
+            return state, *jax.tree.map(lambda x: x[None], out)
+
+        def body(i: Array, carry: tuple) -> tuple:
+            state, *out = one(carry[0], data)
+            return state, *jax.tree.map(lambda all, x: all.at[i].set(x), list(carry[1:]), out)
+
+        def zeros(x: Any) -> Array:
+            return jnp.zeros((steps_per_call, *x.shape), x.dtype)
+
+        empty = zeros(jax.ShapeDtypeStruct((len(names),), jnp.float32))
+        return jax.lax.fori_loop(
+            0, num, body, (state, empty, jax.tree.map(zeros, shapes.get("draw")))
+        )
 
     run = jax.jit(several, donate_argnums=0).lower(state, data, jnp.int32(1)).compile()
     return Program(run, steps_per_call, names, time.perf_counter() - start)
@@ -152,8 +157,11 @@ def train(
     writer: Writer,
     checkpoints: Checkpoints | None,
     asked_to_stop: Callable[[], bool],
+    on_draw: OnDraw | None = None,
 ) -> None:
     """Trains on from `state` until the plan is fulfilled or `asked_to_stop`; updates `progress`.
+
+    With `on_draw` each step's draw is passed to it, as NumPy arrays, while later steps run.
 
     Raises:
         FloatingPointError: with `plan.stop_on_nonfinite`.
@@ -164,15 +172,16 @@ def train(
         total=plan.num_steps, initial=progress.step, desc=plan.name, unit="step", disable=None
     )
 
-    def record(rows: Array, num: int) -> None:
+    def record(rows: Array, draws: Draw | None, num: int) -> None:
         """Adds the metrics of a call, and writes a line of diagnostics where one is due."""
-        for row in jax.device_get(rows)[:num].tolist():
+        rows, draws = jax.device_get((rows, draws if on_draw else None))
+        for number, row in enumerate(rows[:num].tolist()):
             progress.step += 1
-            progress.examples_forward += plan.examples_forward
-            progress.examples_backward += plan.examples_backward
             for sums in (progress.since_start, progress.since_evaluation, progress.since_log):
                 for name, value in zip(program.names, row, strict=True):
                     sums[name] = sums.get(name, 0.0) + value
+            if on_draw:
+                on_draw(progress.step, jax.tree.map(lambda x: x[number], draws))  # noqa: B023
             if progress.step % plan.log_every == 0:
                 means = _means(progress.since_log, progress.step - progress.logged)
                 writer.write("training", {"step": progress.step, **means, **_counts(progress)})
@@ -185,10 +194,10 @@ def train(
         taken, pending = progress.step, None
         while taken < stop and not asked_to_stop():
             num = min(program.steps, stop - taken)
-            state, rows = program.run(state, data, jax.device_put(np.int32(num)))
+            state, rows, draws = program.run(state, data, jax.device_put(np.int32(num)))
             if pending:
                 record(*pending)
-            taken, pending = taken + num, (rows, num)
+            taken, pending = taken + num, (rows, draws, num)
         if pending:
             record(*pending)
         progress.seconds += time.perf_counter() - start
@@ -207,8 +216,7 @@ def train(
             "seconds": round(progress.seconds, 4),
             "compile_seconds": round(progress.compile_seconds, 4),
             "eval_seconds": round(progress.eval_seconds, 4),
-            "examples_forward": progress.examples_forward,
-            "examples_backward": progress.examples_backward,
+            **{name: _total(progress, name) for name in _EXAMPLES},
             **evaluated,
             **_means(progress.since_evaluation, progress.step - progress.evaluated),
             **counts,
@@ -258,8 +266,13 @@ def describe(line: dict[str, Any]) -> str:
 
 
 def _means(sums: dict[str, float], steps: int) -> dict[str, float]:
-    return {name: total / steps for name, total in sums.items() if name not in _COUNTED}
+    totals = {*_COUNTED, *_EXAMPLES}
+    return {name: total / steps for name, total in sums.items() if name not in totals}
 
 
 def _counts(progress: Progress) -> dict[str, int]:
-    return {name: round(progress.since_start.get(name, 0)) for name in _COUNTED}
+    return {name: _total(progress, name) for name in _COUNTED}
+
+
+def _total(progress: Progress, name: str) -> int:
+    return round(progress.since_start.get(name, 0))

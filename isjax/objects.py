@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -11,10 +12,20 @@ import optax
 from flax.errors import FlaxError
 from ml_collections import ConfigDict
 
-from isjax import augmentations, data, networks, recipes, schedules, tasks
+from isjax import (
+    augmentations,
+    conditions,
+    data,
+    networks,
+    recipes,
+    schedules,
+    tasks,
+    weights,
+)
 from isjax.base import Array, Batch, PyTree, Sampler
-from isjax.config import ConfigError, build, num_steps
-from isjax.dataset import Dataset
+from isjax.combinators import gate, reweight
+from isjax.config import ConfigError, build, check_name, num_steps
+from isjax.dataset import Dataset, with_label_noise
 from isjax.gradients import check_losses
 from isjax.tasks import Task, num_outputs, predicts_every_token
 
@@ -31,6 +42,8 @@ def make_task(config: ConfigDict, dataset: Dataset | None = None) -> Task:
             fixed={"data_dir": config.data_dir or None},
         )
     try:
+        if config.label_noise:
+            dataset = with_label_noise(dataset, config.label_noise, config.seed)
         outputs = num_outputs(dataset)
         every_position = config.task == "language" and predicts_every_token(dataset)
         network = build(
@@ -43,12 +56,22 @@ def make_task(config: ConfigDict, dataset: Dataset | None = None) -> Task:
                 "vocabulary": dataset.vocabulary and len(dataset.vocabulary),
             },
         )
-        augment = [getattr(augmentations, name) for name in config.augment]
+        augment = [_augmentation(name, config) for name in config.augment]
         return getattr(tasks, config.task)(dataset, network, augment)
     except ConfigError:
         raise
     except ValueError as error:
         raise ConfigError(f"config.task is {config.task}: {error}") from error
+
+
+def _augmentation(name: str, config: ConfigDict) -> tasks.Augmentation:
+    """With its options, `(key, images) -> images`."""
+    function = getattr(augmentations, name)
+    options = config.augment_options.get(name, {})
+    known = list(inspect.signature(function).parameters)[2:]  # after key and images
+    for option in options:
+        check_name(option, known, "an option", f"config.augment_options.{name}.")
+    return functools.partial(function, **options)
 
 
 def check_task(task: Task) -> None:
@@ -117,21 +140,69 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     return tx
 
 
-def make_sampler(config: ConfigDict, task: Task, model_state: PyTree = None) -> Sampler:
-    """The sampler that a config names; classes and the model's losses are the task's."""
-    if jax.tree.leaves(model_state):
-        loss_fn = lambda variables, batch: task.score_fn(*variables, batch)  # noqa: E731
-    else:
-        loss_fn = lambda params, batch: task.score_fn(params, model_state, batch)  # noqa: E731
-    return build(
+def make_sampler(
+    config: ConfigDict,
+    task: Task,
+    model_state: PyTree = None,
+    prepared: Mapping[str, Any] | None = None,
+) -> Sampler:
+    """The sampler that a config names; classes and the model's losses are the task's.
+
+    Args:
+        config: of the run.
+        task: of the run.
+        model_state: that the model begins with; None or empty if it has none.
+        prepared: what else the method takes that is made before training; see `isjax.references`.
+
+    Raises:
+        ConfigError: if the method needs what the task has not, or refuses an option.
+    """
+    stateful = bool(jax.tree.leaves(model_state))
+
+    def of_variables(function):
+        if stateful:
+            return lambda variables, batch: function(*variables, batch)
+        return lambda params, batch: function(params, model_state, batch)
+
+    offered = {
+        "batch_size": config.batch_size,
+        "pool_size": config.pool_size,
+        "num_steps": num_steps(config),
+        "loss_fn": of_variables(task.score_fn),
+        "num_classes": task.dataset.num_classes,
+        "label_fn": task.label_fn,
+        **(prepared or {}),
+    }
+    if task.output_fn is not None and task.dataset.num_classes is not None:
+        offered["logits_fn"] = of_variables(task.output_fn)
+    recipe = getattr(recipes, config.method)
+    offered = {name: value for name, value in offered.items() if value is not None}
+    missing = required(recipe) - offered.keys() - set(config.method_options)
+    if missing:
+        raise ConfigError(
+            f"config.method: {config.method} needs {', '.join(sorted(missing))}, which the task "
+            f"{config.task} on {config.dataset} has not; choose another method"
+        )
+    sampler = build(
         "method_options",
-        getattr(recipes, config.method),
+        recipe,
         config.method_options,
-        fixed={
-            "batch_size": config.batch_size,
-            "loss_fn": loss_fn,
-            "num_classes": task.dataset.num_classes,
-            "label_fn": task.label_fn,
-        },
+        fixed=offered,
         defaults={"initial_loss": task.initial_loss},
     )
+    if config.weighting:
+        policy = getattr(weights, config.weighting)
+        sampler = reweight(sampler, build("weighting_options", policy, config.weighting_options))
+    if config.gate:
+        condition = build("gate_options", getattr(conditions, config.gate), config.gate_options)
+        try:
+            sampler = gate(sampler, condition)
+        except ValueError as error:
+            raise ConfigError(f"config.gate: {config.method} cannot have one; {error}") from error
+    return sampler
+
+
+def required(function: Any) -> set[str]:
+    """The parameters that a function has no default for."""
+    parameters = inspect.signature(function).parameters
+    return {name for name, value in parameters.items() if value.default is value.empty}

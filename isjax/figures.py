@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from isjax.runs import TRAIN_LOSS, Group, Metric, Run, by_group, final, referenc
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["draw_figure"]
+__all__ = ["draw_comparison", "draw_figure"]
 
 _GREY = "#444444"  # uniform; the others take Okabe-Ito, yellow last because it is faint on white
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#F0E442")
@@ -165,5 +165,60 @@ def draw_figure(runs: Sequence[Run], output: str | Path) -> "Figure":
         ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     _draw_legends(figure, groups, runs[0].dataset)
+    figure.savefig(output)
+    return figure
+
+
+def draw_comparison(
+    lines: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]],
+    metrics: Sequence[Metric],
+    title: str,
+    output: str | Path,
+) -> "Figure":
+    """Draw what each method ends with, a panel per metric and a row per method; save the figure.
+
+    Args:
+        lines: By what was equal, "steps", "examples", "seconds", and by method, uniform among them:
+            the last line of each run.
+        metrics: Of the lines.
+        title: Above the panels.
+        output: File to write; its ending gives the format.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    first = metrics[0].name
+    ends = lines["seconds"]
+    methods = sorted(ends, key=lambda m: np.mean([line[first] for line in ends[m]]), reverse=True)
+    height = 1.6 + 0.36 * len(methods)
+    figure = Figure(figsize=(9, height), dpi=160, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
+    for ax, metric in zip(axes, metrics, strict=True):
+        drawn = []
+        for i, (equal, of_method) in enumerate(lines.items()):
+            colour, marker = _COLOURS[i], "osD"[i]
+            for y, method in enumerate(methods):
+                values = _as_drawn(np.array([x[metric.name] for x in of_method[method]]), metric)
+                drawn.append(values)
+                place = y + 0.22 * (1 - i)
+                style = {"color": colour, "linestyle": "none", "marker": marker}
+                ax.plot(values, np.full(len(values), place), markersize=3, alpha=0.35, **style)
+                label = f"equal {equal}" if y == 0 else None
+                ax.plot(values.mean(), place, markersize=5, label=label, **style)
+        uniform = np.mean([line[metric.name] for line in ends["uniform"]])
+        ax.axvline(_as_drawn(uniform, metric), color=_GREY, linewidth=0.8, zorder=0)
+        drawn = np.concatenate(drawn)
+        if (drawn > 0).all() and drawn.max() > 3 * drawn.min():
+            ax.set_xscale("log")
+        ax.set_xlabel(f"final {metric.label.replace('accuracy', 'error (fraction)')}")
+        ax.spines[["top", "right", "left"]].set_visible(False)
+        ax.grid(axis="y", color="#e6e6e6", linewidth=0.6)
+        ax.tick_params(which="both", color="#888888", labelsize=9)
+    axes[0].set_yticks(range(len(methods)), methods)
+    handles, labels = axes[0].get_legend_handles_labels()
+    options: dict[str, Any] = {"alignment": "left", "frameon": False, "ncols": len(handles)}
+    heading = f"{title} (line: uniform's mean)"
+    figure.legend(handles, labels, title=heading, loc="outside upper left", **options)
     figure.savefig(output)
     return figure

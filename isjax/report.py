@@ -18,7 +18,7 @@ import numpy as np
 from isjax.figures import draw_figure
 from isjax.runs import TRAIN_LOSS, Group, Metric, Run, by_group, final, load_runs, reference, score
 
-__all__ = ["Outcome", "Summary", "format_table", "main", "summarise"]
+__all__ = ["Outcome", "Summary", "format_table", "main", "mean_stds", "summarise"]
 
 _EXPLANATION = """
 To uniform's final value: training seconds ("time") and steps at a run's first evaluation at least
@@ -96,8 +96,13 @@ def _mean_std(values: Sequence[float], decimals: int) -> str:
         return text if len(values) < 2 else f"{text} ± {np.std(values, ddof=1):.{decimals}f}"
 
 
-def _mean_stds(rows: Sequence[Sequence[float]], least: int) -> list[str]:
-    """Format a mean ± deviation per row, the smallest mean with 3 significant digits."""
+def mean_stds(rows: Sequence[Sequence[float]], least: int) -> list[str]:
+    """Format a mean ± deviation per row, the smallest mean with 3 significant digits.
+
+    Args:
+        rows: Values, one row per cell.
+        least: Decimals at the least.
+    """
     means = [mean for row in rows if 0 < (mean := float(np.mean(row))) < math.inf]
     digits = 2 - math.floor(math.log10(min(means, default=1.0)))
     return [_mean_std(row, min(8, max(least, digits))) for row in rows]
@@ -129,12 +134,12 @@ def format_table(summaries: Sequence[Summary], markdown: bool = False) -> str:
         ["method", *(f"`{name}`" if markdown else name for name in names)],
         ["seeds", *(str(len(s.steps)) for s in summaries)],
         ["steps", *(" to ".join(map(str, ends)) for ends in ranges)],
-        ["seconds", *_mean_stds([s.seconds for s in summaries], 0)],
+        ["seconds", *mean_stds([s.seconds for s in summaries], 0)],
     ]
     finals, reached = [], []
     for outcomes in ([s.train_loss for s in summaries], [s.score for s in summaries]):
         metric = outcomes[0].metric
-        values = _mean_stds([o.final for o in outcomes], 4 if metric.higher_is_better else 3)
+        values = mean_stds([o.final for o in outcomes], 4 if metric.higher_is_better else 3)
         time = [_ratio_text(o.time, count=markdown) for o in outcomes]
         steps = [_ratio_text(o.steps) for o in outcomes]
         aim = f"to uniform's final {metric.label}"

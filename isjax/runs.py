@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 __all__ = [
+    "SCORES",
     "TRAIN_LOSS",
     "Group",
     "Metric",
@@ -35,7 +36,7 @@ class Metric(NamedTuple):
 
 
 TRAIN_LOSS = Metric("train_loss", "train loss")
-_SCORES = (  # in order of preference; every run has the last
+SCORES = (  # in order of preference; every run has the last
     Metric("test_accuracy", "test accuracy", higher_is_better=True),
     Metric("test_perplexity", "test perplexity"),
     Metric("test_loss", "test loss"),
@@ -88,7 +89,7 @@ def _budget(value: Any) -> float:
 
 
 _CONFIG = {"method": str, "seed": int, "num_steps": int, "dataset": str, "budget": _budget}
-_METRICS = dict.fromkeys(("step", "seconds", "train_loss", *(s.name for s in _SCORES)), float)
+_METRICS = dict.fromkeys(("step", "seconds", "train_loss", *(s.name for s in SCORES)), float)
 _OPTIONAL = {"budget", "test_accuracy", "test_perplexity"}
 
 
@@ -165,7 +166,7 @@ def score(runs: Iterable[Run]) -> Metric:
     The runs must be at least one.
     """
     shared = set.intersection(*(set(run.metrics) for run in runs))
-    return next(metric for metric in _SCORES if metric.name in shared)
+    return next(metric for metric in SCORES if metric.name in shared)
 
 
 def by_group(runs: Iterable[Run]) -> dict[Group, list[Run]]:

@@ -1,0 +1,188 @@
+"""Compares methods under equal budgets: `python -m isjax.compare --config=FILE --workdir=DIR`.
+
+    python -m isjax.compare --config=configs/mnist1d.py --methods=all --seeds=3 --workdir=DIR
+
+Each method trains for as many steps as uniform draws; then, where its steps cost more than theirs,
+also for as many steps as cost the same in examples of the main model, and in seconds of training.
+Scoring and reference models are counted, a backward pass as two forward ones, compilation and
+evaluation are not, and the learning rate decays within each budget. Costs are those measured in the
+runs of equal steps, the mean over seeds. Prints a table and writes it, as `compare.md`, the numbers
+behind it, as `compare.jsonl`, and a picture, `compare.png`. The same command goes on with a
+comparison that was interrupted. `--config.NAME=VALUE` as for isjax.main.
+"""
+
+import json
+import pathlib
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from absl import flags
+from ml_collections import ConfigDict
+
+from isjax import experiment, main, recipes
+from isjax.config import ConfigError, check, check_name, num_steps
+from isjax.dataset import Dataset
+from isjax.figures import draw_comparison
+from isjax.objects import make_sampler, make_task
+from isjax.references import needed
+from isjax.report import mean_stds
+from isjax.runs import SCORES, TRAIN_LOSS, Metric
+
+__all__ = ["compare", "table"]
+
+EQUAL = ("steps", "examples", "seconds")
+_SAME = 0.02  # a budget so near to 1 is the run of equal steps
+_METHODS = flags.DEFINE_list("methods", ["all"], "Names in isjax.recipes, or all that fit.")
+_SEEDS = flags.DEFINE_integer("seeds", 3, "Runs of each, with seeds from config.seed on.", 1)
+
+Lines = dict[str, dict[str, list[dict[str, Any]]]]  # equal what -> method -> last line of each seed
+
+
+def compare(config: ConfigDict, workdir: str, methods: Sequence[str], seeds: int) -> Lines:
+    """Runs what is missing below `workdir`; uniform draws are always among the methods.
+
+    Raises:
+        ConfigError: before anything is trained, if a method is unknown or does not fit the task;
+            those of `all` that do not fit are left out, with a note.
+    """
+    folder = pathlib.Path(workdir).expanduser()
+    dataset = make_task(config.copy_and_resolve_references()).dataset
+    methods = _fitting(config, dataset, methods)
+    lines: Lines = {equal: {} for equal in EQUAL}
+
+    def run(equal: str, method: str, seed: int, budget: float) -> None:
+        one = _with(config, method=method, seed=config.seed + seed, budget=config.budget * budget)
+        print(f"== equal {equal}: {method}, seed {one.seed}, {budget:.1%}", flush=True)
+        line = experiment.run(one, folder / equal / f"{method}-{one.seed}", dataset)
+        lines[equal].setdefault(method, []).append({**line, "budget": budget})
+
+    for seed in range(seeds):
+        for method in methods:
+            run("steps", method, seed, 1.0)
+    budgets = _budgets(folder / "budgets.json", lines["steps"], methods)
+    for seed in range(seeds):
+        for equal in EQUAL[1:]:
+            for method in methods:
+                if budgets[equal][method] < 1:
+                    run(equal, method, seed, budgets[equal][method])
+                else:
+                    lines[equal].setdefault(method, []).append(lines["steps"][method][seed])
+    return lines
+
+
+def _fitting(config: ConfigDict, dataset: Dataset, methods: Sequence[str]) -> list[str]:
+    """Uniform and the methods that the task allows, in order."""
+    everything = list(methods) == ["all"]
+    chosen = list(recipes.__all__) if everything else list(methods)
+    for method in chosen:
+        check_name(method, recipes.__all__, "a method", "--methods: ")
+    fitting = []
+    for method in dict.fromkeys(["uniform", *chosen]):
+        one = _with(config, method=method)
+        check(one)
+        try:
+            task = make_task(one, dataset)
+            size = len(jax.tree.leaves(dataset.train)[0])
+            make_sampler(one, task, None, dict.fromkeys(needed(one), np.zeros(size, np.float32)))
+        except ConfigError as error:
+            if not everything:
+                raise
+            print(f"note: without {method}: {error}", flush=True)
+            continue
+        fitting.append(method)
+    return fitting
+
+
+def _with(config: ConfigDict, **settings: Any) -> ConfigDict:
+    """The config with other settings; a method's options are for the method they were given for."""
+    one = ConfigDict(config.to_dict())
+    if settings["method"] != config.method:
+        one.method_options = ConfigDict()
+    for name, value in settings.items():
+        one[name] = value
+    return one
+
+
+def cost(line: dict[str, Any], equal: str) -> float:
+    """What a run cost: examples forward, with those backward counted twice, or seconds."""
+    if equal == "examples":
+        return line["examples_forward"] + 2 * line["examples_backward"]
+    return line["seconds" if equal == "seconds" else "step"]
+
+
+def _budgets(
+    path: pathlib.Path, lines: dict[str, list[dict[str, Any]]], methods: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """The share of the steps by which a method costs what uniform does, at most 1.
+
+    Kept on the disk, since a comparison that goes on must go on with the same.
+    """
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    budgets = {equal: kept.get(equal, {}) for equal in EQUAL[1:]}
+    for equal, shares in budgets.items():
+        means = {m: float(np.mean([cost(line, equal) for line in lines[m]])) for m in methods}
+        for method in methods:
+            share = means["uniform"] / means[method]
+            shares.setdefault(method, float(f"{share:.3g}") if share < 1 - _SAME else 1.0)
+    path.write_text(json.dumps(budgets, indent=2) + "\n")
+    return budgets
+
+
+def table(lines: Lines) -> str:
+    """Markdown, a row for each method: the lowest train loss in equal seconds first."""
+    score = _score(lines)
+    methods = sorted(lines["steps"], key=lambda m: _mean(lines["seconds"][m], TRAIN_LOSS))
+    columns = [["method", *(f"`{method}`" for method in methods)]]
+    for equal, heading in (("seconds", "time"), ("examples", "examples")):
+        base = np.mean([cost(line, equal) for line in lines["steps"]["uniform"]])
+        ratios = ([cost(x, equal) / base for x in lines["steps"][method]] for method in methods)
+        columns.append([f"cost in {heading}", *mean_stds(list(ratios), 2)])
+    for metric in (TRAIN_LOSS, score):
+        for equal in EQUAL:
+            values = [[line[metric.name] for line in lines[equal][m]] for m in methods]
+            cells = mean_stds(values, 4 if metric.higher_is_better else 3)
+            columns.append([f"{metric.label}, equal {equal}", *cells])
+    heading, *rows = zip(*columns, strict=True)
+    rule = ("---", *["--:"] * (len(columns) - 1))
+    return "\n".join(f"| {' | '.join(row)} |" for row in (heading, rule, *rows))
+
+
+def _score(lines: Lines) -> Metric:
+    found = lines["steps"]["uniform"][0]
+    return next(metric for metric in SCORES if metric.name in found)
+
+
+def _mean(lines: Sequence[dict[str, Any]], metric: Metric) -> float:
+    return float(np.mean([line[metric.name] for line in lines]))
+
+
+def _write(folder: pathlib.Path, config: ConfigDict, lines: Lines, seeds: int) -> None:
+    """The table on the screen and, with the numbers and the picture, in the folder."""
+    device = jax.devices()[0].device_kind
+    text = (
+        f"{config.dataset}, {config.network}, {num_steps(config)} steps of uniform, "
+        f"{seeds} seeds (mean ± standard deviation), on {device}\n\n{table(lines)}\n"
+    )
+    print(text)
+    (folder / "compare.md").write_text(text)
+    with open(folder / "compare.jsonl", "w") as file:
+        for equal in EQUAL:
+            for method, of_method in lines[equal].items():
+                for seed, line in enumerate(of_method):
+                    row = {"equal": equal, "method": method, "seed": config.seed + seed, **line}
+                    file.write(json.dumps({**row, "device": device}) + "\n")
+    title = f"{config.dataset}, {config.network}: each seed, and the mean"
+    draw_comparison(lines, (TRAIN_LOSS, _score(lines)), title, folder / "compare.png")
+    print(f"figure: {folder / 'compare.png'}")
+
+
+def run(config: ConfigDict, workdir: str) -> None:
+    """The command."""
+    lines = compare(config, workdir, _METHODS.value, _SEEDS.value)
+    _write(pathlib.Path(workdir).expanduser(), config, lines, _SEEDS.value)
+
+
+if __name__ == "__main__":
+    main.command(run)

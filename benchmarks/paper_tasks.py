@@ -10,12 +10,12 @@ The sizes fit a CPU of few cores: --scale 10 trains ten times as long, --network
 """
 
 import argparse
-import importlib.util
 import pathlib
+
+from common import load_config
 
 from isjax import experiment, objects, report
 
-CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 METHODS = ("uniform", "last_loss", "learned_loss", "biased_loss")
 BUDGETS = (1.0, 0.7, 0.5)
 POOL = {"biased_loss": 256}  # the main model scores it; the others choose from 1024
@@ -32,11 +32,7 @@ SMALL = {  # evaluated on a sample, or evaluation would take longer than trainin
 
 
 def make_config(args, method, budget, seed):
-    path = CONFIGS / f"{args.task}.py"
-    spec = importlib.util.spec_from_file_location(args.task, path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config()
+    config = load_config(args.task)
     config.update_from_flattened_dict(SMALL[args.task])
     config.num_steps *= args.scale
     if args.network:

@@ -3,9 +3,9 @@
     python benchmarks/label_noise.py --data-dir DATA [--seeds 3] [--steps 5000]
 
 An MLP 784-256-256-10, batch 128, momentum SGD, the rate decaying along a cosine. A share of the
-training labels is wrong, each other class as likely (symmetric noise). Prints the test accuracy of
-each method at each share, mean and standard deviation over seeds, its difference to uniform with
-the same seed, and what it costs; a JSON line for each run. DATA holds the data set as prepared by
+training labels is wrong, each other class as likely (symmetric noise). Prints the test accuracy and
+test loss of each method at each share, mean and standard deviation over seeds, the difference to
+uniform with the same seed, and what it costs; a JSON line for each run. DATA holds the data set as prepared by
 tensorflow-datasets. Runs go to --workdir, where the same command goes on if it was interrupted.
 """
 
@@ -26,6 +26,7 @@ METHODS = {
     "last_loss": ("last_loss", {}),
     "last_loss, capped": ("last_loss", {"cap": CAP}),
     "small_loss": ("small_loss", {}),
+    "small_loss, exponent -1": ("small_loss", {"exponent": -1.0}),
     "reducible_loss": ("reducible_loss", {}),
     "reducible_loss, sampled": ("reducible_loss", {"sampled": True}),
 }
@@ -62,21 +63,29 @@ def main():
                 lines.setdefault((name, noise), []).append(line)
                 row = {"method": name, "noise": noise, "seed": seed, **line}
                 print(json.dumps(row | {"device": jax.devices()[0].device_kind}), flush=True)
-    print("| method | cost in examples |", *(f"{noise:.0%} wrong labels |" for noise in args.noise))
-    print("| --- | --: |", *("--: |" for _ in args.noise))
+    for metric in ("test_accuracy", "test_loss"):
+        print(table(lines, args.noise, metric))
+
+
+def table(lines, shares, metric):
+    """Markdown, with each method's mean difference to uniform with the same seed in brackets."""
+    rows = [f"| {metric.replace('_', ' ')} | cost in examples |"]
+    rows[0] += "".join(f" {noise:.0%} wrong labels |" for noise in shares)
+    rows.append("| --- | --: |" + " --: |" * len(shares))
     for name in METHODS:
         costs = [
             compare.cost(line, "examples") / compare.cost(plain, "examples")
-            for noise in args.noise
+            for noise in shares
             for line, plain in zip(lines[name, noise], lines["uniform", noise], strict=True)
         ]
         cells = []
-        for noise in args.noise:
-            own = np.array([line["test_accuracy"] for line in lines[name, noise]])
-            gain = own - [line["test_accuracy"] for line in lines["uniform", noise]]
+        for noise in shares:
+            own = np.array([line[metric] for line in lines[name, noise]])
+            gain = own - [line[metric] for line in lines["uniform", noise]]
             spread = f" ± {own.std(ddof=1):.4f}" if len(own) > 1 else ""
             cells.append(f"{own.mean():.4f}{spread} ({gain.mean():+.4f})")
-        print(f"| {name} | {np.mean(costs):.2f} |", *(f"{cell} |" for cell in cells))
+        rows.append(f"| {name} | {np.mean(costs):.2f} | {' | '.join(cells)} |")
+    return "\n".join([*rows, ""])
 
 
 if __name__ == "__main__":

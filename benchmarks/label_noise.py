@@ -5,8 +5,9 @@
 An MLP 784-256-256-10, batch 128, momentum SGD, the rate decaying along a cosine. A share of the
 training labels is wrong, each other class as likely (symmetric noise). Prints the test accuracy and
 test loss of each method at each share, mean and standard deviation over seeds, the difference to
-uniform with the same seed, and what it costs; a JSON line for each run. DATA holds the data set as prepared by
-tensorflow-datasets. Runs go to --workdir, where the same command goes on if it was interrupted.
+uniform with the same seed, and what it costs; a JSON line for each run. DATA holds the data set as
+prepared by tensorflow-datasets. Runs go to --workdir, where the same command goes on if it was
+interrupted.
 """
 
 import argparse
@@ -26,7 +27,6 @@ METHODS = {
     "last_loss": ("last_loss", {}),
     "last_loss, capped": ("last_loss", {"cap": CAP}),
     "small_loss": ("small_loss", {}),
-    "small_loss, exponent -1": ("small_loss", {"exponent": -1.0}),
     "reducible_loss": ("reducible_loss", {}),
     "reducible_loss, sampled": ("reducible_loss", {"sampled": True}),
 }

@@ -1,18 +1,18 @@
 """What a draw and a scorer are worth, from numbers that the step has at hand anyway.
 
-And what a sampling scheme is worth, by drawing many batches: `gradient_quality`.
+And what a sampling scheme is worth, by drawing many batches: `make_gradient_quality`.
 """
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
 from isjax import resampling
-from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, SamplerState
+from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler
 from isjax.distributions import normalize
 from isjax.gradients import per_example_grad_norms, weighted_value_and_grad
 from isjax.weights import importance_weights
@@ -22,7 +22,7 @@ __all__ = [
     "Quality",
     "correlation",
     "draw_metrics",
-    "gradient_quality",
+    "make_gradient_quality",
     "mean_absolute_error",
     "mean_loss",
     "unique_share",
@@ -123,85 +123,116 @@ class Quality(NamedTuple):
     optimum: Noise
 
 
-def gradient_quality(
-    key: Array,
-    loss_fn: Callable[[Params, Batch], Array],
-    params: Params,
-    pool: Batch,
+def make_gradient_quality(
+    score_fn: Callable[[Params, PyTree, Batch], Array],
+    tx: optax.GradientTransformation,
     sampler: Sampler,
-    state: SamplerState,
-    ids: Array | None = None,
     *,
-    optimizer: Callable[[Params], PyTree] | None = None,
     num_draws: int = 100,
-    scored_with: PyTree = None,
-) -> Quality:
-    """What a sampler's gradients are worth on one pool, for one state of model and sampler.
+) -> Callable[..., tuple[Quality, Quality]]:
+    """What a sampler's gradients are worth, and what the optimiser leaves of that.
 
-    Draws `num_draws` batches by each scheme and takes their gradients: num_draws 3 b gradients, and
-    B of single examples for the optimum. Lahire (arXiv 2303.16529) asks this question of adaptive
-    optimisers; of that work only the abstract has been seen.
+    Lahire (arXiv 2303.16529) asks this question of adaptive optimisers; of that work only the
+    abstract has been seen.
 
     Args:
-        key: of the draws.
-        loss_fn: `(params, batch) -> losses [b]`, without randomness.
-        params: the model's.
-        pool: pytree with leading axis B: what the samplers choose from, and the gradient of whose
-            mean loss is G.
+        score_fn: `(params, model_state, batch) -> losses [b]`, evaluation mode: the only randomness
+            is to be that of the draws.
+        tx: the optimiser.
         sampler: any that takes the pool it is given.
-        state: the sampler's; it is not changed.
-        ids: [B] int32 of the pool's examples in the data set; None = the pool is the data set.
-        optimizer: makes an update of a gradient, `lambda g: tx.update(g, opt_state, params)[0]`:
-            then the noise is the update's, and shows what the optimiser leaves of the gain.
-            (Momentum alone leaves all of it: it scales the noise of every scheme alike.)
-        num_draws: the more, the surer; each noise is estimated without bias but for the cosine.
-        scored_with: what the sampler's scorer takes as its params; None = `params`.
+        num_draws: batches drawn by each scheme, at least 2. Variance and bias are estimated without
+            bias: a bias of 0 comes out as often below it as above.
+
+    Returns:
+        `measure(key, state, pool, ids=None) -> (of the gradient, of the update)`, compiled once:
+        for a `TrainState`, which it leaves alone; a pool, a pytree with leading axis B, whose mean
+        gradient is G; and the `ids` [B] of the pool in the data set, None = the pool is the data
+        set. The update is what `tx` makes of the gradient in its present state: Adam's with its
+        preconditioner. Momentum leaves the ratios as they are, since it adds what does not depend
+        on the draw. Costs 3 num_draws batches, and B gradients of single examples for the optimum.
 
     Raises:
-        ValueError: when traced, if the sampler insists on a pool of its own.
+        ValueError: here if num_draws < 2; when traced, if the sampler insists on a pool of its own.
     """
-    size = jax.tree.leaves(pool)[0].shape[0]
-    value_and_grad = weighted_value_and_grad(loss_fn)
-    made = (lambda g: g) if optimizer is None else optimizer
-    _, whole = value_and_grad(params, pool, jnp.ones((size,)))
-    wanted = made(whole)
-    scored_with = params if scored_with is None else scored_with
+    if num_draws < 2:
+        raise ValueError(f"num_draws is {num_draws}; a variance takes at least 2")
 
-    def by_sampler(key):
-        draw, drawn = sampler.sample(key, state, ids, pool, scored_with)
+    def loss_fn(params: Params, batch: Batch, model_state: PyTree) -> Array:
+        return score_fn(params, model_state, batch)
+
+    value_and_grad = weighted_value_and_grad(loss_fn)
+
+    def estimates(state: Any, batch: Batch, weights: Any) -> tuple[PyTree, PyTree]:
+        _, grads = value_and_grad(state.params, batch, weights, state.model_state)
+        return grads, tx.update(grads, state.opt_state, state.params)[0]
+
+    @jax.jit
+    def of_pool(state: Any, pool: Batch) -> tuple[tuple[PyTree, PyTree], Array]:
+        norms = per_example_grad_norms(loss_fn, state.params, pool, state.model_state)
+        return estimates(state, pool, jnp.ones(norms.shape)), norms
+
+    def by_sampler(key: Array, state: Any, pool: Batch, ids: Array | None, norms: Array):
+        stateful = bool(jax.tree.leaves(state.model_state))
+        variables = (state.params, state.model_state) if stateful else state.params
+        draw, drawn = sampler.sample(key, state.sampler, ids, pool, variables)
         return draw.index, functools.partial(sampler.weigh, drawn, draw)
 
-    batch_size = jax.eval_shape(lambda: by_sampler(key)[0]).shape[0]
-
-    def by(scores):
-        def choose(key):
-            index, draw_probs = resampling.categorical(key, normalize(scores), batch_size)
-            return index, importance_weights(draw_probs, size)
+    def by_scores(scores_of: Callable[[Array], Array]):
+        def choose(key: Array, state: Any, pool: Batch, ids: Array | None, norms: Array):
+            drawn = jax.eval_shape(lambda: by_sampler(key, state, pool, ids, norms)[0])
+            probs = normalize(scores_of(norms))
+            index, draw_probs = resampling.categorical(key, probs, drawn.shape[0])
+            return index, importance_weights(draw_probs, norms.shape[0])
 
         return choose
 
-    def noise(choose):
-        def add(sums, key):
-            index, weights = choose(key)
+    def adder(choose: Callable):
+        @functools.partial(jax.jit, donate_argnums=0)
+        def add(sums, key, state, pool, ids, norms, wanted):
+            index, weights = choose(key, state, pool, ids, norms)
             batch = jax.tree.map(lambda x: x[index], pool)
-            _, grads = value_and_grad(params, batch, weights)
-            error = optax.tree.sub(made(grads), wanted)  # centred: sums lose few digits
-            return (optax.tree.add(sums[0], error), sums[1] + _squared(error)), None
+            # Centred, so that little is lost in the sums.
+            errors = optax.tree.sub(estimates(state, batch, weights), wanted)
+            squares = jnp.stack([_squared(error) for error in errors])
+            return optax.tree.add(sums[0], errors), sums[1] + squares
 
-        start = (optax.tree.zeros_like(wanted), jnp.zeros(()))
-        (total, squares), _ = jax.lax.scan(add, start, jax.random.split(key, num_draws))
-        mean = optax.tree.scale(1 / num_draws, total)
-        variance = (squares - num_draws * _squared(mean)) / (num_draws - 1)
-        expected = optax.tree.add(wanted, mean)
-        length = jnp.sqrt(_squared(expected) * _squared(wanted))
-        return Noise(
-            variance=variance,
-            bias=_squared(mean) - variance / num_draws,
-            cosine=optax.tree.vdot(expected, wanted) / length,
-        )
+        return add
 
-    norms = per_example_grad_norms(loss_fn, params, pool)
-    return Quality(noise(by_sampler), noise(by(jnp.ones((size,)))), noise(by(norms)))
+    schemes = (by_sampler, by_scores(jnp.ones_like), by_scores(lambda norms: norms))
+    adders = [adder(choose) for choose in schemes]
+
+    def measure(
+        key: Array, state: Any, pool: Batch, ids: Array | None = None
+    ) -> tuple[Quality, Quality]:
+        wanted, norms = of_pool(state, pool)
+        noises = []
+        for add in adders:
+            sums = (optax.tree.zeros_like(wanted), jnp.zeros((2,)))
+            # Not a loop on the device: on a CPU a convolution is many times slower inside of one.
+            for draw_key in jax.random.split(key, num_draws):
+                sums = add(sums, draw_key, state, pool, ids, norms, wanted)
+            noises.append(
+                [_noise(*view, num_draws) for view in zip(sums[0], sums[1], wanted, strict=True)]
+            )
+        gradient, update = zip(*noises, strict=True)
+        return Quality(*gradient), Quality(*update)
+
+    return measure
+
+
+@functools.partial(jax.jit, static_argnums=3)
+def _noise(total: PyTree, squares: Array, wanted: PyTree, num_draws: int) -> Noise:
+    """From the sum of errors, that of their squared norms, and what they are errors of."""
+    mean = optax.tree.scale(1 / num_draws, total)
+    variance = (squares - num_draws * _squared(mean)) / (num_draws - 1)
+    expected = optax.tree.add(wanted, mean)
+    length = jnp.sqrt(_squared(expected) * _squared(wanted))
+    inner = jnp.asarray(optax.tree.vdot(expected, wanted))
+    return Noise(
+        variance=variance,
+        bias=_squared(mean) - variance / num_draws,
+        cosine=inner / jnp.where(length > 0, length, 1.0),
+    )
 
 
 def _squared(tree: PyTree) -> Array:

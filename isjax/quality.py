@@ -3,12 +3,11 @@
     python -m isjax.quality --config=configs/mnist1d.py --config.method=last_loss --workdir=DIR
 
 Trains as `isjax.main` does and measures at every evaluation, on one pool of the size that the
-method chooses from: `isjax.diagnostics.gradient_quality`, of the gradient and of the update that
-the optimiser makes of it, for the model in evaluation mode. Prints a table, with variances over
-that of uniform draws; `metrics.jsonl` has its columns too.
+method chooses from, with the model in evaluation mode: the gradient, and the update that the
+optimiser makes of it; see `isjax.diagnostics.make_gradient_quality`. Prints a table, with variances
+and squared bias over the variance of uniform draws; `metrics.jsonl` has its columns too.
 """
 
-import functools
 import os
 from collections.abc import Callable
 
@@ -20,7 +19,7 @@ from ml_collections import ConfigDict
 
 from isjax import experiment, main
 from isjax.config import ConfigError
-from isjax.diagnostics import Quality, gradient_quality
+from isjax.diagnostics import Quality, make_gradient_quality
 from isjax.objects import make_optimizer, make_sampler, make_task
 from isjax.references import needed
 from isjax.resampling import presample
@@ -44,47 +43,33 @@ def measurement(
     """
     size = num_examples(task.dataset.train)
     pool_size = min(config.pool_size, size)
-    tx = make_optimizer(config)
-
-    @functools.partial(jax.jit, static_argnames="of_update")
-    def measure(state: TrainState, ids: jax.Array, pool, of_update: bool) -> Quality:
-        arrays = dict.fromkeys(needed(config), jnp.zeros(size))  # the state holds the true ones
-        sampler = make_sampler(config, task, state.model_state, arrays)
-        stateful = bool(jax.tree.leaves(state.model_state))
-        return gradient_quality(
-            jax.random.fold_in(state.key, 1),
-            lambda params, batch: task.score_fn(params, state.model_state, batch),
-            state.params,
-            pool,
-            sampler,
-            state.sampler,
-            ids,
-            optimizer=(lambda g: tx.update(g, state.opt_state, state.params)[0])
-            if of_update
-            else None,
-            num_draws=num_draws,
-            scored_with=(state.params, state.model_state) if stateful else None,
-        )
+    _, model_state = jax.eval_shape(task.init, jax.random.key(0))
+    arrays = dict.fromkeys(needed(config), np.zeros(size, np.float32))  # the state has true ones
+    sampler = make_sampler(config, task, model_state, arrays)
+    measure = make_gradient_quality(
+        task.score_fn, make_optimizer(config), sampler, num_draws=num_draws
+    )
 
     def of_state(state: TrainState) -> dict[str, float]:
-        ids = presample(jax.random.fold_in(state.key, 0), size, pool_size)
-        pool = jax.tree.map(
-            lambda x: jnp.asarray(np.asarray(x)[np.asarray(ids)]), task.dataset.train
-        )
-        numbers = {}
-        for prefix in ("", "update_"):
-            quality = measure(state, ids, pool, of_update=bool(prefix))
-            numbers |= {f"{prefix}{name}": value for name, value in _relative(quality).items()}
-        return numbers
+        pool_key, draw_key = jax.random.split(jax.random.fold_in(state.key, state.step))
+        ids = presample(pool_key, size, pool_size)
+        rows = np.asarray(ids)
+        pool = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)[rows]), task.dataset.train)
+        gradient, update = measure(draw_key, state, pool, ids)
+        numbers = _relative(update)
+        return _relative(gradient) | {f"update_{name}": x for name, x in numbers.items()}
 
     return of_state
 
 
 def _relative(quality: Quality) -> dict[str, float]:
+    """Nothing where uniform draws have no variance, as of the update once the rate is zero."""
     sampler, uniform, optimum = jax.device_get(quality)
-    unit = float(uniform.variance) or 1.0
-    values = (sampler.variance / unit, optimum.variance / unit, sampler.bias / unit, sampler.cosine)
-    return dict(zip(_COLUMNS, map(float, values), strict=True))
+    unit = uniform.variance
+    values = (sampler.variance, optimum.variance, sampler.bias, unit * sampler.cosine)
+    return {
+        name: float(value / unit) for name, value in zip(_COLUMNS, values, strict=True) if unit > 0
+    }
 
 
 def run(config: ConfigDict, workdir: str | os.PathLike, num_draws: int = 100) -> None:
@@ -99,7 +84,8 @@ def run(config: ConfigDict, workdir: str | os.PathLike, num_draws: int = 100) ->
 
     def measured(state: TrainState) -> dict[str, float]:
         numbers = measure(state)
-        row = " ".join(f"{numbers[name]:>{max(8, len(name))}.3f}" for name in columns)
+        shown = {name: f"{number:.3f}" for name, number in numbers.items()}
+        row = " ".join(f"{shown.get(name, '-'):>{max(8, len(name))}}" for name in columns)
         print(f"{int(state.step):>7} {row}", flush=True)
         return numbers
 

@@ -125,8 +125,8 @@ def selective_backprop(*, batch_size: int, loss_fn: LossFn, beta: float = 3.0) -
     """Keeps an example with probability percentile(loss)^beta (Jiang et al. 2019, 1910.00762).
 
     Every example of an epoch is a candidate, (beta + 1) b of them a step, of which that rule keeps
-    b on average; here it is b exactly, with the same probabilities. (beta + 1) b forward passes a
-    step; no correction.
+    b on average. Here it is b exactly: each candidate is drawn as often on average as the rule
+    keeps it, now and then one of them twice. (beta + 1) b forward passes a step; no correction.
     """
     sampler = importance_sampler(
         scorers.loss(loss_fn),
@@ -162,10 +162,11 @@ def reducible_loss(
 
 
 def el2n(*, batch_size: int, scores: Array, keep: float = 0.5) -> Sampler:
-    """Uniform among the share `keep` of highest EL2N early in training, the rest never drawn.
+    """Uniform among the share `keep` of highest EL2N early in training: the rest is pruned.
 
     Paul et al. 2021 (arXiv 2107.07075). `scores`, [N], are computed before training: by a run from
-    a config, see `references.early_el2n`. No correction: data are pruned, not resampled.
+    a config, see `references.early_el2n`. No correction: data are pruned, not resampled. From a
+    pool that holds none of those kept it draws uniformly: choose a pool well above 1 / keep.
     """
     if not 0 < keep <= 1:
         raise ValueError(f"recipes.el2n: keep is {keep}; choose a share above 0, at most 1")

@@ -119,7 +119,8 @@ def online_batch_selection(
     """
     schedule = optax.constant_schedule(pressure)
     if num_steps is not None:
-        schedule = optax.exponential_decay(pressure, num_steps, final_pressure / pressure)
+        ratio = final_pressure / pressure
+        schedule = optax.exponential_decay(pressure, num_steps, ratio, end_value=final_pressure)
     return importance_sampler(
         scorers.last_loss(),
         transforms.exponential_rank(schedule),
@@ -140,9 +141,10 @@ def prioritized(
 ) -> Sampler:
     """Prioritised replay (Schaul et al. 2015, arXiv 1511.05952), with the loss as the priority.
 
-    p ~ loss^alpha or, with `rank`, (1 / rank within the pool)^alpha (there 0.7, and k = 0.5). The
-    correction, their beta, grows from `k` to 1 over `num_steps`, or stays if that is None; weights
-    are divided by the batch's largest. What was never seen comes first.
+    p ~ (loss + 1e-6)^alpha or, with `rank`, (1 / rank within the pool)^alpha, for which the paper
+    has alpha = 0.7 and k = 0.5. The correction, their beta, grows from `k` to 1 over `num_steps`, or
+    stays if that is None; weights are divided by the batch's largest. What was never seen comes
+    first.
     """
     by_rank = [transforms.inverse_rank()] if rank else []
     return importance_sampler(
@@ -246,7 +248,8 @@ def cached(
 ) -> Sampler:
     """Half of the draws among the examples seen in the last batches, by loss (authors' library).
 
-    The other half among all. Its pool is the whole data set: O(N) a step.
+    The other half among all. Its pool is the whole data set: O(N) a step. `smoothing` is added to
+    the loss, in its units.
     """
     sampler = importance_sampler(
         scorers.cached(staleness, smoothing),

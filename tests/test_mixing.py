@@ -41,8 +41,7 @@ def assert_shares(mixed):
     np.testing.assert_allclose(used, 1, rtol=1e-6)
 
 
-@pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("dtype", ["uint8", "float32", "bfloat16"])
+@pytest.mark.parametrize(("dtype", "channels"), [("uint8", 3), ("float32", 1), ("bfloat16", 3)])
 def test_mixup_averages_two_images(dtype, channels):
     images = jnp.asarray(pictures(channels=channels), dtype)
     mixed = jax.jit(mixup)(jax.random.key(0), images)
@@ -53,9 +52,9 @@ def test_mixup_averages_two_images(dtype, channels):
     np.testing.assert_allclose(mixed.x, exact, rtol=1e-6, atol=1e-4)
 
 
-@pytest.mark.parametrize("alpha", [0.2, 1.0, 4.0])
+@pytest.mark.parametrize("alpha", [0.2, 2.0])
 def test_mixup_draws_its_share_from_a_beta_distribution_and_every_order_as_often(alpha):
-    num = 6000
+    num = 3000
     images = np.eye(3, dtype=np.uint8).reshape(3, 1, 3, 1)  # a mixed image is what it is made of
     mixed = over_keys(mixup, images, num, alpha=alpha)
     shares = mixed.share
@@ -97,7 +96,7 @@ def test_ricap_puts_four_patches_together(dtype):
 
 
 def test_ricap_cuts_anywhere_as_likely():
-    num, batch, height, width = 4000, 4, 3, 2
+    num, batch, height, width = 2000, 4, 3, 2
     images = labelled(batch, height, width)
     mixed = over_keys(ricap, images, num, beta=1.0)
     areas = np.round(mixed.share[:, 0] * height * width).astype(int)
@@ -127,7 +126,7 @@ def test_ricap_cuts_anywhere_as_likely():
 
 @pytest.mark.parametrize("beta", [0.3, 2.0])
 def test_ricap_draws_its_cut_from_a_beta_distribution_and_every_order_as_often(beta):
-    num = 6000
+    num = 3000
     mixed = over_keys(ricap, labelled(3, 8, 8), num, beta=beta)
     areas = mixed.share[:, 0].astype(np.float64) * 8
     top, left = areas[:, 0] + areas[:, 1], areas[:, 0] + areas[:, 2]
@@ -145,15 +144,14 @@ def test_ricap_draws_its_cut_from_a_beta_distribution_and_every_order_as_often(b
 
 @pytest.mark.parametrize("mix", [mixup, ricap])
 def test_the_key_alone_decides(mix):
-    first, other = (jax.jit(mix)(jax.random.key(seed), pictures()) for seed in (0, 1))
-    again = mix(jax.random.key(0), pictures())
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), first, again)
+    first, again, other = (jax.jit(mix)(jax.random.key(seed), pictures()) for seed in (0, 0, 1))
+    jax.tree.map(np.testing.assert_array_equal, first, again)
     assert np.any(first.x != other.x)
 
 
 @pytest.mark.parametrize("mix", [mixup, ricap])
 def test_a_batch_of_one_image_is_mixed_with_itself(mix):
-    mixed = jax.jit(mix)(jax.random.key(0), pictures()[:1])
+    mixed = mix(jax.random.key(0), pictures()[:1])  # outside of a step, of a NumPy array
     assert_shares(mixed)
 
 

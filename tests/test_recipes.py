@@ -1,4 +1,8 @@
+"""What all recipes share. Each against its method: tests/test_methods.py."""
+
 import functools
+import inspect
+import json
 import math
 
 import jax
@@ -8,108 +12,136 @@ import optax
 import pytest
 
 import isjax
-from isjax import recipes, scorers
+from isjax import experiment, recipes, scorers
+from isjax.config import default_config
 from isjax.training import init_train_state, make_train_step
 
 KEY = jax.random.key(0)
 N, CLASSES = 24, 3
+QUICK_TO_COMPILE = {"xla_backend_optimization_level": 0}
 DEFAULTS = isjax.smooth_by_mean(0.5)  # of every recipe that follows losses, and k = 0.5
 
 
 def data():
-    rng = np.random.default_rng(0)
-    x, label = rng.normal(size=(N, 4)), rng.integers(0, CLASSES, N)
-    return {"x": jnp.float32(x), "label": jnp.asarray(label, jnp.int32)}
+    """To be learned: the class is the place of the largest of the first three numbers."""
+    x = np.random.default_rng(0).normal(size=(N, 4))
+    return {"x": jnp.float32(x), "label": jnp.asarray(x[:, :CLASSES].argmax(axis=1), jnp.int32)}
+
+
+def logits_of(params, batch):
+    return batch["x"] @ params
 
 
 def losses_of(params, batch):
-    logits = batch["x"] @ params
-    return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+    return optax.softmax_cross_entropy_with_integer_labels(logits_of(params, batch), batch["label"])
 
 
 NETWORK = scorers.Network(
     lambda key: 0.1 * jax.random.normal(key, (10,)), lambda p, rows: rows.history @ p
 )
 ADAM = optax.adam(1e-3)
+GIVEN = np.random.default_rng(1).uniform(0.1, 1.4, N).astype(np.float32)
 
-# Each recipe beside its composition written out by hand.
-COMPOSED = {
-    "uniform": (
-        functools.partial(recipes.uniform, batch_size=6),
-        lambda: isjax.importance_sampler(scorers.uniform(), batch_size=6, k=0.0),
-    ),
-    "biased_loss": (
-        functools.partial(recipes.biased_loss, batch_size=6, loss_fn=losses_of),
-        lambda: isjax.importance_sampler(scorers.loss(losses_of), DEFAULTS, batch_size=6, k=0.5),
-    ),
-    "last_loss": (
-        functools.partial(recipes.last_loss, batch_size=6),
-        lambda: isjax.importance_sampler(
-            scorers.last_loss(), DEFAULTS, batch_size=6, k=0.5, initial_loss=1.0
-        ),
-    ),
-    "learned_loss": (
-        functools.partial(recipes.learned_loss, batch_size=6, network=NETWORK),
-        lambda: isjax.importance_sampler(
-            scorers.learned(NETWORK, ADAM, history=10),
-            DEFAULTS,
-            batch_size=6,
-            k=0.5,
-            initial_loss=1.0,
-        ),
-    ),
+# What a recipe cannot do without, beside its batch size.
+ARGUMENTS = {
+    "biased_loss": {"loss_fn": losses_of},
+    "el2n": {"scores": GIVEN},
+    "grad_norm": {"loss_fn": losses_of},
+    "grad_norm_bound": {"logits_fn": logits_of},
+    "learned_loss": {"network": NETWORK},  # the golden run trains the bundled LSTM
+    "per_class_gaussian": {"num_classes": CLASSES},
+    "reducible_loss": {"loss_fn": losses_of, "reference": GIVEN},
+    "selective_backprop": {"loss_fn": losses_of},
 }
 
 
-def test_every_recipe_is_composed_here():
-    assert set(COMPOSED) == set(recipes.__all__)
+def make(name, **arguments):
+    return getattr(recipes, name)(batch_size=6, **ARGUMENTS.get(name, {}) | arguments)
+
+
+# Some recipes beside their composition written out by hand.
+COMPOSED = {
+    "uniform": lambda: isjax.importance_sampler(scorers.uniform(), batch_size=6, k=0.0),
+    "biased_loss": lambda: isjax.importance_sampler(
+        scorers.loss(losses_of), DEFAULTS, batch_size=6, k=0.5
+    ),
+    "last_loss": lambda: isjax.importance_sampler(
+        scorers.last_loss(),
+        isjax.chain(isjax.transforms.clip(high=math.inf), DEFAULTS),
+        batch_size=6,
+        k=0.5,
+        initial_loss=1.0,
+    ),
+    "learned_loss": lambda: isjax.importance_sampler(
+        scorers.learned(NETWORK, ADAM, history=10),
+        DEFAULTS,
+        batch_size=6,
+        k=0.5,
+        initial_loss=1.0,
+    ),
+}
 
 
 def trajectory(sampler, number=20):
     """Draws of some steps whose losses differ by example, and the last state."""
     pool, params = data(), jax.random.normal(KEY, (4, CLASSES))
+    ids = None if sampler.own_pool else jnp.arange(N)
 
     def step(state, key):
-        draw, state = sampler.sample(key, state, jnp.arange(N), pool, params)
+        draw, state = sampler.sample(key, state, ids, pool, params)
         batch = jax.tree.map(lambda x: x[draw.ids], pool)
         losses = jnp.square(batch["x"][:, 0])
         return sampler.update(state, draw, losses, batch), draw
 
     keys = jax.random.split(KEY, number)
-    return jax.jit(lambda s: jax.lax.scan(step, s, keys))(sampler.init(KEY, N))
+    run = jax.jit(lambda s: jax.lax.scan(step, s, keys), compiler_options=QUICK_TO_COMPILE)
+    return run(sampler.init(KEY, N))
 
 
-@pytest.mark.parametrize("name", recipes.__all__)
+@pytest.mark.parametrize("name", COMPOSED)
 def test_recipe_draws_as_its_composition_by_hand(name):
-    recipe, by_hand = COMPOSED[name]
-    (state, draws), (want_state, want) = trajectory(recipe()), trajectory(by_hand())
+    (state, draws), (want_state, want) = trajectory(make(name)), trajectory(COMPOSED[name]())
     assert jax.tree.structure(state) == jax.tree.structure(want_state)
     jax.tree.map(np.testing.assert_array_equal, (state, draws), (want_state, want))
     assert name == "uniform" or np.ptp(draws.draw_probs[-1]) > 0.001
 
 
-ARGUMENTS = {
-    "biased_loss": {"loss_fn": losses_of},
-    "learned_loss": {"network": NETWORK},  # the golden run trains the bundled LSTM
-}
-
-
 @pytest.mark.parametrize("name", recipes.__all__)
 def test_recipe_trains_for_20_steps(name):
-    sampler = getattr(recipes, name)(batch_size=6, **ARGUMENTS.get(name, {}))
+    sampler, train = make(name), data()
     tx = optax.sgd(0.1)
     step = make_train_step(
         lambda params, model_state, batch, key: (losses_of(params, batch), model_state),
         tx,
         sampler,
-        pool_size=12,
+        pool_size=None if sampler.own_pool else 12,
     )
     state = init_train_state(KEY, jnp.zeros((4, CLASSES)), tx, sampler, N)
-    before = np.mean(losses_of(state.params, data()))
     for _ in range(20):
-        state, metrics = step(state, data())
+        state, metrics = step(state, train)
         assert np.isfinite(metrics["loss"]) and metrics["skipped"] == 0
-    assert np.mean(losses_of(state.params, data())) < before - 0.01
+    assert np.mean(losses_of(state.params, train)) < math.log(CLASSES) - 0.3
+
+
+@pytest.fixture(scope="module")
+def mnist1d(tmp_path_factory):
+    return isjax.data.mnist1d(tmp_path_factory.mktemp("mnist1d"), num_train=4000, num_test=1000)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", recipes.__all__)
+def test_recipe_trains_a_network_by_config(method, mnist1d, tmp_path):
+    config = default_config()  # as configs/mnist1d.py, but shorter
+    config.update({"dataset": "mnist1d", "network": "CNN", "num_steps": 150, "num_evals": 2})
+    config.update({"method": method, "pool_size": 512, "eval_examples": 1000})
+    if method == "grad_norm":  # the gradient of each example by itself
+        config.update({"batch_size": 32, "pool_size": 64})
+    last = experiment.run(config, tmp_path / "run", mnist1d)
+    lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+    losses = [json.loads(line)["train_loss"] for line in lines]
+    assert len(losses) == 3 and np.all(np.isfinite(losses))
+    assert losses[-1] == last["train_loss"] < losses[0]
+    assert last["nonfinite"] == last["skipped"] == 0
 
 
 def test_uniform_weights_are_exactly_one():
@@ -136,15 +168,30 @@ def test_learned_loss_starts_from_the_loss_of_a_uniform_guess(arguments, want):
     np.testing.assert_allclose(history, np.full((5, 2), want), rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["biased_loss", "last_loss", "learned_loss"])
+# `prioritized` divides its weights by the largest. At any k those of the highest, which
+# `reducible_loss` takes, are one, and so are those of draws through a closed gate, which against a
+# pool of one opens soon.
+TAKE_K = {
+    name: functools.partial(make, name)
+    for name in recipes.__all__
+    if "k" in inspect.signature(getattr(recipes, name)).parameters and name != "prioritized"
+} | {
+    "grad_norm_bound": functools.partial(make, "grad_norm_bound", pool_size=1),
+    "reducible_loss": functools.partial(make, "reducible_loss", sampled=True),
+}
+
+
+@pytest.mark.parametrize("name", TAKE_K)
 def test_biased_recipes_take_k(name):
-    recipe, _ = COMPOSED[name]
-    _, draws = trajectory(recipe(k=-1.0), 3)
+    _, draws = trajectory(TAKE_K[name](k=-1.0), 3)
     np.testing.assert_allclose(draws.weights, N * draws.draw_probs, rtol=1e-5)
+    assert np.ptp(draws.weights) > 0.01
 
 
 @pytest.mark.parametrize("name", recipes.__all__)
 def test_recipes_take_keywords_only_and_always_a_batch_size(name):
+    parameters = inspect.signature(getattr(recipes, name)).parameters.values()
+    assert {parameter.kind for parameter in parameters} == {inspect.Parameter.KEYWORD_ONLY}
     with pytest.raises(TypeError):
         getattr(recipes, name)(6)
     with pytest.raises(TypeError, match="batch_size"):

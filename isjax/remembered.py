@@ -142,8 +142,8 @@ def prioritized(
     """Prioritised replay (Schaul et al. 2015, arXiv 1511.05952), with the loss as the priority.
 
     p ~ (loss + 1e-6)^alpha or, with `rank`, (1 / rank within the pool)^alpha, for which the paper
-    has alpha = 0.7 and k = 0.5. The correction, their beta, grows from `k` to 1 over `num_steps`, or
-    stays if that is None; weights are divided by the batch's largest. What was never seen comes
+    has alpha = 0.7 and k = 0.5. The correction, their beta, grows from `k` to 1 over `num_steps`,
+    or stays if that is None; weights are divided by the batch's largest. What was never seen comes
     first.
     """
     by_rank = [transforms.inverse_rank()] if rank else []

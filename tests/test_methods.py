@@ -613,10 +613,10 @@ def test_selective_backprop_draws_by_the_power_of_the_percentile(beta, candidate
 
 
 def test_selective_backprop_seldom_draws_an_example_twice():
-    """That it is drawn as often on average as it would be kept, the test above says."""
+    """Four of five batches of independent draws have one. How often each is drawn: see above."""
     for _, drawn, _ in stretches(3.0, 24):
         times = (drawn[:, :, None] == np.arange(24)).sum(axis=1)
-        assert times.max() <= 2 and np.mean(np.any(times == 2, axis=1)) < 0.1
+        assert times.max() <= 2 and np.mean(np.any(times == 2, axis=1)) < 0.25
 
 
 def test_selective_backprop_keeps_about_as_one_by_one():

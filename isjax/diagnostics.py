@@ -152,10 +152,12 @@ def make_gradient_quality(
         on the draw. Costs 3 num_draws batches, and B gradients of single examples for the optimum.
 
     Raises:
-        ValueError: here if num_draws < 2; when traced, if the sampler insists on a pool of its own.
+        ValueError: if num_draws < 2, or the sampler insists on a pool of its own.
     """
     if num_draws < 2:
         raise ValueError(f"num_draws is {num_draws}; a variance takes at least 2")
+    if sampler.own_pool:
+        raise ValueError("this sampler insists on a pool of its own; measure the one inside of it")
 
     def loss_fn(params: Params, batch: Batch, model_state: PyTree) -> Array:
         return score_fn(params, model_state, batch)

@@ -178,6 +178,8 @@ def make_sampler(
     recipe = getattr(recipes, config.method)
     offered = {name: value for name, value in offered.items() if value is not None}
     missing = required(recipe) - offered.keys() - set(config.method_options)
+    if "scores" in offered and "logits_fn" not in offered:  # of which those were to be made
+        missing |= {"logits_fn"}
     if missing:
         raise ConfigError(
             f"config.method: {config.method} needs {', '.join(sorted(missing))}, which the task "

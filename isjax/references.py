@@ -18,11 +18,12 @@ from ml_collections import ConfigDict
 
 from isjax import recipes
 from isjax.base import Array, Batch
-from isjax.config import num_steps
+from isjax.config import ConfigError, num_steps
 from isjax.dataset import save
 from isjax.evaluation import over_examples
 from isjax.loop import compile_steps
 from isjax.objects import make_optimizer, required
+from isjax.scorers import el2n
 from isjax.tasks import Task
 from isjax.training import (
     TrainState,
@@ -131,17 +132,15 @@ def early_el2n(
     """
     data, output_fn, label_fn = task.dataset.train, task.output_fn, task.label_fn
     if output_fn is None or label_fn is None:
-        raise ValueError(f"{config.method} needs logits and classes; choose another method")
+        raise ConfigError(f"config.method: {config.method} needs classes; choose another method")
 
-    def el2n(params: Any, model_state: Any, batch: Batch) -> Array:
-        logits = output_fn(params, model_state, batch)
-        residual = jax.nn.softmax(logits) - jax.nn.one_hot(label_fn(batch), logits.shape[-1])
-        return jnp.linalg.norm(residual, axis=-1)
+    def score(params: Any, model_state: Any, batch: Batch) -> Array:
+        return el2n(output_fn(params, model_state, batch), label_fn(batch))
 
     scores = []
     for number in range(networks):
         reference = _train(config, task, data, number, cost, asked_to_stop)
-        scores.append(_score(el2n, reference, data, config, cost))
+        scores.append(_score(score, reference, data, config, cost))
     return np.asarray(np.mean(scores, axis=0, dtype=np.float32))
 
 

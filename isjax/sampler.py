@@ -116,6 +116,9 @@ def importance_sampler(
         worth = finite & ~buffer.has_failed(state.buffer, ids)
         scores = jnp.where(worth, raw, 0.0).astype(jnp.float32)
         transformed, transform_state = transform.update(scores, state.transform)
+        # Nor must a transform that prefers low scores seek it: it counts as the least of the pool.
+        least = jnp.min(jnp.where(worth, transformed, jnp.inf))
+        transformed = jnp.where(worth, transformed, jnp.minimum(transformed, least))
         probs = normalize(jnp.where(finite, transformed, 0.0))
         index, draw_probs = resample(key, probs, batch_size)
         draw = Draw(

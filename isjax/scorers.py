@@ -75,7 +75,7 @@ def grad_norm_bound(logits_fn: LogitsFn, label_fn: LabelFn | None = None) -> Sco
     """||softmax(z) - y||_2, an upper bound on the gradient norm up to a constant factor.
 
     One forward pass of the main model on the pool (arXiv 1803.00942), for cross-entropy. The same
-    number is known as EL2N (arXiv 2107.07075).
+    number is known as `el2n` (arXiv 2107.07075).
 
     Args:
         logits_fn: `(params, batch) -> logits [B, classes]`, in evaluation mode, with params as in
@@ -91,11 +91,15 @@ def grad_norm_bound(logits_fn: LogitsFn, label_fn: LabelFn | None = None) -> Sco
                 f"scorers.grad_norm_bound: logits_fn returned shape {logits.shape}; "
                 "return one row of logits per example, shape (examples, classes)"
             )
-        labels = labels_of(rows, label_fn, "scorers.grad_norm_bound")
-        residual = jax.nn.softmax(logits) - jax.nn.one_hot(labels, logits.shape[-1])
-        return jnp.linalg.norm(residual, axis=-1)
+        return el2n(logits, labels_of(rows, label_fn, "scorers.grad_norm_bound"))
 
     return _fixed(score, history=0, passes=1)
+
+
+def el2n(logits: Array, labels: Array) -> Array:
+    """||softmax(z) - y||_2 of each example: logits [B, classes], labels [B] int -> [B]."""
+    residual = jax.nn.softmax(logits) - jax.nn.one_hot(labels, logits.shape[-1])
+    return jnp.linalg.norm(residual, axis=-1)
 
 
 def grad_norm(loss_fn: LossFn, microbatch: int = 32) -> Scorer:
@@ -125,14 +129,18 @@ def reducible_loss(loss_fn: LossFn, reference: Array | Callable[[Batch], Array])
         loss_fn: as in `scorers.loss`.
         reference: losses [N] of the data set's examples, or `(batch) -> losses [B]`.
     """
-
-    def less(known: Array, rows: Rows) -> Array:
-        return _losses(loss_fn, rows, "scorers.reducible_loss") - known
-
     if not callable(reference):
-        return _by_id(reference, less, passes=1)
+        return _by_id(
+            reference,
+            lambda known, rows: _losses(loss_fn, rows, "scorers.reducible_loss") - known,
+            passes=1,
+        )
     reference_fn = cast(Callable[[Batch], Array], reference)
-    return _fixed(lambda rows: less(reference_fn(rows.batch), rows), history=0, passes=1)
+
+    def score(rows: Rows) -> Array:
+        return _losses(loss_fn, rows, "scorers.reducible_loss") - reference_fn(rows.batch)
+
+    return _fixed(score, history=0, passes=1)
 
 
 # What is remembered of past visits.

@@ -157,7 +157,7 @@ def inverse_rank() -> ScoreTransform:
 
 
 def exponential_rank(pressure: ScalarOrSchedule) -> ScoreTransform:
-    """exp(-log(s) rank / B): the highest score is drawn s times as often as the lowest.
+    """exp(-log(s) rank / B): the highest score is drawn nearly s times as often as the lowest.
 
     The ranking of online batch selection (arXiv 1511.06343), within the pool.
 
@@ -192,7 +192,7 @@ def prune_below_mean(rate: float = 0.5) -> ScoreTransform:
 
     def update(scores, state):
         below = scores < jnp.sum(scores / scores.shape[0])
-        return jnp.where(below, 1 - rate, 1.0), state
+        return jnp.where(below, 1 - rate, jnp.ones_like(scores)), state
 
     return ScoreTransform(stateless, update)
 

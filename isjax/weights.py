@@ -84,12 +84,13 @@ def adjusted(k: float = 0.5) -> Policy:
     q_i = p_i r_i / (1 - sum_batch p + sum_batch p r), r = loss / score, each drawn example counted
     once. Without transforms p = s / S, so that the denominator is (S1 + S2) / S with S1 the scores
     outside of the batch and S2 the losses inside it, the authors' formula; with additive smoothing
-    p is scaled all the same. Then rescaled by `preserve_mean`, by the losses.
+    p is scaled all the same. Then rescaled by `preserve_mean`, by the losses; one that is not
+    finite is taken to be as predicted.
     """
     _require_exponent("adjusted", k)
 
     def policy(draw: Draw, losses: Array) -> Array:
-        losses = jnp.maximum(losses, 1e-6)
+        losses = jnp.maximum(jnp.where(jnp.isfinite(losses), losses, draw.scores), 1e-6)
         ratio = losses / jnp.maximum(draw.scores, 1e-6)
         once = 1 / jnp.sum(draw.index[:, None] == draw.index[None, :], axis=1)
         outside = jnp.maximum(1 - jnp.sum(once * draw.draw_probs), 0.0)

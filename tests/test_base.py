@@ -5,11 +5,11 @@ import pytest
 from isjax import base, training
 
 FIELDS = {
-    base.Rows: ["history", "count", "batch", "params"],
-    base.Scorer: ["init", "score", "update", "history"],
+    base.Rows: ["history", "count", "batch", "params", "ids", "age"],
+    base.Scorer: ["init", "score", "update", "history", "remember", "passes"],
     base.ScoreTransform: ["init", "update"],
     base.SamplerState: ["step", "buffer", "scorer", "transform"],
-    base.Sampler: ["init", "sample", "update"],
+    base.Sampler: ["init", "sample", "update", "weigh", "own_pool"],
     training.TrainState: ["step", "key", "params", "model_state", "opt_state", "sampler"],
 }
 

@@ -8,7 +8,11 @@ import pytest
 from isjax import buffer
 
 NAN, INF = np.nan, np.inf
-both = pytest.mark.parametrize("write", [buffer.write, jax.jit(buffer.write)], ids=["eager", "jit"])
+both = pytest.mark.parametrize(
+    "write",
+    [buffer.write, jax.jit(buffer.write, static_argnames="remember")],
+    ids=["eager", "jit"],
+)
 
 
 def written(write, ids, losses, history=3, size=6):
@@ -51,11 +55,11 @@ def test_many_writes_agree_with_lists_of_past_losses(history):
 
 @pytest.mark.parametrize("history", [1, 3, 10])
 def test_a_new_buffer_holds_the_initial_loss_and_has_seen_nothing(history):
-    losses, count, failed = buffer.init(4, history, 2.3)
-    assert failed.shape == (4,) and not failed.any()
+    losses, count, failed, seen = buffer.init(4, history, 2.3)
+    assert failed.shape == seen.shape == (4,) and not failed.any() and not seen.any()
     np.testing.assert_array_equal(losses, np.full((4, history), 2.3, np.float32))
     np.testing.assert_array_equal(count, np.zeros(4))
-    assert (losses.dtype, count.dtype) == (jnp.float32, jnp.int32)
+    assert (losses.dtype, count.dtype, seen.dtype) == (jnp.float32, jnp.int32, jnp.int32)
 
 
 @both
@@ -149,3 +153,102 @@ def test_a_failure_is_remembered_until_a_finite_loss_is_seen(write):
     state = write(state, jnp.array([0, 2]), jnp.array([3.0, -INF]))
     assert buffer.has_failed(state, everyone).tolist() == [False, False, True, False]
     assert buffer.has_failed(buffer.init(4, 0), everyone).tolist() == [False] * 4
+
+
+# --- age: draws since last observed
+
+
+@pytest.mark.parametrize("history", [1, 3])
+def test_age_counts_draws_since_the_last_finite_loss(history):
+    rng = np.random.default_rng(history)
+    state, last, everyone = buffer.init(8, history), {}, jnp.arange(8)
+    write, age = jax.jit(buffer.write), jax.jit(buffer.age)
+    for step in range(1, 31):
+        ids, losses = rng.integers(0, 8, 3), rng.choice([1.0, 2.0, NAN, INF], 3)
+        state = write(state, jnp.asarray(ids), jnp.asarray(losses, jnp.float32), step)
+        last |= {i: step for i, loss in zip(ids.tolist(), losses, strict=True) if loss < INF}
+        # The batch of the last draw has age 1 when the next is made; never seen: since the start.
+        want = [step + 1 - last[i] if i in last else step for i in range(8)]
+        assert age(state, everyone, step).tolist() == want
+        assert age(state, jnp.asarray([5, 5, 2]), step).tolist() == [want[5], want[5], want[2]]
+    assert len(last) == 8 and max(want) > 1
+    assert age(state, everyone, jnp.int32(40)).dtype == jnp.int32
+
+
+def test_without_history_every_age_is_that_of_the_run():
+    age = jax.jit(lambda step: buffer.age(buffer.init(9, 0), jnp.arange(3), step))
+    assert age(0).tolist() == [0, 0, 0] and age(7).tolist() == [7, 7, 7]
+
+
+@both
+def test_a_duplicate_that_is_not_finite_does_not_hide_that_the_other_was_seen(write):
+    state = write(buffer.init(4, 1), jnp.asarray([2, 1, 2]), jnp.asarray([NAN, NAN, 1.0]), 5)
+    assert state.seen.tolist() == [0, 0, 5, 0]
+    state = write(state, jnp.asarray([2, 1, 1]), jnp.asarray([INF, 3.0, NAN]), 6)
+    assert state.seen.tolist() == [0, 6, 5, 0]
+
+
+# --- remember: what becomes of an example's numbers
+
+
+def largest_and_sum(history, count, losses):
+    """Order matters: what was summed is weighted by how many came before."""
+    largest = jnp.where(count > 0, jnp.maximum(history[:, 0], losses), losses)
+    total = jnp.where(count > 0, history[:, 1], 0.0) + (count + 1) * losses
+    return jnp.stack([largest, total], axis=1)
+
+
+def test_remember_sees_each_example_once_with_its_mean_finite_loss():
+    rng = np.random.default_rng(7)
+    state, past = buffer.init(6, 2, 9.0), [[] for _ in range(6)]
+    write = jax.jit(lambda *args: buffer.write(*args, remember=largest_and_sum))
+    for step in range(1, 16):
+        ids, losses = rng.integers(0, 5, 7), rng.choice([NAN, INF, 0.25, 1.5, 4.0, -2.0], 7)
+        state = write(state, jnp.asarray(ids), jnp.asarray(losses, jnp.float32), step)
+        for example in set(ids.tolist()):
+            finite = losses[(ids == example) & np.isfinite(losses)]
+            past[example] += [finite.mean()] if finite.size else []
+    want = [
+        [max(seen), sum((i + 1) * loss for i, loss in enumerate(seen))] if seen else [9.0, 9.0]
+        for seen in past
+    ]
+    np.testing.assert_allclose(state.losses, want, rtol=1e-5)
+    np.testing.assert_array_equal(state.count, [len(seen) for seen in past])
+    assert min(len(seen) for seen in past[:5]) > 3 and not past[5]
+
+
+@both
+def test_what_is_remembered_does_not_depend_on_the_order_of_the_batch(write):
+    rng = np.random.default_rng(1)
+    ids, losses = rng.integers(0, 6, 40), rng.choice([NAN, INF, 1.0, 2.0, 3.0, 5.0], 40)
+    losses[ids == 3] = NAN
+    start = buffer.init(6, 2)._replace(count=jnp.arange(6), seen=jnp.arange(6))
+
+    def after(order):
+        chosen = jnp.asarray(ids[order]), jnp.asarray(losses[order], jnp.float32)
+        return write(start, *chosen, step=9, remember=largest_and_sum)
+
+    expected = after(np.arange(40))
+    np.testing.assert_array_equal(expected.seen, [9, 9, 9, 3, 9, 9])
+    np.testing.assert_array_equal(expected.failed, [0, 0, 0, 1, 0, 0])
+    for _ in range(4):
+        state = after(rng.permutation(40))
+        np.testing.assert_allclose(state.losses, expected.losses, rtol=1e-6)
+        jax.tree.map(np.testing.assert_array_equal, state[1:], expected[1:])
+
+
+@both
+def test_an_example_without_a_finite_loss_remembers_what_it_did(write):
+    def never(history, count, losses):
+        return jnp.full_like(history, NAN)
+
+    start = buffer.init(3, 2, 4.0)
+    ids, losses = jnp.asarray([1, 1, 2]), jnp.asarray([NAN, INF, 1.0], jnp.float32)
+    state = write(start, ids, losses, step=2, remember=never)
+    np.testing.assert_array_equal(state.losses, [[4, 4], [4, 4], [NAN, NAN]])
+
+
+def test_by_default_the_loss_is_put_in_front():
+    history, losses = jnp.asarray([[1.0, 2, 3], [4, 5, 6]]), jnp.asarray([7.0, 8])
+    want = [[7, 1, 2], [8, 4, 5]]
+    np.testing.assert_array_equal(buffer.shift(history, jnp.zeros(2), losses), want)

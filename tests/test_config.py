@@ -1,8 +1,8 @@
 import pytest
 from ml_collections import ConfigDict
 
+from isjax import augmentations, conditions, networks, recipes, schedules, tasks, weights
 from isjax import config as configs
-from isjax import networks, schedules, tasks
 from isjax.config import ConfigError
 
 NAN, INFINITY = float("nan"), float("inf")
@@ -23,7 +23,7 @@ def test_the_defaults_are_sound():
     [
         ({"learning_rat": 0.1}, r"config\.learning_rat is not a setting; did you mean learning_r"),
         ({"method": "lastloss"}, "config.method: lastloss is not a method; did you mean last_loss"),
-        ({"method": "xyz"}, "choose from biased_loss, last_loss, learned_loss, uniform"),
+        ({"method": "xyz"}, "choose from " + ", ".join(sorted(recipes.__all__))),
         ({"task": "regresion"}, "config.task: regresion is not a task; did you mean regression"),
         ({"task": "xyz"}, "not a task; choose from classification, language, regression"),
         ({"network": "HistoryLSTM"}, "not a network; choose from CNN, LSTM, MLP, WideResNet"),
@@ -55,6 +55,22 @@ def test_the_defaults_are_sound():
         ({"budget": -0.5}, "budget is -0.5; choose a share above 0"),
         ({"budget": NAN}, "budget is nan; choose a share above 0"),
         ({"budget": INFINITY}, "budget is inf"),
+        ({"reference_budget": 0.0}, r"config\.reference_budget is 0.0; choose a share above 0"),
+        ({"reference_budget": 1.5}, r"reference_budget is 1.5; choose a share above 0, at most 1"),
+        ({"reference_budget": NAN}, "reference_budget is nan"),
+        ({"gate": "aftr"}, r"config\.gate: aftr is not a gate; did you mean after"),
+        ({"gate": "xyz"}, "choose from after, mean_loss, tau, total_variation, until$"),
+        ({"weighting": "correctng"}, "correctng is not a weighting; did you mean correcting"),
+        ({"weighting": "xyz"}, "choose from adjusted, biased, correcting, none$"),
+        ({"weighting": "importance_weights"}, "importance_weights is not a weighting"),
+        (
+            {"augment": ("flip", "mixup"), "augment_options": {"mixu": {"alpha": 0.5}}},
+            r"config\.augment_options\.mixu is not in config\.augment; did you mean mixup",
+        ),
+        (
+            {"augment": ("flip",), "augment_options": {"crop": {"padding": 2}}},
+            r"augment_options\.crop is not in config\.augment; choose from flip",
+        ),
     ],
 )
 def test_a_bad_setting_is_named_with_its_remedy(settings, message):
@@ -71,6 +87,8 @@ def test_a_bad_setting_is_named_with_its_remedy(settings, message):
         {"batch_size": 64, "pool_size": 64, "log_every": 1},
         {"budget": 1e-9, "learning_rate": 1e-9},
         {"augment": ("crop", "flip", "crop")},
+        {"augment": ("flip", "mixup"), "augment_options": {"mixup": {"alpha": 0.5}}},
+        {"gate": "", "weighting": "", "reference_budget": 1.0},
         {"dataset": "whatever_tensorflow_datasets_has"},  # its builder says whether there is one
     ],
     ids=lambda settings: ", ".join(settings),
@@ -85,6 +103,10 @@ def test_settings_at_their_limits_are_sound(settings):
         ("task", tasks.__all__),
         ("network", [name for name in networks.__all__ if name != "HistoryLSTM"]),
         ("schedule", schedules.__all__),
+        ("method", recipes.__all__),
+        ("gate", conditions.__all__),
+        ("weighting", weights.__all__),
+        ("augment", [(name,) for name in augmentations.__all__]),
     ],
 )
 def test_every_name_there_is_can_be_given(setting, names):

@@ -12,7 +12,9 @@ from absl import flags
 from ml_collections import config_flags
 
 from isjax import augmentations, config, data, networks, objects, recipes, schedules, tasks
+from isjax.config import ConfigError
 from isjax.dataset import from_arrays
+from isjax.references import needed
 
 FOLDER = pathlib.Path(__file__).parent.parent / "configs"
 PATHS = sorted(FOLDER.glob("*.py"))
@@ -163,10 +165,19 @@ def test_all_that_a_run_needs_can_be_made(path):
     assert task.dataset.train["x"].shape[0] == 20 and task.initial_loss > 0
     tx = objects.make_optimizer(settings)
     jax.eval_shape(lambda params: tx.update(params, tx.init(params), params), params)
-    for method in recipes.__all__:  # each can be compared on it
+    unfitting = set()
+    for method in recipes.__all__:  # each can be compared on it, unless it needs classes
         settings.method = method
-        sampler = objects.make_sampler(settings, task, model_state)
-        jax.eval_shape(lambda key, sampler=sampler: sampler.init(key, 20), jax.random.key(0))
+        made = dict.fromkeys(needed(settings), np.zeros(1000, np.float32))
+        try:
+            sampler = objects.make_sampler(settings, task, model_state, made)
+        except ConfigError as error:
+            assert re.search(rf"{method} needs (logits_fn|num_classes), which the task", str(error))
+            unfitting.add(method)
+            continue
+        jax.eval_shape(lambda key, sampler=sampler: sampler.init(key, 1000), jax.random.key(0))
+    of_classes = {"el2n", "grad_norm_bound", "per_class_gaussian"}
+    assert unfitting == (set() if settings.task == "classification" else of_classes)
 
 
 @PAGES

@@ -2,6 +2,7 @@ import pathlib
 
 import numpy as np
 import pytest
+from helpers import assert_binomial
 
 from isjax import dataset
 
@@ -63,3 +64,63 @@ def test_nothing_is_left_of_a_file_that_could_not_be_written(tmp_path, monkeypat
     with pytest.raises(OSError, match="disk full"):
         dataset.save(tmp_path / "arrays.npz", x=np.zeros(2))
     assert not list(tmp_path.iterdir())
+
+
+def labelled(size, classes, dtype=np.int32, valid=True):
+    label = (np.arange(size) % classes).astype(dtype)
+    whole = {"x": np.arange(2.0 * size).reshape(size, 2), "label": label, "weight": np.ones(size)}
+    return dataset.from_arrays(whole, whole, classes, whole if valid else None)
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.int64, np.uint8])
+@pytest.mark.parametrize(
+    ("size", "share", "number"),
+    [(100, 0.2, 20), (10, 0.25, 2), (7, 0.5, 4), (30, 0.01, 0), (30, 0.0, 0), (30, 1.0, 30)],
+)
+def test_label_noise_changes_exactly_its_share_and_nothing_else(size, share, number, dtype):
+    clean = labelled(size, 3, dtype)
+    before = clean.train["label"].copy()
+    noisy = dataset.with_label_noise(clean, share)
+    label = noisy.train["label"]
+    assert (label != before).sum() == number and label.dtype == dtype
+    assert label.min() >= 0 and label.max() < 3
+    np.testing.assert_array_equal(clean.train["label"], before)
+    for name in ("x", "weight"):
+        np.testing.assert_array_equal(noisy.train[name], clean.train[name])
+    for part in ("test", "valid"):
+        np.testing.assert_array_equal(getattr(noisy, part)["label"], before)
+    assert noisy.num_classes == 3 and labelled(5, 3, valid=False).valid is None
+
+
+def test_label_noise_falls_on_any_example_and_any_other_class_as_likely():
+    size, classes, share, seeds = 40, 4, 0.3, 500
+    clean = labelled(size, classes)
+    before = clean.train["label"]
+    labels = np.stack(
+        [dataset.with_label_noise(clean, share, s).train["label"] for s in range(seeds)]
+    )
+    wrong = labels != before
+    assert_binomial(wrong.sum(axis=0), seeds, share)
+    shifts = (labels - before)[wrong] % classes
+    assert_binomial(np.bincount(shifts, minlength=classes)[1:], wrong.sum(), 1 / 3)
+    again = dataset.with_label_noise(clean, share, 7).train["label"]
+    np.testing.assert_array_equal(again, labels[7])
+
+
+def test_label_noise_of_two_classes_is_the_other_one():
+    clean = labelled(20, 2)
+    label = dataset.with_label_noise(clean, 1.0).train["label"]
+    np.testing.assert_array_equal(label, 1 - clean.train["label"])
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.01, float("nan")])
+def test_a_share_that_is_none_is_refused(share):
+    with pytest.raises(ValueError, match=rf"label_noise is {share}; choose a share in \[0, 1\]"):
+        dataset.with_label_noise(labelled(9, 3), share)
+
+
+@pytest.mark.parametrize("classes", [None, 1])
+def test_label_noise_needs_another_class(classes):
+    numbers = labelled(9, 1)._replace(num_classes=classes)
+    with pytest.raises(ValueError, match=r"label_noise is 0\.2, but the data set has no classes"):
+        dataset.with_label_noise(numbers, 0.2)

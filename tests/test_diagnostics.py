@@ -5,19 +5,23 @@ import itertools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from helpers import assert_mean, draws, probabilities, six_decades
 from scipy import stats
 
+from isjax import epochs, importance_sampler, scorers
 from isjax.base import Draw
 from isjax.diagnostics import (
     correlation,
     draw_metrics,
+    make_gradient_quality,
     mean_absolute_error,
     mean_loss,
     unique_share,
 )
 from isjax.resampling import categorical, systematic, without_replacement
+from isjax.training import init_train_state
 from isjax.weights import importance_weights
 
 NAN, INF = np.nan, np.inf
@@ -28,7 +32,7 @@ def a_draw(index, draw_probs, pool_size, k=1.0, **fields):
     index = jnp.asarray(index, jnp.int32)
     weights = importance_weights(draw_probs, pool_size, k)
     draw = Draw(index, index, weights, draw_probs, 1.0 * index, jnp.float32(0.5))
-    return draw._replace(**fields)
+    return draw._replace(**({"pool_size": jnp.int32(pool_size)} | fields))
 
 
 @pytest.mark.parametrize("k", [1.0, 0.5, 0.0, -1.0])
@@ -38,7 +42,7 @@ def test_the_mean_loss_is_unbiased_at_any_k(k):
     for pair in itertools.product(range(5), repeat=2):
         index = list(pair)
         draw = a_draw(index, probs[index], 5, k)
-        estimate = mean_loss(draw, jnp.asarray(losses[index], jnp.float32), 5)
+        estimate = mean_loss(draw, jnp.asarray(losses[index], jnp.float32))
         expected += np.prod(probs[index]) * float(estimate)
     assert expected == pytest.approx(losses.mean(), rel=1e-5)
 
@@ -47,15 +51,15 @@ def test_the_mean_loss_is_unbiased_at_any_k(k):
 def test_the_mean_loss_is_unbiased_over_draws(resample):
     losses = np.random.default_rng(0).normal(5, 1, 32)
     index, draw_probs = draws(resample, probabilities(six_decades(32) ** 0.3), 8, 10_000)
-    estimate = jax.jit(jax.vmap(lambda i, q, loss: mean_loss(a_draw(i, q, 32, 0.0), loss, 32)))
+    estimate = jax.jit(jax.vmap(lambda i, q, loss: mean_loss(a_draw(i, q, 32, 0.0), loss)))
     losses_seen = jnp.asarray(losses[index], jnp.float32)
     assert_mean(estimate(index, draw_probs, losses_seen), losses.mean())
 
 
 def test_the_mean_loss_leaves_out_what_is_not_finite():
     draw = a_draw([0, 1, 2, 3], [0.25] * 4, 4)
-    assert mean_loss(draw, jnp.asarray([1.0, NAN, 5.0, INF]), 4) == pytest.approx(3)
-    assert mean_loss(draw, jnp.full((4,), NAN), 4) == 0
+    assert mean_loss(draw, jnp.asarray([1.0, NAN, 5.0, INF])) == pytest.approx(3)
+    assert mean_loss(draw, jnp.full((4,), NAN)) == 0
 
 
 @pytest.mark.parametrize(
@@ -102,9 +106,9 @@ def test_mean_absolute_error_is_over_the_pairs_that_are_finite():
 def test_the_metrics_of_a_draw():
     scores = np.asarray([1, 2, 3, 5.0])
     draw = a_draw([4, 2, 4, 0], [0.5, 0.25, 0.5, 0.125], 10, scores=jnp.asarray(scores))
-    draw = draw._replace(nonfinite=jnp.asarray(2))
+    draw = draw._replace(nonfinite=jnp.asarray(2), passes=jnp.asarray(30))
     losses = jnp.asarray([2.0, 1, NAN, 4])
-    metrics = draw_metrics(draw, losses, 10, last_seen=jnp.asarray([1.0, 1, 1, 1]))
+    metrics = draw_metrics(draw, losses, last_seen=jnp.asarray([1.0, 1, 1, 1]))
     expected = {
         "loss": (2 / 5 + 1 / 2.5 + 4 / 1.25) / 3,
         "batch_loss": 7 / 3,
@@ -114,6 +118,8 @@ def test_the_metrics_of_a_draw():
         "score_correlation": stats.pearsonr(scores[[0, 1, 3]], [2, 1, 4]).statistic,
         "score_error": 1.0,
         "nonfinite": 3,
+        "examples_forward": 34,
+        "examples_backward": 4,
         "last_loss_error": 4 / 3,
     }
     assert {name: float(value) for name, value in metrics.items()} == pytest.approx(
@@ -122,9 +128,20 @@ def test_the_metrics_of_a_draw():
 
 
 def test_the_metrics_of_a_draw_of_nothing_finite_are_finite():
-    metrics = jax.jit(draw_metrics, static_argnums=2)(
-        a_draw([0, 1], [0.5, 0.5], 4), jnp.asarray([NAN, INF]), 4
-    )
+    metrics = jax.jit(draw_metrics)(a_draw([0, 1], [0.5, 0.5], 4), jnp.asarray([NAN, INF]))
     assert "last_loss_error" not in metrics
     assert all(np.isfinite(value) and np.shape(value) == () for value in metrics.values())
     assert metrics["nonfinite"] == 2
+
+
+# --- the numbers of make_gradient_quality are tested in test_diagnostics_quality.py
+
+
+@pytest.mark.parametrize("ids", [jnp.arange(6), None], ids=["given", "none"])
+def test_a_pool_of_the_samplers_own_is_refused(ids):
+    """Its draws point into another pool than the one whose gradient they would be held against."""
+    sampler, tx = epochs(importance_sampler(scorers.uniform(), batch_size=3), 3), optax.identity()
+    state = init_train_state(jax.random.key(0), jnp.float32(1), tx, sampler, 6)
+    with pytest.raises(ValueError, match="pool of its own"):
+        measure = make_gradient_quality(lambda p, s, batch: p * batch, tx, sampler, num_draws=2)
+        measure(jax.random.key(0), state, jnp.ones(6), ids)

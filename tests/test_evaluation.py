@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from isjax.dataset import from_arrays
-from isjax.evaluation import make_evaluation
+from isjax.evaluation import make_evaluation, over_examples
 from isjax.tasks import Task
 from isjax.training import TrainState
 
@@ -167,3 +167,40 @@ def test_nan_is_not_hidden():
     task = make_task(lambda p, s, batch: {"loss": batch["id"]}, train=values, test=ids(2))
     result = make_evaluation(task)(STATE)
     assert math.isnan(result["train_loss"]) and result["test_loss"] == 0.5
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 5, 10, 11, 1000])
+def test_over_examples_every_example_comes_once_in_order(batch_size):
+    """Of a tree of values, in pieces; a step sees batches of one shape."""
+    shapes = []
+
+    def step(state, batch):
+        shapes.append(batch["id"].shape)
+        return {"id": batch["id"], "pair": (state.params * jnp.asarray(batch["id"]) ** 2,)}
+
+    state = STATE._replace(params=jnp.float32(2.0))
+    pieces = list(over_examples(step, state, ids(11), batch_size))
+    assert all(len(piece["id"]) <= batch_size for piece in pieces)
+    assert all(isinstance(piece["pair"][0], np.ndarray) for piece in pieces)
+    np.testing.assert_array_equal(np.concatenate([p["id"] for p in pieces]), np.arange(11))
+    squares = np.concatenate([p["pair"][0] for p in pieces])
+    np.testing.assert_array_equal(squares, 2 * np.arange(11) ** 2)
+    assert set(shapes) == {(min(batch_size, 11),)} and len(shapes) == math.ceil(11 / batch_size)
+
+
+def test_further_metrics_are_added():
+    asked = []
+
+    def further(state):
+        asked.append(state)
+        return {"params": float(state.params), "test_loss": -1.0}
+
+    task = make_task(metrics_of, train=part(4), test=part(4))
+    plain, more = make_evaluation(task)(STATE), make_evaluation(task, further=further)(STATE)
+    assert more == plain | {"params": 1.0, "test_loss": -1.0} and asked == [STATE]
+
+
+def test_an_evaluation_given_up_asks_for_no_further_metrics():
+    task = make_task(metrics_of, train=part(4), test=part(4))
+    further = lambda state: pytest.fail("asked")  # noqa: E731
+    assert make_evaluation(task, further=further)(STATE, lambda: True) is None

@@ -4,12 +4,15 @@ import itertools
 import json
 import shutil
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from isjax import data, experiment, tasks
+from isjax import data, experiment, objects, recipes, tasks
+from isjax.base import Draw
 from isjax.config import ConfigError, default_config
+from isjax.training import init_train_state, make_train_step
 
 METHODS = {"uniform": 1, "last_loss": 1, "learned_loss": 1, "biased_loss": 3}  # forward passes / b
 
@@ -282,3 +285,255 @@ def test_a_run_stopped_at_nan_goes_on_when_the_data_are_mended(tmp_path):
     with pytest.raises(FloatingPointError):
         experiment.run(config, tmp_path, make_dataset(nan=True))
     assert experiment.run(config, tmp_path, make_dataset())["step"] == 60
+
+
+# Every method, and what it costs.
+
+BATCH, POOL, EXAMPLES = 16, 32, 300
+SCORING = {  # forward passes of each step besides those of the batch; the others have none
+    "biased_loss": POOL,
+    "grad_norm": 3 * POOL,  # a forward and a backward pass of each
+    "selective_backprop": 4 * BATCH,
+    "reducible_loss": POOL,
+}
+# Two reference models of two steps each: of half of the data, or of all; each example scored.
+REFERENCES = {
+    "reducible_loss": (2 * 2 * BATCH + EXAMPLES, 2 * 2 * BATCH),
+    "el2n": (2 * (2 * BATCH + EXAMPLES), 2 * 2 * BATCH),
+}
+
+
+def make_short(**settings):
+    config = make_config(num_steps=5, num_evals=1, checkpoint_every=0, reference_budget=0.4)
+    config.update({"network_options": {"hidden": (4,)}} | settings)
+    return config
+
+
+@pytest.mark.parametrize("method", recipes.__all__)
+def test_every_method_trains_and_its_examples_are_counted(tmp_path, method):
+    last = experiment.run(make_short(method=method), tmp_path, make_dataset())
+    assert last["step"] == 5 and last["nonfinite"] == last["skipped"] == 0
+    assert all(np.isfinite(value) for value in last.values())
+    forward, backward = REFERENCES.get(method, (0, 0))
+    first = lines_of(tmp_path)[0]
+    assert (first["examples_forward"], first["examples_backward"]) == (forward, backward)
+    assert (first["seconds"] > 0) == (first["examples_forward"] > 0)
+    assert last["examples_forward"] == forward + 5 * (BATCH + SCORING.get(method, 0))
+    assert last["examples_backward"] == backward + 5 * BATCH
+    assert last["seconds"] > first["seconds"]
+    assert (tmp_path / "prepared.npz").exists() == (method in REFERENCES)
+
+
+@pytest.mark.parametrize(
+    ("gate", "options", "steps_open"),
+    [("until", {"steps": 3}, 3), ("after", {"steps": 4}, 1), ("tau", {"threshold": 1e9}, 0)],
+)
+def test_a_closed_gate_scores_nothing(tmp_path, gate, options, steps_open):
+    config = make_short(method="biased_loss", gate=gate, gate_options=options)
+    last = experiment.run(config, tmp_path, make_dataset())
+    assert last["examples_forward"] == 5 * BATCH + steps_open * POOL
+
+
+def test_an_evaluation_has_its_own_metrics_of_the_state(tmp_path):
+    seen = []
+
+    def further(state):
+        seen.append(int(state.step))
+        return {"length": float(sum(jnp.sum(x**2) for x in jax.tree.leaves(state.params)))}
+
+    config = make_config(log_every=30)
+    last = experiment.run(config, tmp_path, make_dataset(), on_evaluation=further)
+    lines = lines_of(tmp_path)
+    assert seen == [line["step"] for line in lines] == [0, 20, 40, 60]
+    assert lines[-1] == last and len({line["length"] for line in lines}) == 4
+    assert all("length" not in line for line in lines_of(tmp_path, "training.jsonl"))
+
+
+# What each step draws.
+
+
+def by_hand(config, dataset, number):
+    """The draws of a run's first steps, taken one at a time, and their losses."""
+    task = objects.make_task(config, dataset)
+    init_key, state_key = jax.random.split(jax.random.key(config.seed))
+    params, model_state = task.init(init_key)
+    tx, sampler = objects.make_optimizer(config), objects.make_sampler(config, task)
+    size = len(dataset.train["x"])
+    state = init_train_state(state_key, params, tx, sampler, size, model_state)
+    pool_size = None if sampler.own_pool else config.pool_size
+    step = make_train_step(task.loss_fn, tx, sampler, pool_size=pool_size, with_draw=True)
+    for _ in range(number):
+        params = jax.tree.map(jnp.copy, state.params)
+        state, metrics = step(state, jax.tree.map(jnp.asarray, dataset.train))
+        draw = jax.device_get(metrics["draw"])
+        batch = jax.tree.map(lambda x: x[draw.ids], dataset.train)  # noqa: B023
+        yield draw, np.asarray(task.score_fn(params, model_state, batch), np.float64)
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps_per_call"),
+    [({"method": "biased_loss"}, 4), ({"method": "last_loss", "weighting": "correcting"}, 1)],
+    ids=["several steps a call", "weights of the losses"],
+)
+def test_what_each_step_drew_is_passed_on(tmp_path, settings, steps_per_call):
+    """In order and once, as arrays of NumPy, with the weights as they were used."""
+    seen = []
+    config = make_config(num_steps=14, num_evals=3, log_every=4, checkpoint_every=0, **settings)
+    config.steps_per_call = steps_per_call
+    experiment.run(
+        config, tmp_path, make_dataset(), on_draw=lambda step, draw: seen.append((step, draw))
+    )
+    assert [step for step, _ in seen] == list(range(1, 15))
+    for (_, draw), (expected, losses) in zip(
+        seen, by_hand(config, make_dataset(), 14), strict=True
+    ):
+        assert isinstance(draw, Draw)
+        assert all(isinstance(x, np.ndarray | np.generic) for x in draw)
+        np.testing.assert_array_equal(draw.ids, expected.ids)
+        np.testing.assert_array_equal(draw.index, expected.index)
+        for name in ("weights", "draw_probs", "scores", "ess"):
+            np.testing.assert_allclose(getattr(draw, name), getattr(expected, name), rtol=1e-4)
+        weights = (32 * draw.draw_probs.astype(np.float64)) ** -0.5
+        if "weighting" in settings:
+            weights = weights * np.clip(draw.scores / losses, 0, 2)
+        np.testing.assert_allclose(draw.weights, weights, rtol=1e-3)
+    weights = np.stack([draw.weights for _, draw in seen])
+    assert np.ptp(weights[-1]) > 0.1 and weights.shape == (14, 16)
+
+
+def test_being_told_of_draws_changes_no_number(tmp_path):
+    for name, on_draw in (("told", lambda step, draw: None), ("untold", None)):
+        config = make_config(method="last_loss", num_steps=20, num_evals=2, log_every=5)
+        experiment.run(config, tmp_path / name, make_dataset(), on_draw=on_draw)
+    told, untold = untimed(tmp_path / "told"), untimed(tmp_path / "untold")
+    for kind in told:
+        for ours, theirs in zip(told[kind], untold[kind], strict=True):
+            assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
+
+
+def test_a_run_that_is_resumed_passes_on_each_draw_once(tmp_path, monkeypatch):
+    seen, config = [], make_config(method="last_loss", num_steps=30, checkpoint_every=7)
+    run = functools.partial(
+        experiment.run,
+        config,
+        tmp_path,
+        make_dataset(),
+        on_draw=lambda step, draw: seen.append((step, draw.ids.tolist())),
+    )
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(experiment, "asked_to_stop", functools.partial(stopped_after, 25))
+        run()
+    assert 0 < len(seen) < 30
+    run()
+    assert [step for step, _ in seen] == list(range(1, 31))
+    expected = by_hand(config, make_dataset(), 30)
+    assert [ids for _, ids in seen] == [draw.ids.tolist() for draw, _ in expected]
+
+
+# Wrong labels.
+
+
+def test_a_run_trains_on_wrong_labels_and_is_tested_on_right_ones(tmp_path):
+    """At the start a network knows no labels: the test is the same, the train loss is not."""
+    first = {}
+    for share in (0.0, 0.5):
+        experiment.run(make_short(label_noise=share), tmp_path / f"{share}", make_dataset())
+        first[share] = lines_of(tmp_path / f"{share}")[0]
+    for name in ("test_loss", "test_accuracy"):
+        assert first[0.0][name] == first[0.5][name]
+    assert first[0.0]["train_loss"] != first[0.5]["train_loss"]
+    x, label = (make_dataset().train[name] for name in ("x", "label"))
+    noisy = objects.make_task(make_short(label_noise=0.5), make_dataset()).dataset.train
+    np.testing.assert_array_equal(noisy["x"], x)
+    assert np.sum(noisy["label"] != label) == 150
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"label_noise": 2.0}, "label_noise is 2.0; choose a share"),
+        ({"method": "reshuffled", "gate": "after", "gate_options": {"steps": 1}}, "reshuffled can"),
+        ({"gate": "after"}, "gate_options"),
+        ({"weighting": "biased", "weighting_options": {"k": 3}}, "k is 3; choose k <= 1"),
+        (
+            {"method": "selective_backprop", "method_options": {"beta": 30.0}},
+            "a pool of 496 is mor",
+        ),
+        ({"augment": ("mixup",)}, r"mixup: the shape is \(2, 8\)"),
+        ({"method": "el2n", "method_options": {"keep": 0.0}}, "keep is 0.0; choose a share"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_written(tmp_path, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        experiment.run(make_short(**settings), tmp_path / "run", make_dataset())
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_method_of_classes_is_refused_where_there_are_none(tmp_path):
+    """Before any reference model is trained, and by the error that the command shows in a line."""
+    for method in ("grad_norm_bound", "per_class_gaussian", "el2n"):
+        config = make_short(method=method, task="regression", dataset="friedman")
+        config.network_options = {"hidden": ()}
+        with pytest.raises(ConfigError, match=f"{method} needs .*; choose another method"):
+            experiment.run(config, tmp_path / "run", data.friedman(64, 8))
+        assert not (tmp_path / "run").exists()
+
+
+# What is made before training.
+
+
+def make_referenced(**settings):
+    return make_short(method="reducible_loss", num_steps=10, checkpoint_every=4, **settings)
+
+
+@pytest.fixture(scope="module")
+def referenced(tmp_path_factory):
+    """A run with reference models, never interrupted."""
+    folder = tmp_path_factory.mktemp("referenced") / "whole"
+    experiment.run(make_referenced(), folder, make_dataset())
+    return folder
+
+
+def test_a_run_stopped_while_preparing_begins_anew(tmp_path, monkeypatch, capsys, referenced):
+    folder = tmp_path / "parts"
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        patch.setattr(experiment, "asked_to_stop", functools.partial(stopped_after, 3))
+        experiment.run(make_referenced(), folder, make_dataset())
+    assert "asked to stop while preparing" in capsys.readouterr().out
+    assert {path.name for path in folder.iterdir()} == {"lock"}
+    experiment.run(make_referenced(), folder, make_dataset())
+    assert untimed(folder) == untimed(referenced)
+
+
+def test_a_run_stopped_after_preparing_does_not_prepare_again(
+    tmp_path, monkeypatch, capsys, referenced
+):
+    with monkeypatch.context() as patch, pytest.raises(SystemExit):
+        # Two models of 4 steps are asked 8 times; the rest of the questions are the run's.
+        patch.setattr(experiment, "asked_to_stop", functools.partial(stopped_after, 8 + 12))
+        experiment.run(make_referenced(), tmp_path, make_dataset())
+    assert "preparing reference" in capsys.readouterr().out
+    assert [line["step"] for line in lines_of(tmp_path)] == [0]
+    experiment.run(make_referenced(), tmp_path, make_dataset())
+    assert "preparing" not in capsys.readouterr().out
+    assert untimed(tmp_path) == untimed(referenced)
+
+
+def test_what_another_config_left_that_never_trained_is_not_taken(tmp_path, referenced):
+    with np.load(referenced / "prepared.npz") as file:
+        kept = dict(file)
+    np.savez(tmp_path / "prepared.npz", **kept | {"reference": np.zeros(300, np.float32)})
+    experiment.run(make_referenced(), tmp_path, make_dataset())
+    with np.load(tmp_path / "prepared.npz") as file:
+        np.testing.assert_array_equal(file["reference"], kept["reference"])
+    assert untimed(tmp_path) == untimed(referenced)
+
+
+def test_a_change_to_a_method_that_needs_something_else_is_made_for_it(tmp_path, referenced):
+    """Or refused in words; what was made for the method before is not what is needed now."""
+    shutil.copytree(referenced, tmp_path / "run")
+    config = make_referenced()
+    config.update({"method": "el2n", "num_steps": 20})
+    with contextlib.suppress(ConfigError):
+        run = functools.partial(experiment.run, allow_config_changes=True)
+        assert run(config, tmp_path / "run", make_dataset())["step"] == 20

@@ -71,6 +71,39 @@ def test_weights_of_one_give_the_plain_mean_gradient_to_the_last_bit(size, wrap)
 
 @both
 @pytest.mark.parametrize("has_aux", [False, True])
+def test_weights_may_be_a_function_of_the_losses_without_a_gradient_of_their_own(has_aux, wrap):
+    def loss_fn(params, batch):
+        losses = squared_errors(params, batch)
+        return (losses, {"aux": 1}) if has_aux else losses
+
+    def weigh(losses):
+        return ONE_WEIGHT_EACH / (1 + losses)
+
+    value_and_grad = wrap(
+        lambda params, batch: weighted_value_and_grad(loss_fn, has_aux)(params, batch, weigh)
+    )
+    (loss, out), grads = value_and_grad(PARAMS, BATCH)
+    losses, by_w, by_b = numpy_losses_and_gradients()
+    weights = WEIGHTS / (1 + losses)
+    np.testing.assert_allclose(loss, np.mean(weights * losses), rtol=1e-5)
+    np.testing.assert_allclose(out[0] if has_aux else out, losses, rtol=1e-4, atol=1e-6)
+    assert not has_aux or out[1] == {"aux": 1}
+    # Not the gradient of mean(w(L) L), which has a term by w' besides.
+    expected = np.mean(weights[:, None] * by_w, axis=0)
+    np.testing.assert_allclose(grads["w"], expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(grads["b"], np.mean(weights * by_b), rtol=1e-4, atol=1e-6)
+
+
+def test_a_function_of_the_losses_and_its_values_give_the_same_gradient():
+    losses = squared_errors(PARAMS, BATCH)
+    value_and_grad = weighted_value_and_grad(squared_errors)
+    by_function = value_and_grad(PARAMS, BATCH, jnp.sqrt)
+    by_values = value_and_grad(PARAMS, BATCH, jnp.sqrt(losses))
+    jax.tree.map(np.testing.assert_array_equal, by_function, by_values)
+
+
+@both
+@pytest.mark.parametrize("has_aux", [False, True])
 @pytest.mark.parametrize(
     ("reduce", "shape"),
     [(jnp.mean, r"\(\)"), (lambda x: x[:, None], r"\(12, 1\)"), (lambda x: x[:5], r"\(5,\)")],
@@ -97,6 +130,15 @@ def test_norms_of_single_gradients_of_a_regression(wrap):
     ours = norms(PARAMS, BATCH)
     assert ours.shape == (12,) and ours.dtype == jnp.float32
     np.testing.assert_allclose(ours, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("microbatch", [1, 5, 12, 100])
+def test_norms_do_not_depend_on_how_many_are_held_at_once(microbatch):
+    norms = jax.jit(
+        lambda p, b: per_example_grad_norms(squared_errors, p, b, microbatch=microbatch)
+    )
+    expected = 2 * np.abs(X @ W + BIAS - Y) * np.sqrt(np.sum(X**2, axis=1) + 1)
+    np.testing.assert_allclose(norms(PARAMS, BATCH), expected, rtol=1e-4)
 
 
 def cross_entropy(bias, batch):

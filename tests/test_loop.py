@@ -9,6 +9,7 @@ import optax
 import pytest
 
 from isjax import recipes
+from isjax.base import Draw
 from isjax.loop import Plan, Progress, compile_steps, describe, train
 from isjax.training import TrainState, init_train_state
 
@@ -22,9 +23,25 @@ def make_state():
 
 @jax.jit
 def count(state: TrainState, data):
-    """Adds one to the parameters; the loss of a step is its number."""
+    """Adds one to the parameters; the loss of a step is its number, the third costs one more."""
     state = state._replace(step=state.step + 1, params=state.params + 1)
-    return state, {"loss": state.params, "skipped": state.params == 3, "nonfinite": jnp.int32(0)}
+    third = state.params == 3
+    return state, {
+        "loss": state.params,
+        "skipped": third,
+        "nonfinite": jnp.int32(0),
+        "examples_forward": 7 + third,
+        "examples_backward": jnp.int32(2),
+    }
+
+
+@jax.jit
+def count_and_draw(state: TrainState, data):
+    """Likewise; what it draws says which step drew it."""
+    state, metrics = count(state, data)
+    number = state.step
+    ids, weights = jnp.stack([number, 10 * number]), jnp.full((2,), 0.5) * number
+    return state, metrics | {"draw": Draw(ids, ids, weights, weights, weights, number / 2, number)}
 
 
 class Recorder:
@@ -48,19 +65,28 @@ class Recorder:
         assert progress["files"] == {"lines": len(self.lines)}
 
 
-def run(plan, steps_per_call=1, evaluate=None, stop=lambda: False, progress=None, state=None):
+def run(
+    plan,
+    steps_per_call=1,
+    evaluate=None,
+    stop=lambda: False,
+    progress=None,
+    state=None,
+    step=count,
+    on_draw=None,
+):
     state = make_state() if state is None else state
-    program = compile_steps(count, state, DATA, steps_per_call)
+    program = compile_steps(step, state, DATA, steps_per_call)
     recorder, progress = Recorder(), progress or Progress()
     evaluate = evaluate or (
         lambda state, stop: {"train_loss": 1.0, "test_loss": float(state.params)}
     )
-    train(plan, program, state, progress, DATA, evaluate, recorder, recorder, stop)
+    train(plan, program, state, progress, DATA, evaluate, recorder, recorder, stop, on_draw)
     return recorder, progress
 
 
 def make_plan(**settings):
-    plan = Plan(12, 3, log_every=5, checkpoint_every=6, examples_forward=7, examples_backward=2)
+    plan = Plan(12, 3, log_every=5, checkpoint_every=6)
     return plan._replace(**settings)
 
 
@@ -76,11 +102,69 @@ def test_what_is_written_and_saved_when(steps_per_call):
     assert written["training", 5]["loss"] == 3 and written["training", 10]["loss"] == 8
     assert written["evaluation", 4]["loss"] == 2.5 and written["evaluation", 8]["loss"] == 6.5
     assert [written["evaluation", step]["skipped"] for step in (0, 4, 12)] == [0, 1, 1]
-    assert written["evaluation", 8]["examples_forward"] == 56
-    assert written["evaluation", 8]["examples_backward"] == 16
+    forward = [written["evaluation", step]["examples_forward"] for step in (0, 4, 8, 12)]
+    assert forward == [0, 4 * 7 + 1, 8 * 7 + 1, 12 * 7 + 1]
+    backward = [written["evaluation", step]["examples_backward"] for step in (0, 4, 8, 12)]
+    assert backward == [0, 8, 16, 24]
+    for line in (*forward, *backward, written["evaluation", 12]["skipped"]):
+        assert type(line) is int
+    assert not {"examples_forward", "examples_backward"} & written["training", 5].keys()
     # At 0 because it is the best so far, at 6 because it is due, at 12 because it is the end.
     assert recorder.saved == [(0, 0.0), (6, math.inf), (12, math.inf)]
     assert progress.step == 12 and progress.line == written["evaluation", 12]
+
+
+@pytest.mark.parametrize("steps_per_call", [1, 2, 5, 100])
+def test_each_draw_is_passed_on_once_in_order(steps_per_call):
+    """Whether or not the calls divide the steps between pauses; without padding of a call."""
+    seen = []
+    on_draw = lambda step, draw: seen.append((step, draw))  # noqa: E731
+    recorder, _ = run(make_plan(), steps_per_call, step=count_and_draw, on_draw=on_draw)
+    assert [step for step, _ in seen] == list(range(1, 13))
+    for step, draw in seen:
+        assert isinstance(draw, Draw)
+        assert all(isinstance(x, np.ndarray | np.generic) for x in draw[:7])
+        np.testing.assert_array_equal(draw.ids, [step, 10 * step])
+        np.testing.assert_array_equal(draw.weights, [step / 2] * 2)
+        assert draw.ess == step / 2 and draw.nonfinite == step and draw.ids.dtype == np.int32
+    assert all("draw" not in line for _, line in recorder.lines)
+
+
+def test_draws_that_nobody_asks_for_are_not_fetched(monkeypatch):
+    fetched, fetch = [], jax.device_get
+    monkeypatch.setattr(jax, "device_get", lambda x: (fetched.append(x), fetch(x))[1])
+    run(make_plan(), 5, step=count_and_draw)
+    assert fetched and all(draws is None for _, draws in fetched)
+
+
+@pytest.mark.parametrize("steps_per_call", [1, 3])
+def test_a_program_returns_state_rows_and_draws(steps_per_call):
+    for step in (count, count_and_draw):
+        program = compile_steps(step, make_state(), DATA, steps_per_call)
+        state, rows, draws = program.run(make_state(), DATA, jnp.int32(1))
+        assert state.step == 1 and rows.shape == (steps_per_call, 5) and "draw" not in program.names
+        assert dict(zip(program.names, rows[0].tolist(), strict=True)) == {
+            "loss": 1,
+            "skipped": 0,
+            "nonfinite": 0,
+            "examples_forward": 7,
+            "examples_backward": 2,
+        }
+        if step is count:
+            assert draws is None
+        else:
+            assert draws.ids.shape == (steps_per_call, 2) and draws.ess.shape == (steps_per_call,)
+            np.testing.assert_array_equal(draws.ids[0], [1, 10])
+
+
+def test_what_was_prepared_counts_from_the_start():
+    """Progress may begin with examples and seconds that are paid for already."""
+    before = {"examples_forward": 100, "examples_backward": 40}
+    recorder, progress = run(make_plan(), progress=Progress(seconds=2.5, since_start=before))
+    lines = [line for kind, line in recorder.lines if kind == "evaluation"]
+    assert [line["examples_forward"] for line in lines] == [100, 129, 157, 185]
+    assert [line["examples_backward"] for line in lines] == [40, 48, 56, 64]
+    assert lines[0]["seconds"] == 2.5 and progress.seconds > 2.5
 
 
 def test_the_best_is_saved_by_the_valid_loss_where_there_is_one():

@@ -7,9 +7,10 @@ import numpy as np
 import optax
 import pytest
 
-from isjax import augmentations, data, networks, objects, recipes, tasks
+from isjax import augmentations, conditions, data, networks, objects, recipes, tasks, weights
 from isjax.config import ConfigError, default_config
 from isjax.dataset import from_arrays
+from isjax.references import needed
 from isjax.tasks import Task
 from isjax.training import init_train_state, make_train_step
 
@@ -30,13 +31,13 @@ def make_classes(size=40):
 
 
 def make_words(windows):
-    tokens = np.random.default_rng(0).integers(0, 4, (12, 6)).astype(np.int32)
+    tokens = np.random.default_rng(0).integers(0, 4, (20, 6)).astype(np.int32)
     part = {"x": tokens[:, :-1], "y": tokens[:, 1:] if windows else tokens[:, -1]}
     return from_arrays(part, part, vocabulary=("a", "b", "c", "d"))
 
 
 def make_numbers():
-    x = np.random.default_rng(0).normal(size=(12, 3)).astype(np.float32)
+    x = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
     return from_arrays(*[{"x": x, "y": x[:, :2]}] * 2)
 
 
@@ -261,7 +262,7 @@ def test_an_lstm_predicts_after_every_token_or_after_the_last(windows):
     task = objects.make_task(config, make_words(windows))
     params, model_state = jax.eval_shape(task.init, KEY)
     scores = jax.eval_shape(task.score_fn, params, model_state, task.dataset.train)
-    assert scores.shape == (12,) and task.initial_loss == math.log(4)
+    assert scores.shape == (20,) and task.initial_loss == math.log(4)
 
 
 def test_a_task_is_what_its_name_says():
@@ -309,7 +310,63 @@ def test_augmentations_are_passed_by_name_in_order(monkeypatch, names):
     config, dataset = make_config(augment=names), make_classes()
     objects.make_task(config, dataset)
     assert given[0][0] is dataset and given[0][1] == networks.MLP(3, hidden=(4,))
-    assert list(given[0][2]) == [getattr(augmentations, name) for name in names]
+    made = [(augment.func, augment.keywords) for augment in given[0][2]]
+    assert made == [(getattr(augmentations, name), {}) for name in names]
+
+
+def test_an_augmentation_gets_its_options(monkeypatch):
+    given = []
+    monkeypatch.setattr(tasks, "classification", lambda *arguments: given.append(arguments))
+    config = make_config(augment=("crop", "mixup", "flip"))
+    config.augment_options = {"mixup": {"alpha": 0.25}, "crop": {"padding": 1}}
+    objects.make_task(config, make_classes())
+    made = [(augment.func, augment.keywords) for augment in given[0][2]]
+    assert made == [
+        (augmentations.crop, {"padding": 1}),
+        (augmentations.mixup, {"alpha": 0.25}),
+        (augmentations.flip, {}),
+    ]
+    # And applies them: of a crop by one pixel the middle is what is within one pixel of it.
+    crop, images = given[0][2][0], jnp.arange(49.0).reshape(1, 7, 7, 1)
+    middles = {float(crop(jax.random.key(seed), images)[0, 3, 3, 0]) for seed in range(40)}
+    assert middles == {24.0 + 7 * i + j for i in (-1, 0, 1) for j in (-1, 0, 1)}
+
+
+# Wrong labels.
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_label_noise_gives_a_share_of_the_training_examples_a_wrong_label(seed):
+    dataset = make_classes()
+    before = dataset.train["label"].copy()
+    noisy = objects.make_task(make_config(label_noise=0.3, seed=seed), dataset).dataset
+    wrong = noisy.train["label"] != before
+    assert wrong.sum() == 12 and noisy.train["label"].dtype == np.int32
+    np.testing.assert_array_equal(dataset.train["label"], before)  # a copy is changed
+    np.testing.assert_array_equal(noisy.train["x"], dataset.train["x"])
+    np.testing.assert_array_equal(noisy.test["label"], dataset.test["label"])
+    again = objects.make_task(make_config(label_noise=0.3, seed=seed), dataset).dataset
+    np.testing.assert_array_equal(again.train["label"], noisy.train["label"])
+    other = objects.make_task(make_config(label_noise=0.3, seed=seed + 5), dataset).dataset
+    assert np.any((other.train["label"] != before) != wrong)
+
+
+@pytest.mark.parametrize(
+    ("settings", "dataset", "message"),
+    [
+        ({"label_noise": 1.5}, make_classes(), r"label_noise is 1.5; choose a share in \[0, 1\]"),
+        ({"label_noise": -0.1}, make_classes(), "label_noise is -0.1; choose a share"),
+        ({"label_noise": float("nan")}, make_classes(), "label_noise is nan; choose a share"),
+        (
+            {"label_noise": 0.1, "task": "regression"},
+            make_numbers(),
+            "label_noise is 0.1, but the data set has no classes; leave it out",
+        ),
+    ],
+)
+def test_label_noise_that_cannot_be_is_refused(settings, dataset, message):
+    with pytest.raises(ConfigError, match=message):
+        objects.make_task(make_config(**settings), dataset)
 
 
 @pytest.mark.parametrize(
@@ -337,7 +394,18 @@ def sampler_given(monkeypatch):
     """What the method last_loss is made from."""
     given = {}
 
-    def recipe(*, batch_size, loss_fn, num_classes, label_fn, initial_loss=1.0, k=0.5):
+    def recipe(
+        *,
+        batch_size,
+        loss_fn,
+        pool_size,
+        num_steps,
+        num_classes=None,
+        label_fn=None,
+        logits_fn=None,
+        initial_loss=1.0,
+        k=0.5,
+    ):
         given.update(locals())
         return recipes.uniform(batch_size=batch_size)
 
@@ -350,6 +418,7 @@ def test_the_sampler_gets_what_the_task_knows(sampler_given):
     task = objects.make_task(config, make_classes())
     objects.make_sampler(config, task)
     assert (sampler_given["batch_size"], sampler_given["k"]) == (16, 0.25)
+    assert (sampler_given["pool_size"], sampler_given["num_steps"]) == (32, 60)
     assert sampler_given["num_classes"] == 3 and sampler_given["label_fn"] is task.label_fn
     assert sampler_given["initial_loss"] == math.log(3)
     params, _ = jax.jit(task.init)(KEY)
@@ -357,6 +426,15 @@ def test_the_sampler_gets_what_the_task_knows(sampler_given):
     np.testing.assert_array_equal(
         sampler_given["loss_fn"](params, batch), task.score_fn(params, None, batch)
     )
+    np.testing.assert_array_equal(
+        sampler_given["logits_fn"](params, batch), task.output_fn(params, None, batch)
+    )
+
+
+def test_the_sampler_is_told_how_many_steps_the_budget_allows(sampler_given):
+    config = make_config(method="last_loss", budget=0.25)
+    objects.make_sampler(config, objects.make_task(config, make_classes()))
+    assert sampler_given["num_steps"] == 15
 
 
 @pytest.mark.parametrize(
@@ -371,6 +449,7 @@ def test_without_classes_the_sampler_gets_none(sampler_given, task, dataset, ini
     config = make_config(method="last_loss", task=task)
     objects.make_sampler(config, objects.make_task(config, dataset))
     assert sampler_given["num_classes"] is None and sampler_given["label_fn"] is None
+    assert sampler_given["logits_fn"] is None  # outputs are no logits, or not of one class each
     assert sampler_given["initial_loss"] == pytest.approx(initial_loss, rel=1e-9)
 
 
@@ -387,7 +466,7 @@ def test_an_unseen_example_is_thought_to_lose_the_initial_loss(method, given):
     config.method_options = {} if given is None else {"initial_loss": given}
     task = objects.make_task(config, make_numbers())
     sampler = objects.make_sampler(config, task)
-    losses = jax.jit(lambda: sampler.init(KEY, 12).buffer.losses)()
+    losses = jax.jit(lambda: sampler.init(KEY, 20).buffer.losses)()
     np.testing.assert_allclose(losses, given or task.initial_loss, rtol=1e-6)
 
 
@@ -428,20 +507,32 @@ def test_a_pool_is_scored_in_evaluation_mode(stateful):
     ],
     ids=["classification", "language", "regression"],
 )
-def test_every_method_trains_every_kind_of_task(method, task, dataset):
+def test_every_method_trains_every_kind_of_task_that_has_what_it_needs(method, task, dataset):
     """Traced, not run: what the parts give each other has the shapes they expect."""
     config = make_config(method=method, task=task, batch_size=4, optimizer="adamw")
     task = objects.make_task(config, dataset)
     size = len(dataset.train["x"])
+    made = dict.fromkeys(needed(config), np.zeros(size, np.float32))
+    missing = {
+        "el2n": "logits_fn",
+        "grad_norm_bound": "logits_fn",
+        "per_class_gaussian": "num_classes",
+    }.get(method)
+    if missing and config.task != "classification":
+        message = f"{method} needs {missing}, which the task {config.task} on mnist1d has not"
+        with pytest.raises(ConfigError, match=message):
+            objects.make_sampler(config, task, None, made)
+        return
 
     def train(key, examples):
         params, model_state = task.init(key)
         tx, sampler = (
             objects.make_optimizer(config),
-            objects.make_sampler(config, task, model_state),
+            objects.make_sampler(config, task, model_state, made),
         )
         state = init_train_state(key, params, tx, sampler, size, model_state)
-        step = make_train_step(task.loss_fn, tx, sampler, pool_size=8)
+        pool_size = None if sampler.own_pool else 8
+        step = make_train_step(task.loss_fn, tx, sampler, pool_size=pool_size)
         return state, step(state, examples)
 
     before, (after, metrics) = jax.eval_shape(train, KEY, dataset.train)
@@ -463,3 +554,145 @@ def test_a_bad_option_of_the_method_is_named(settings, message):
     config = make_config(**settings)
     with pytest.raises(ConfigError, match=message):
         objects.make_sampler(config, objects.make_task(config, make_classes()))
+
+
+@pytest.mark.parametrize(("method", "name"), [("reducible_loss", "reference"), ("el2n", "scores")])
+def test_what_is_made_before_training_is_missed_where_it_was_not_made(method, name):
+    config = make_config(method=method)
+    task = objects.make_task(config, make_classes())
+    with pytest.raises(ConfigError, match=f"{method} needs {name}, which the task classification"):
+        objects.make_sampler(config, task)
+    config.method_options = {name: [1.0] * 40}  # or given
+    assert objects.make_sampler(config, task).init(KEY, 40).scorer.shape == (40,)
+
+
+def first_draw(losses, **settings):
+    """What a sampler draws of 40 examples with these last losses, and its weights for `seen`."""
+    config = make_config(method="last_loss", batch_size=8, **settings)
+    sampler = objects.make_sampler(config, objects.make_task(config, make_classes()))
+    state = sampler.init(KEY, 40)
+    state = state._replace(buffer=state.buffer._replace(losses=losses[:, None]))
+    draw, state = jax.jit(sampler.sample)(KEY, state, jnp.arange(40))
+    return sampler, state, draw
+
+
+LOSSES = jnp.linspace(0.1, 4.0, 40)
+GATES = {
+    "after": ({"steps": 0}, {"steps": 1}),
+    "until": ({"steps": 1}, {"steps": 0}),
+    "mean_loss": ({"threshold": 1e9}, {"threshold": 0.0}),
+    "tau": ({"threshold": 0.9}, {"threshold": 1.1}),
+    "total_variation": ({"threshold": -1.0}, {"threshold": 0.5}),
+}
+
+
+@pytest.mark.parametrize("name", conditions.__all__)
+def test_a_gate_says_when_to_sample_by_the_method(name):
+    """Open, the draw is the method's own; closed, uniform."""
+    _, _, plain = first_draw(LOSSES)
+    opened, closed = GATES[name]
+    _, state, draw = first_draw(LOSSES, gate=name, gate_options=opened)
+    if name == "mean_loss":  # no loss was seen: the mean is thought to be infinite
+        assert np.all(np.asarray(draw.weights) == 1)
+    else:
+        assert state.transform.is_open and np.ptp(np.asarray(draw.weights)) > 0.1
+        jax.tree.map(np.testing.assert_array_equal, draw, plain)
+    _, state, draw = first_draw(LOSSES, gate=name, gate_options=closed)
+    assert not state.transform.is_open
+    np.testing.assert_array_equal(draw.weights, np.ones(8))
+    np.testing.assert_allclose(draw.draw_probs, 1 / 40)
+
+
+def test_a_gate_by_the_mean_loss_opens_when_losses_are_low():
+    options = {"threshold": 1.0, "decay": 0.0}
+    sampler, state, draw = first_draw(LOSSES, gate="mean_loss", gate_options=options)
+    for seen, is_open in ((2.0, False), (0.5, True)):
+        after = sampler.update(state, draw, jnp.full(8, seen))
+        _, after = sampler.sample(KEY, after, jnp.arange(40))
+        assert after.transform.is_open == is_open
+
+
+@pytest.mark.parametrize("name", weights.__all__)
+def test_a_weighting_replaces_the_methods_weights(name):
+    """Those that config names are those of the module, for the losses of the batch."""
+    options = {"k": 0.25} if name in ("adjusted", "biased") else {}
+    sampler, state, draw = first_draw(LOSSES, weighting=name, weighting_options=options)
+    losses = jnp.linspace(3.0, 0.5, 8)
+    given = np.asarray(sampler.weigh(state, draw, losses))
+    np.testing.assert_allclose(given, getattr(weights, name)(**options)(draw, losses), rtol=1e-6)
+    probs, scores = (np.asarray(x, np.float64) for x in (draw.draw_probs, draw.scores))
+    if name == "none":
+        assert np.all(given == 1)
+    if name == "biased":
+        biased, unbiased = (40 * probs) ** -0.25, 1 / (40 * probs)
+        by_hand = biased * (unbiased @ scores) / (biased @ scores)
+        np.testing.assert_allclose(given, by_hand, rtol=1e-5)
+    if name == "correcting":
+        ratio = np.clip(scores / np.asarray(losses, np.float64), 0, 2)
+        np.testing.assert_allclose(given, (40 * probs) ** -0.5 * ratio, rtol=1e-5)
+
+
+def test_inside_a_closed_gate_a_weighting_is_idle():
+    settings = {"weighting": "correcting", "gate": "after", "gate_options": {"steps": 1}}
+    sampler, state, draw = first_draw(LOSSES, **settings)
+    losses = jnp.linspace(3.0, 0.5, 8)
+    np.testing.assert_array_equal(sampler.weigh(state, draw, losses), np.ones(8))
+    draw, state = sampler.sample(KEY, state, jnp.arange(40))
+    assert np.ptp(np.asarray(sampler.weigh(state, draw, losses))) > 0.1
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"gate": "after"}, r"config\.gate_options: .*steps"),
+        ({"gate": "after", "gate_options": {"step": 3}}, "step is not an option; did you mean ste"),
+        ({"gate": "tau", "gate_options": {"threshold": 1.0, "decay": 2.0}}, "decay is 2.0; choose"),
+        ({"weighting": "biased", "weighting_options": {"k": 2.0}}, "k is 2.0; choose k <= 1"),
+        ({"weighting": "none", "weighting_options": {"k": 0.5}}, "weighting_options.k is not an"),
+        (
+            {"method": "reshuffled", "gate": "until", "gate_options": {"steps": 3}},
+            r"config\.gate: reshuffled cannot have one; a gate draws from the pool it is given",
+        ),
+        (
+            {"method": "cached", "gate": "until", "gate_options": {"steps": 3}},
+            r"config\.gate: cached cannot have one",
+        ),
+    ],
+)
+def test_a_bad_gate_or_weighting_is_named(settings, message):
+    config = make_config(**settings)
+    with pytest.raises(ConfigError, match=message):
+        objects.make_sampler(config, objects.make_task(config, make_classes()))
+
+
+@pytest.mark.parametrize("option", ["alpa", "key", "images"])
+def test_a_bad_option_of_an_augmentation_is_named(option):
+    config = make_config(augment=("mixup",), augment_options={"mixup": {option: 0.5}})
+    message = rf"config\.augment_options\.mixup\.{option} is not an option; .*alpha"
+    with pytest.raises(ConfigError, match=message):
+        objects.make_task(config, make_classes())
+
+
+def images_of(size=6):
+    x = np.random.default_rng(0).integers(0, 256, (size, 8, 8, 3)).astype(np.uint8)
+    part = {"x": x, "label": np.arange(size, dtype=np.int32) % 3}
+    return from_arrays(part, part, 3)
+
+
+def test_a_value_that_an_augmentation_refuses_is_an_error_of_the_config():
+    config = make_config(augment=("crop",), augment_options={"crop": {"padding": 9}})
+    task = objects.make_task(config, images_of())
+    with pytest.raises(ConfigError, match="padding is 9, but images of 8 x 8 reflect 0 to 7"):
+        objects.check_task(task)
+
+
+@pytest.mark.parametrize("names", [("mixup", "ricap"), ("mixup", "flip", "mixup")])
+def test_two_augmentations_that_mix_are_refused(names):
+    task = objects.make_task(make_config(augment=names), images_of())
+    with pytest.raises(ConfigError, match="two augmentations mix images; leave one of them out"):
+        objects.check_task(task)
+
+
+@pytest.mark.parametrize("names", [(name,) for name in augmentations.__all__] + [("flip", "ricap")])
+def test_every_augmentation_fits_images(names):
+    objects.check_task(objects.make_task(make_config(augment=names), images_of()))

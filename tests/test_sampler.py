@@ -7,9 +7,9 @@ import optax
 import pytest
 
 import isjax
-from isjax import resampling, scorers
+from isjax import resampling, scorers, weights
 from isjax.base import Scorer, ScoreTransform
-from isjax.sampler import break_even, gate, importance_sampler
+from isjax.sampler import importance_sampler
 
 KEY = jax.random.key(0)
 SCORES = np.array([0.1, 2.0, 0.7, 0.0, 1.3, 0.4, 3.0, 0.5])
@@ -89,9 +89,8 @@ def test_schedule_is_checked_under_jit_too():
         jax.jit(build)(1.0)
 
 
-@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: gate(s, 2.0)], ids=["plain", "gate"])
-def test_pool_smaller_than_the_batch_is_an_error(wrap):
-    sampler = wrap(importance_sampler(scorers.last_loss(), batch_size=4))
+def test_pool_smaller_than_the_batch_is_an_error():
+    sampler = importance_sampler(scorers.last_loss(), batch_size=4)
     state = sampler.init(KEY, 10)
     with pytest.raises(ValueError, match="pool of 3 is smaller than the batch of 4; enlarge"):
         sampler.sample(KEY, state, jnp.arange(3))
@@ -104,9 +103,8 @@ def test_empty_data_set_is_an_error(size):
         sampler.init(KEY, size)
 
 
-@pytest.mark.parametrize("wrap", [lambda s: s, lambda s: gate(s, 2.0)], ids=["plain", "gate"])
-def test_neither_ids_nor_buffer_nor_batch_is_an_error(wrap):
-    sampler = wrap(importance_sampler(scorers.uniform(), batch_size=1))
+def test_neither_ids_nor_buffer_nor_batch_is_an_error():
+    sampler = importance_sampler(scorers.uniform(), batch_size=1)
     with pytest.raises(ValueError, match="pass ids=, or batch="):
         sampler.sample(KEY, sampler.init(KEY, 10))
 
@@ -142,7 +140,9 @@ def test_k_follows_the_samplers_step():
 
 @pytest.mark.parametrize("k", [0.5, -1.0])
 def test_preserve_mean_score_keeps_direction_and_the_mean_score(k):
-    sampler = importance_sampler(fixed(SCORES), batch_size=6, k=k, preserve_mean_score=True)
+    sampler = importance_sampler(
+        fixed(SCORES), batch_size=6, k=k, rescale=weights.preserve_mean_score
+    )
     draw, _ = jax.jit(sampler.sample)(KEY, sampler.init(KEY, SIZE))
     drawn = np.asarray(draw.index)
     unbiased = np.sum(SCORES) / SIZE / SCORES[drawn]
@@ -153,14 +153,59 @@ def test_preserve_mean_score_keeps_direction_and_the_mean_score(k):
     assert abs(ratio[0] - 1) > 0.01
 
 
+@pytest.mark.parametrize("k", [1.0, 0.4])
+def test_divide_by_largest_makes_the_largest_weight_one(k):
+    sampler = importance_sampler(
+        fixed(SCORES), batch_size=6, k=k, rescale=weights.divide_by_largest
+    )
+    draw, _ = jax.jit(sampler.sample)(KEY, sampler.init(KEY, SIZE))
+    unscaled = (np.sum(SCORES) / SIZE / SCORES[np.asarray(draw.index)]) ** k
+    np.testing.assert_allclose(draw.weights, unscaled / unscaled.max(), rtol=1e-5)
+    assert float(jnp.max(draw.weights)) == 1
+
+
+def test_a_users_own_rescale_sees_the_whole_draw_as_weighted_by_k():
+    def own(draw):
+        return draw.weights + 100 * draw.pool_size + 1000 * draw.scores + 1e4 * draw.ids
+
+    plain, scaled = (
+        importance_sampler(fixed(SCORES), batch_size=4, k=-0.5, rescale=rescale)
+        for rescale in (None, own)
+    )
+    (draw, _), (same, _) = (jax.jit(s.sample)(KEY, s.init(KEY, SIZE)) for s in (plain, scaled))
+    drawn = np.asarray(draw.index)
+    np.testing.assert_allclose(draw.weights, np.sqrt(SIZE * SCORES / SCORES.sum())[drawn], 1e-5)
+    want = draw.weights + 800 + 1000 * SCORES[drawn] + 1e4 * drawn
+    np.testing.assert_allclose(same.weights, want, rtol=1e-6)
+    jax.tree.map(np.testing.assert_array_equal, same._replace(weights=0), draw._replace(weights=0))
+
+
 def test_weights_are_not_rescaled_unless_asked():
     on, off = (
-        importance_sampler(fixed(SCORES), batch_size=4, k=0.0, preserve_mean_score=choice)
-        for choice in (True, False)
+        importance_sampler(fixed(SCORES), batch_size=4, k=0.0, rescale=rescale)
+        for rescale in (weights.preserve_mean_score, None)
     )
     draws = [jax.jit(s.sample)(KEY, s.init(KEY, SIZE))[0] for s in (on, off)]
     np.testing.assert_array_equal(draws[1].weights, np.ones(4))
     assert not np.allclose(draws[0].weights, 1)
+
+
+def test_the_weights_for_the_gradient_are_the_draws_own_whatever_the_losses():
+    sampler = importance_sampler(fixed(SCORES), batch_size=4, k=0.5)
+    draw, state = jax.jit(sampler.sample)(KEY, sampler.init(KEY, SIZE))
+    for losses in (jnp.ones(4), jnp.asarray([np.nan, 2, 1e9, 0])):
+        assert sampler.weigh(state, draw, losses) is draw.weights
+    assert not sampler.own_pool
+
+
+@pytest.mark.parametrize("passes", [0, 1, 3])
+def test_a_draw_states_its_pool_and_what_it_cost(passes):
+    scorer = fixed(SCORES[:5])._replace(passes=passes)
+    sampler = importance_sampler(scorer, batch_size=2)
+    ids = jnp.asarray([4, 0, 7, 1, 2])
+    draw, _ = jax.jit(sampler.sample)(KEY, sampler.init(KEY, SIZE), ids)
+    assert int(draw.pool_size) == 5 and int(draw.passes) == 5 * passes
+    assert draw.pool_size.dtype == draw.passes.dtype == draw.nonfinite.dtype == jnp.int32
 
 
 def test_sample_under_jit_draws_the_same():
@@ -216,14 +261,18 @@ def test_a_scorer_sees_the_pool_and_no_more():
     def look(state, rows):
         seen["history"], seen["count"] = np.array(rows.history), np.array(rows.count)
         seen["batch"], seen["params"] = rows.batch, rows.params
+        seen["ids"], seen["age"] = rows.ids.tolist(), rows.age.tolist()
         return jnp.ones(rows.count.shape)
 
     sampler = importance_sampler(fixed(SCORES)._replace(score=look), batch_size=1)
-    state = with_losses(sampler, SCORES, count=3)
+    state = with_losses(sampler, SCORES, count=3)._replace(step=jnp.int32(9))
+    drawn_at = jnp.zeros(SIZE, jnp.int32).at[6].set(4)
+    state = state._replace(buffer=state.buffer._replace(seen=drawn_at))
     sampler.sample(KEY, state, jnp.asarray([6, 1]), batch="batch", params="params")
     np.testing.assert_array_equal(seen["history"], np.float32([[3.0], [2.0]]))
     np.testing.assert_array_equal(seen["count"], [3, 3])
     assert seen["batch"] == "batch" and seen["params"] == "params"
+    assert seen["ids"] == [6, 1] and seen["age"] == [6, 9]  # draws 5 to 9 did not see it
 
 
 # --- scores that are not finite
@@ -249,6 +298,30 @@ def test_a_pool_without_a_finite_score_is_drawn_uniformly(bad):
     draw, _ = jax.jit(sampler.sample)(KEY, sampler.init(KEY, SIZE))
     np.testing.assert_allclose(draw.draw_probs, 1 / SIZE, rtol=1e-6)
     assert int(draw.nonfinite) == SIZE
+
+
+@pytest.mark.parametrize(
+    "transform",
+    [
+        isjax.identity(),
+        isjax.smooth_by_mean(0.5),
+        isjax.transforms.inverse_rank(),
+        isjax.chain(isjax.smooth_by_mean(0.5), isjax.power(-0.5)),
+    ],
+    ids=["identity", "smooth", "rank", "small losses first"],
+)
+def test_an_example_whose_loss_was_not_finite_is_not_sought(transform):
+    """It is drawn no more often than uniform draws would, whatever the transform prefers."""
+    sampler = importance_sampler(scorers.last_loss(), transform, batch_size=SIZE)
+    state = with_losses(sampler, SCORES + 0.5)
+    state = jax.jit(sampler.update)(state, some_draw([2, 4]), jnp.float32([np.nan, 1.0]))
+
+    def mass(key):
+        draw, _ = sampler.sample(key, state)
+        return jnp.max(jnp.where(draw.ids == 2, draw.draw_probs, 0.0))
+
+    largest = float(jnp.max(jax.jit(jax.vmap(mass))(keys(20))))
+    assert largest <= (1 + 1e-5) / SIZE
 
 
 # --- update
@@ -291,6 +364,49 @@ def test_scorer_learns_from_rows_read_before_write_back():
     np.testing.assert_array_equal(state.buffer.count, [0, 2, 0, 0, 2])
 
 
+def test_a_scorer_says_what_is_remembered():
+    def remember(history, count, losses):
+        return jnp.stack([history[:, 1] + losses, history[:, 1] * (count + 2)], axis=1)
+
+    scorer = fixed(SCORES)._replace(history=2, remember=remember)
+    sampler = importance_sampler(scorer, batch_size=4, initial_loss=3.0)
+    update = jax.jit(sampler.update)
+    draw = some_draw([5, 2, 5, 7])
+    state = update(sampler.init(KEY, SIZE), draw, jnp.float32([1.0, 4.0, 2.0, np.nan]))
+    want = np.full((SIZE, 2), 3.0)
+    want[5], want[2] = [3 + 1.5, 3 * 2], [3 + 4, 3 * 2]
+    np.testing.assert_allclose(state.buffer.losses, want)
+    state = update(state, draw, jnp.float32([1.0, np.nan, np.inf, 0.5]))
+    want[5], want[7] = [6 + 1, 6 * 3], [3 + 0.5, 3 * 2]
+    np.testing.assert_allclose(state.buffer.losses, want)
+    np.testing.assert_array_equal(state.buffer.count, [0, 0, 1, 0, 0, 2, 0, 1])
+
+
+def test_a_scorer_sees_ids_and_ages_when_it_scores_and_when_it_learns():
+    def init(key):
+        return jnp.zeros(3, jnp.int32), jnp.zeros(3, jnp.int32)
+
+    def score(state, rows):
+        return 1.0 + rows.ids + 100 * rows.age
+
+    scorer = Scorer(init, score, lambda state, rows, losses: (rows.ids, rows.age))
+    sampler = importance_sampler(scorer, batch_size=3)
+    sample, update = jax.jit(sampler.sample), jax.jit(sampler.update)
+    state, last = sampler.init(KEY, 6), {}
+    for step, key in enumerate(keys(12)):  # draws made before this one
+        draw, state = sample(key, state)
+        # Of the draws before, the first is draw 1.
+        ages = np.array([step + 1 - last[i] if i in last else step for i in range(6)])
+        want = (1 + np.arange(6) + 100 * ages)[draw.ids]
+        np.testing.assert_array_equal(draw.scores, want)
+        state = update(state, draw, jnp.float32([1.0, 2.0, np.nan]))
+        np.testing.assert_array_equal(state.scorer[0], draw.ids)
+        # By now this draw counts among those made.
+        np.testing.assert_array_equal(state.scorer[1], ages[draw.ids] + 1)
+        last |= dict.fromkeys(np.asarray(draw.ids[:2]).tolist(), step + 1)
+    assert len(last) > 3
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_losses_that_are_not_finite_leave_the_buffer_alone(bad):
     sampler = importance_sampler(scorers.last_loss(), batch_size=3)
@@ -327,8 +443,8 @@ def learned_sampler():
     return importance_sampler(scorer, batch_size=3, initial_loss=7.0)
 
 
-def before_bad_losses(wrap, count):
-    sampler = wrap(learned_sampler())
+def before_bad_losses(count):
+    sampler = learned_sampler()
     state = with_losses(sampler, SCORES, count)
     history = jnp.float32(np.stack([SCORES, SCORES[::-1]], axis=1))
     state = state._replace(buffer=state.buffer._replace(losses=history))
@@ -337,11 +453,8 @@ def before_bad_losses(wrap, count):
 
 
 @pytest.mark.parametrize("count", [0, 1], ids=["never seen", "seen"])
-@pytest.mark.parametrize(
-    "wrap", [lambda s: s, lambda s: gate(s, 5.0)], ids=["sampler", "closed gate"]
-)
-def test_learned_is_taught_nothing_by_a_batch_without_a_finite_loss(wrap, count):
-    sampler, draw, state = before_bad_losses(wrap, count)
+def test_learned_is_taught_nothing_by_a_batch_without_a_finite_loss(count):
+    sampler, draw, state = before_bad_losses(count)
     after = jax.jit(sampler.update)(
         state, draw, jnp.float32([np.nan, np.inf, -np.inf])
     ).scorer.params
@@ -349,11 +462,8 @@ def test_learned_is_taught_nothing_by_a_batch_without_a_finite_loss(wrap, count)
 
 
 @pytest.mark.parametrize("count", [0, 1], ids=["never seen", "seen"])
-@pytest.mark.parametrize(
-    "wrap", [lambda s: s, lambda s: gate(s, 5.0)], ids=["sampler", "closed gate"]
-)
-def test_learned_is_taught_only_by_the_finite_loss_of_a_batch(wrap, count):
-    sampler, draw, state = before_bad_losses(wrap, count)
+def test_learned_is_taught_only_by_the_finite_loss_of_a_batch(count):
+    sampler, draw, state = before_bad_losses(count)
     after = jax.jit(sampler.update)(state, draw, jnp.float32([np.nan, 50.0, np.nan])).scorer.params
     change = np.asarray(after - state.scorer.params, float)
     sound = draw.ids[1]
@@ -441,193 +551,6 @@ def test_mean_biased_gradient_over_draws_is_that_of_the_biased_objective(k, resa
     want = (total / len(Y)) ** k / total * objective_gradient(k)
     error = steps.std(axis=0) / np.sqrt(len(steps))
     assert np.all(np.abs(steps.mean(axis=0) - want) <= 5 * error)
-
-
-# --- gate
-
-
-def gated(threshold, decay=0.5, transform=None, **arguments):
-    transform = isjax.identity() if transform is None else transform
-    inner = importance_sampler(scorers.last_loss(), transform, **({"batch_size": 4} | arguments))
-    return inner, gate(inner, threshold, decay)
-
-
-SPREAD = jnp.float32([0.0, 0.0, 0.0, 10.0])  # tau = 2
-EQUAL = jnp.ones(4)  # tau = 1
-
-
-def observe(sampler, state, losses):
-    """One uniform draw of distinct ids whose losses are these."""
-    b = len(losses)
-    draw = some_draw(list(range(b)))._replace(draw_probs=jnp.full(b, 1 / SIZE))
-    return jax.jit(sampler.update)(state, draw, losses)
-
-
-def test_gate_draws_uniformly_with_weight_one_while_closed():
-    _, sampler = gated(1.2, k=-1.0)
-    state = with_losses(sampler, SCORES)
-    draw, _ = jax.jit(sampler.sample)(KEY, state)
-    np.testing.assert_array_equal(draw.weights, np.ones(4, np.float32))
-    np.testing.assert_allclose(draw.draw_probs, 1 / SIZE)
-    assert float(draw.ess) == 1 and int(draw.nonfinite) == 0
-    assert_frequencies(counts_over_keys(sampler, state), np.full(SIZE, 1 / SIZE))
-
-
-def test_gate_draws_from_the_given_pool_while_closed():
-    _, sampler = gated(1.2)
-    draw, _ = jax.jit(sampler.sample)(KEY, sampler.init(KEY, SIZE), jnp.asarray([7, 5, 3, 2]))
-    np.testing.assert_array_equal(np.sort(draw.ids), [2, 3, 5, 7])
-    np.testing.assert_array_equal(draw.ids, np.array([7, 5, 3, 2])[draw.index])
-
-
-def test_gate_draws_from_the_batch_for_a_scorer_without_history():
-    sampler = gate(importance_sampler(scorers.uniform(), batch_size=2), 1.2)
-    draw, _ = jax.jit(sampler.sample)(KEY, sampler.init(KEY, 99), batch=(jnp.zeros((6, 2)),))
-    assert np.all(np.asarray(draw.ids) < 6)
-    np.testing.assert_allclose(draw.draw_probs, 1 / 6)
-
-
-def test_gate_runs_the_scorer_only_while_open():
-    runs = []
-
-    def score(state, rows):
-        jax.debug.callback(lambda: runs.append(1))
-        return rows.history[:, 0]
-
-    inner = importance_sampler(fixed(SCORES)._replace(score=score), batch_size=4)
-    sampler = gate(inner, 1.2, decay=0.5)
-    sample = jax.jit(sampler.sample)
-    state = with_losses(sampler, SCORES)
-    for _ in range(3):
-        _, state = sample(KEY, state)
-    jax.effects_barrier()
-    assert len(runs) == 0
-    sample(KEY, observe(sampler, state, SPREAD))
-    jax.effects_barrier()
-    assert len(runs) == 1
-
-
-def test_gate_opens_when_losses_spread_and_closes_when_they_do_not():
-    inner, sampler = gated(1.4)
-    state = with_losses(sampler, SCORES)
-    is_open = []
-    for losses in (EQUAL, SPREAD, EQUAL, EQUAL):
-        state = observe(sampler, state, losses)
-        is_open.append(bool(float(state.transform.tau) > 1.4))
-        draw, _ = jax.jit(sampler.sample)(KEY, state)
-        if is_open[-1]:
-            want, _ = jax.jit(inner.sample)(KEY, state._replace(transform=()))
-            np.testing.assert_array_equal(draw.index, want.index)
-            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), draw, want)
-        else:
-            np.testing.assert_array_equal(draw.weights, np.ones(4))
-    assert is_open == [False, True, False, False]  # tau 1, 1.5, 1.25, 1.125
-
-
-def test_gate_stays_closed_at_exactly_its_threshold():
-    _, sampler = gated(1.0)
-    draw, _ = jax.jit(sampler.sample)(KEY, with_losses(sampler, SCORES))
-    np.testing.assert_array_equal(draw.weights, np.ones(4))
-
-
-def test_closed_gate_keeps_the_transform_and_goes_on_counting_and_learning():
-    inner = importance_sampler(recorder(1), isjax.smooth_by_mean(0.5), batch_size=3)
-    sampler = gate(inner, 1e6)
-    state = sampler.init(KEY, 5)
-    draw, state = jax.jit(sampler.sample)(KEY, state)
-    assert int(state.step) == 1 and int(state.transform.inner.step) == 0
-    losses = jnp.float32([1.0, 2.0, 3.0])
-    state = jax.jit(sampler.update)(state, draw, losses, losses)
-    np.testing.assert_array_equal(state.buffer.losses[draw.ids, 0], losses)
-    np.testing.assert_array_equal(state.scorer[2], losses)
-
-
-@pytest.mark.parametrize("decay", [0.0, 0.9])
-def test_tau_follows_its_formula_from_any_draw(decay):
-    rng = np.random.default_rng(0)
-    losses, probs = rng.exponential(size=16), rng.dirichlet(np.ones(16))
-    _, sampler = gated(1.2, decay, batch_size=16)
-    draw = some_draw(list(range(16)))._replace(draw_probs=jnp.float32(probs))
-    tau, state = 1.0, sampler.init(KEY, 16)
-    for scale in (1.0, 3.0):
-        state = jax.jit(sampler.update)(state, draw, jnp.float32(losses**scale))
-        mean = np.average(losses**scale, weights=1 / probs)
-        square = np.average(losses ** (2 * scale), weights=1 / probs)
-        tau = decay * tau + (1 - decay) * np.sqrt(square) / mean
-        assert float(state.transform.tau) == pytest.approx(tau, rel=1e-5)
-
-
-def test_tau_squared_is_pool_over_effective_sample_size():
-    losses = np.random.default_rng(0).exponential(size=16)
-    _, sampler = gated(1.2, 0.0, batch_size=16)
-    draw = some_draw(list(range(16)))
-    state = jax.jit(sampler.update)(sampler.init(KEY, 16), draw, jnp.float32(losses))
-    share = losses / losses.sum()
-    assert float(state.transform.tau) ** 2 == pytest.approx(16 * np.sum(share**2), rel=1e-5)
-
-
-@pytest.mark.parametrize("is_open", [False, True], ids=["uniform draws", "importance-sampled"])
-def test_tau_is_estimated_consistently_from_either_kind_of_draw(is_open):
-    rng = np.random.default_rng(3)
-    losses = rng.exponential(size=400)
-    stale = jnp.float32(losses * rng.uniform(0.5, 2.0, size=400))
-    _, sampler = gated(0.5 if is_open else 9.0, 0.0, isjax.smooth(0.5), batch_size=200)
-    state = with_losses(sampler, stale)
-
-    def tau(key):
-        draw, after = sampler.sample(key, state)
-        return sampler.update(after, draw, jnp.float32(losses)[draw.ids]).transform.tau
-
-    estimates = np.asarray(jax.jit(jax.vmap(tau))(keys(400)))
-    want = np.sqrt(np.mean(losses**2)) / np.mean(losses)
-    error = estimates.std() / np.sqrt(len(estimates))
-    assert error < 0.01 and abs(estimates.mean() - want) <= 5 * error + 0.005  # bias is O(1/b)
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_tau_leaves_out_losses_that_are_not_finite(bad):
-    _, sampler = gated(1.2, 0.0)
-    state = observe(sampler, sampler.init(KEY, SIZE), jnp.float32([bad, 1.0, 3.0, bad]))
-    assert float(state.transform.tau) == pytest.approx(np.sqrt(5) / 2, rel=1e-5)
-    state = observe(sampler, state, jnp.full(4, bad))
-    assert float(state.transform.tau) == 1
-
-
-@pytest.mark.parametrize("scale", [1e-30, 1e-3, 1e3, 1e30])
-def test_tau_does_not_depend_on_the_scale_of_the_losses(scale):
-    _, sampler = gated(1.2, 0.0)
-    state = observe(sampler, sampler.init(KEY, SIZE), jnp.float32([1, 2, 3, 4]) * scale)
-    assert float(state.transform.tau) == pytest.approx(np.sqrt(7.5) / 2.5, rel=1e-4)
-
-
-def test_gated_state_keeps_its_shape_inside_scan():
-    _, sampler = gated(1.3, 0.5, isjax.smooth_by_mean(0.5))
-    losses = jnp.float32(SCORES)
-
-    def step(state, key):
-        draw, state = sampler.sample(key, state)
-        return sampler.update(state, draw, losses[draw.ids]), jnp.max(draw.weights)
-
-    start = sampler.init(KEY, SIZE)
-    end, weights = jax.jit(lambda s: jax.lax.scan(step, s, keys(20)))(start)
-    assert jax.tree.structure(start) == jax.tree.structure(end)
-    kinds = [[(x.shape, x.dtype) for x in jax.tree.leaves(s)] for s in (start, end)]
-    assert kinds[0] == kinds[1] and int(end.step) == 20
-    assert weights[0] == 1 and np.any(weights != 1)  # closed at first, opened later
-
-
-@pytest.mark.parametrize("decay", [-0.1, 1.0, 1.5, float("nan")])
-def test_gate_refuses_a_decay_outside_its_range(decay):
-    inner, _ = gated(1.2)
-    with pytest.raises(ValueError, match=rf"decay is {decay}.*in \[0, 1\)"):
-        gate(inner, 1.2, decay)
-
-
-@pytest.mark.parametrize(
-    ("pool", "batch", "want"), [(1024, 128, 1408 / 384), (640, 128, 1024 / 384), (3, 1, 2.0)]
-)
-def test_break_even_is_the_published_formula(pool, batch, want):
-    assert break_even(pool, batch) == pytest.approx(want)
 
 
 # Resilience and misuse

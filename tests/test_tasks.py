@@ -9,6 +9,7 @@ import pytest
 
 from isjax import augmentations, data, networks, recipes, scorers, tasks
 from isjax.evaluation import make_evaluation
+from isjax.mixing import Mixed, mixup, ricap
 from isjax.training import init_train_state, make_train_step
 
 KEY = jax.random.key(0)
@@ -354,6 +355,183 @@ def test_images_are_augmented_as_bytes_and_then_standardised():
     plain = np.all(np.abs(given - want) < 1e-4, axis=(1, 2, 3))
     turned = np.all(np.abs(given - want[:, :, ::-1]) < 1e-4, axis=(1, 2, 3))
     assert np.all(plain != turned) and plain.any() and turned.any()
+
+
+# Mixed images.
+
+
+def mixes(source, share, after=lambda x: x):
+    """An augmentation that mixes in a given way, and has its result noted."""
+    source, share = jnp.asarray(source, jnp.int32), jnp.asarray(share, jnp.float32)
+
+    def mix(key, x):
+        return Mixed(after(jnp.einsum("bmi,bm->bi", x[source], share)), source, share)
+
+    return mix
+
+
+SOURCE = np.array([[0, 3], [1, 4], [2, 2], [3, 1], [4, 5], [5, 0]])
+SHARE = np.array([[0.75, 0.25], [0.5, 0.5], [0.9, 0.1], [1.0, 0.0], [0.25, 0.75], [0.4, 0.6]])
+
+
+def on_device(batch):
+    return jax.tree.map(jnp.asarray, batch)
+
+
+def by_hand(logits, label):
+    """The loss of each source, and the usual mixed loss of each row, in float64."""
+    of_part = np.stack([cross_entropy(logits, label[SOURCE[:, j]]) for j in (0, 1)], axis=1)
+    per_source = np.zeros(len(SOURCE))
+    np.add.at(per_source, SOURCE, SHARE * of_part)
+    return per_source, np.sum(SHARE * of_part, axis=1)
+
+
+def test_of_a_mixed_batch_each_loss_is_of_one_example_in_all_it_is_part_of():
+    task = tasks.classification(
+        make_classes(), networks.MLP(3, hidden=(5,)), (mixes(SOURCE, SHARE),)
+    )
+    params, model_state = init(task)
+    batch = task.dataset.train | {"x": 10 * task.dataset.train["x"]}
+    x = np.einsum("bmi,bm->bi", batch["x"].astype(np.float64)[SOURCE], SHARE)
+    layers = as_float64(params)
+    logits = dense(layers["Dense_1"], np.maximum(dense(layers["Dense_0"], x), 0))
+    expected, usual = by_hand(logits, batch["label"])
+    assert np.ptp(expected) > 1 and np.max(np.abs(expected - usual)) > 0.1
+    losses, _ = jax.jit(task.loss_fn)(params, model_state, batch, KEY)
+    assert losses.shape == (6,) and losses.dtype == np.float32
+    np.testing.assert_allclose(losses, expected, rtol=1e-4)
+    assert np.sum(losses) == pytest.approx(np.sum(usual), rel=1e-5)
+
+
+def test_a_batch_in_numpy_is_mixed_as_one_on_the_device_is():
+    """Outside of jit too, as batches are that are not mixed."""
+    network = networks.MLP(3, hidden=())
+    task = tasks.classification(make_classes(), network, (mixes(SOURCE, SHARE),))
+    params, model_state = init(task)
+    batch = task.dataset.train
+    expected, _ = task.loss_fn(params, model_state, on_device(batch), KEY)
+    losses, _ = task.loss_fn(params, model_state, batch, KEY)
+    np.testing.assert_allclose(losses, expected, rtol=1e-6)
+
+
+def test_the_view_that_is_scored_is_not_mixed():
+    mix = mixes(SOURCE, SHARE)
+    plain, mixed = (
+        tasks.classification(make_classes(), networks.MLP(3, hidden=()), augment)
+        for augment in ((), (mix,))
+    )
+    params, model_state = init(mixed)
+    batch = mixed.dataset.train
+    expected = cross_entropy(dense(as_float64(params)["Dense_0"], batch["x"]), batch["label"])
+    scores = mixed.score_fn(params, model_state, batch)
+    np.testing.assert_allclose(scores, expected, rtol=1e-5)
+    np.testing.assert_allclose(mixed.metrics_fn(params, model_state, batch)["loss"], expected, 1e-5)
+    logits = mixed.output_fn(params, model_state, batch)
+    np.testing.assert_allclose(logits, dense(as_float64(params)["Dense_0"], batch["x"]), 1e-4, 1e-5)
+    unmixed, _ = plain.loss_fn(params, model_state, batch, KEY)
+    np.testing.assert_allclose(unmixed, expected, rtol=1e-5)
+
+
+def test_what_comes_before_and_after_a_mixing_is_applied():
+    seen = []
+    augment = (lambda key, x: 2 * x, mixes(SOURCE, SHARE), lambda key, x: x + 1)
+    task = tasks.classification(make_classes(), recorder(seen), augment)
+    params, model_state = init(task)
+    batch = on_device(task.dataset.train)
+    seen.clear()
+    losses, _ = task.loss_fn(params, model_state, batch, KEY)
+    x = np.einsum("bmi,bm->bi", 2 * np.asarray(batch["x"], np.float64)[SOURCE], SHARE) + 1
+    np.testing.assert_allclose(seen[0][0], x, rtol=1e-5, atol=1e-6)
+    expected, _ = by_hand(dense(as_float64(params)["Dense_0"], x), np.asarray(batch["label"]))
+    np.testing.assert_allclose(losses, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("mix", [mixup, ricap])
+def test_images_are_mixed_as_the_key_says(mix):
+    """The true mixings, on bytes: the loss by the mixture that they return for the task's key."""
+    part = {"x": images_of(12), "label": labels_of(12)}
+    seen, made = [], []
+
+    def noted(key, x):
+        made.append(mix(key, x))
+        return made[-1]
+
+    task = tasks.classification(data.from_arrays(part, part, 3), recorder(seen), (noted,))
+    params, model_state = init(task)
+    losses, _ = task.loss_fn(params, model_state, on_device(part), jax.random.key(5))
+    (mixed,) = made
+    pixels = part["x"].astype(np.float64)
+    x = (np.asarray(mixed.x, np.float64) - pixels.mean(axis=(0, 1, 2))) / pixels.std(axis=(0, 1, 2))
+    np.testing.assert_allclose(seen[-1][0], x, rtol=1e-4, atol=1e-4)
+    logits = dense(as_float64(params)["Dense_0"], x.reshape(12, -1))
+    expected = np.zeros(12)
+    for row, (sources, shares) in enumerate(
+        zip(np.asarray(mixed.source), np.asarray(mixed.share, np.float64), strict=True)
+    ):
+        for source, share in zip(sources, shares, strict=True):
+            loss = cross_entropy(logits[row], part["label"][source])
+            expected[source] += share * loss
+    np.testing.assert_allclose(losses, expected, rtol=1e-3)
+
+
+def test_numbers_to_predict_and_tokens_are_mixed_too():
+    numbers = make_numbers(6)
+    numbers = numbers._replace(train=numbers.train | {"y": numbers.train["y"] - 1000})
+    task = tasks.regression(numbers, networks.MLP(2, hidden=()), (mixes(SOURCE, SHARE),))
+    params, model_state = init(task)
+    losses, _ = task.loss_fn(params, model_state, on_device(numbers.train), KEY)
+    x = np.einsum("bmi,bm->bi", numbers.train["x"].astype(np.float64)[SOURCE], SHARE)
+    predicted = dense(as_float64(params)["Dense_0"], x)
+    expected = np.zeros(6)
+    for part in (0, 1):
+        error = (predicted - numbers.train["y"][SOURCE[:, part]]) ** 2
+        np.add.at(expected, SOURCE[:, part], SHARE[:, part] * error.mean(axis=1))
+    np.testing.assert_allclose(losses, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("between", [(), (lambda key, x: x + 1,)], ids=["next", "apart"])
+def test_two_augmentations_that_mix_are_refused(between):
+    mix = mixes(SOURCE, SHARE)
+    task = tasks.classification(make_classes(), networks.MLP(3), (mix, *between, mix))
+    params, model_state = init(task)
+    with pytest.raises(ValueError, match="two augmentations mix images; leave one of them out"):
+        task.loss_fn(params, model_state, task.dataset.train, KEY)
+
+
+def test_a_mixed_example_is_weighted_and_written_back_by_its_own_loss():
+    """One step: the gradient of (1/b) sum w_i loss_i, and the buffer's loss of example i."""
+    mix = lambda key, x: mixes(SOURCE[:4] % 4, SHARE[:4])(key, x)  # noqa: E731
+    task = tasks.classification(make_classes(), networks.MLP(3, hidden=()), (mix,))
+    params, model_state = init(task)
+    sampler = recipes.last_loss(batch_size=4, k=1.0)
+    tx = optax.sgd(1.0)
+    state = init_train_state(KEY, params, tx, sampler, 6, model_state)
+    known = jnp.array([[0.1], [3.0], [0.5], [2.0], [1.0], [0.3]])
+    state = state._replace(
+        sampler=state.sampler._replace(buffer=state.sampler.buffer._replace(losses=known))
+    )
+    layer = as_float64(params)["Dense_0"]
+    step = make_train_step(task.loss_fn, tx, sampler, with_draw=True)
+    after, metrics = step(state, task.dataset.train)
+    ids, weights = (np.asarray(metrics["draw"][i]) for i in (0, 2))
+    x, label = (task.dataset.train[name][ids] for name in ("x", "label"))
+    source, share = SOURCE[:4] % 4, SHARE[:4]
+    mixed = np.einsum("bmi,bm->bi", x.astype(np.float64)[source], share)
+    logits = dense(layer, mixed)
+    losses, slope = np.zeros(4), np.zeros_like(layer["kernel"])
+    for row in range(4):
+        for part in (0, 1):
+            i = source[row, part]
+            losses[i] += share[row, part] * cross_entropy(logits[row], label[i])
+            residual = np.exp(log_softmax(logits[row])) - np.eye(3)[label[i]]
+            slope += weights[i] * share[row, part] * np.outer(mixed[row], residual) / 4
+    np.testing.assert_allclose(
+        after.params["Dense_0"]["kernel"], layer["kernel"] - slope, 1e-4, 1e-5
+    )
+    for example in np.unique(ids):
+        written = losses[ids == example].mean()
+        assert after.sampler.buffer.losses[example, 0] == pytest.approx(written, rel=1e-4)
+    assert np.ptp(weights) > 0.1
 
 
 # Language.

@@ -189,8 +189,11 @@ def assert_matches(state, reference):
     close(state.opt_state[0].trace["w"], reference.velocity)
     close(state.sampler.buffer.losses, reference.losses)
     np.testing.assert_array_equal(state.sampler.buffer.count, reference.count)
-    close(state.sampler.transform.average, reference.average)
-    assert int(state.step) == int(state.sampler.step) == int(state.sampler.transform.step) == 12
+    smoothing = state.sampler.transform
+    if reference.learned is None:
+        smoothing = smoothing[-1]  # last_loss clips before
+    close(smoothing.average, reference.average)
+    assert int(state.step) == int(state.sampler.step) == int(smoothing.step) == 12
     if reference.learned is not None:
         for name, want in reference.learned.items():
             assert np.all(np.abs(want / LEARNED[name] - 1) > 0.005), "learned too little to tell"
@@ -485,6 +488,169 @@ def test_bad_scores_of_the_pool_are_counted_in_the_metrics():
     assert np.any(state.params["w"] != 0)
 
 
+# --- the weights that the gradient uses, and what is drawn
+
+PLAIN_SGD = optax.sgd(RATE)
+
+
+def unequal(k=0.5, **arguments):
+    """Scores by the model's loss, smoothed: weights of all sizes, and duplicates."""
+    scorer = scorers.loss(lambda params, batch: plain_loss(params, None, batch, None)[0])
+    return isjax.importance_sampler(scorer, isjax.smooth(0.2), batch_size=b, k=k, **arguments)
+
+
+def by_hand(state, data, draw, weigh):
+    """One step of SGD in float64, given what was drawn: params, losses and weights."""
+    x, y = (np.asarray(data[name], float)[np.asarray(draw.ids)] for name in ("x", "y"))
+    w = np.asarray(state.params["w"], float)
+    error = x @ w - y
+    weights = weigh(draw, 0.5 * error**2)
+    return w - RATE * (weights * error) @ x / b, 0.5 * error**2, weights
+
+
+def adjusted_by_hand(draw, losses):
+    """(1 / (B q))^0.5, rescaled to the mean of the unbiased ones; see isjax.weights.adjusted."""
+    index, p = np.asarray(draw.index), np.asarray(draw.draw_probs, float)
+    ratio = losses / np.asarray(draw.scores, float)
+    once = np.array([1 / np.sum(index == i) for i in index])
+    q = p * ratio / (1 - np.sum(once * p) + np.sum(once * p * ratio))
+    unbiased = 1 / (B * q)
+    return np.sqrt(unbiased) * np.sum(unbiased * losses) / np.sum(np.sqrt(unbiased) * losses)
+
+
+def correcting_by_hand(draw, losses):
+    ratio = np.clip(np.asarray(draw.scores, float) / losses, 0, 2)
+    return (B * np.asarray(draw.draw_probs, float)) ** -0.5 * ratio
+
+
+STALE = jnp.float32([0.1, 0.4, 0.2, 3.0, 1.0, 0.3, 2.0, 0.6, 0.8, 0.5])
+
+
+def stale(k):
+    """Scores that are not the losses, so that policies have something to correct."""
+    return isjax.importance_sampler(scorers.given(STALE), isjax.smooth(0.2), batch_size=b, k=k)
+
+
+WEIGHED = {
+    "k = 1": (stale(1.0), lambda draw, losses: 1 / (B * np.asarray(draw.draw_probs, float))),
+    "adjusted": (isjax.reweight(stale(0.5), isjax.weights.adjusted()), adjusted_by_hand),
+    "correcting": (isjax.reweight(stale(0.5), isjax.weights.correcting()), correcting_by_hand),
+    "none": (isjax.reweight(stale(1.0), isjax.weights.none()), lambda draw, losses: np.ones(b)),
+}
+
+
+@pytest.mark.parametrize("name", WEIGHED)
+def test_the_gradient_uses_the_weights_that_the_sampler_says(name):
+    sampler, weigh = WEIGHED[name]
+    data, state = regression(), start(sampler, {"w": jnp.float32([0.3, -0.2, 0.5])}, PLAIN_SGD)
+    step = make_train_step(plain_loss, PLAIN_SGD, sampler, pool_size=B, with_draw=True)
+    sample = jax.jit(sampler.sample)
+    for _ in range(3):
+        before = copy(state)
+        pool_key, draw_key, _ = step_keys(state)
+        want, _ = sample(draw_key, state.sampler, isjax.presample(pool_key, N, B))
+        state, metrics = step(state, data)
+        draw = metrics.pop("draw")
+        params, losses, weights = by_hand(before, data, draw, weigh)
+        np.testing.assert_allclose(draw.weights, weights, rtol=1e-4)
+        np.testing.assert_allclose(state.params["w"], params, rtol=1e-4, atol=1e-6)
+        assert float(metrics["max_weight"]) == pytest.approx(weights.max(), rel=1e-4)
+        assert float(metrics["batch_loss"]) == pytest.approx(losses.mean(), rel=1e-4)
+        # All else is as drawn.
+        jax.tree.map(
+            lambda a, c: np.testing.assert_allclose(a, c, rtol=1e-5),
+            draw._replace(weights=0),
+            want._replace(weights=0),
+        )
+        # Other weights would have led elsewhere.
+        for other in {"none", "k = 1"} - {name}:
+            elsewhere, _, _ = by_hand(before, data, draw, WEIGHED[other][1])
+            assert np.max(np.abs(elsewhere - params)) > 1e-3
+    assert step._cache_size() == 1
+
+
+def test_with_draw_adds_what_was_drawn_and_changes_nothing():
+    sampler, data = unequal(), regression()
+    runs = {}
+    for with_draw in (False, True):
+        step = make_train_step(plain_loss, SGD, sampler, pool_size=B, with_draw=with_draw)
+        runs[with_draw] = run(step, start(sampler), data, 4)
+    assert_same_bits(runs[True][0], runs[False][0])
+    for with_it, without in zip(runs[True][1], runs[False][1], strict=True):
+        assert "draw" not in without
+        draw = with_it.pop("draw")
+        assert_same_bits(with_it, without)
+        assert isinstance(draw, isjax.Draw) and draw.ids.shape == draw.weights.shape == (b,)
+        assert float(with_it["max_weight"]) == np.max(draw.weights)
+        assert float(with_it["unique"]) == pytest.approx(len(set(draw.ids.tolist())) / b)
+
+
+def test_the_gate_is_asked_about_the_draw_just_made():
+    """Closed, the policy inside is not used; from the second step on it is."""
+    inside = isjax.reweight(stale(0.5), isjax.weights.correcting())
+    sampler = isjax.gate(inside, isjax.conditions.after(1))
+    state, data = start(sampler, tx=PLAIN_SGD), regression()
+    step = make_train_step(plain_loss, PLAIN_SGD, sampler, pool_size=B, with_draw=True)
+    for weigh in (lambda draw, losses: np.ones(b), correcting_by_hand):
+        before = copy(state)
+        state, metrics = step(state, data)
+        params, _, weights = by_hand(before, data, metrics["draw"], weigh)
+        np.testing.assert_allclose(metrics["draw"].weights, weights, rtol=1e-4)
+        np.testing.assert_allclose(state.params["w"], params, rtol=1e-4, atol=1e-6)
+    assert np.ptp(weights) > 0.01
+
+
+@pytest.mark.parametrize(
+    ("sampler", "scored"),
+    [
+        (recipes.uniform(batch_size=b), 0),
+        (unequal(), 1),
+        (isjax.gate(unequal(), isjax.conditions.after(2)), 0),
+        (isjax.gate(unequal(), isjax.conditions.until(2)), 1),
+    ],
+    ids=["uniform", "the model scores", "closed gate", "open gate"],
+)
+def test_examples_are_counted_scoring_included(sampler, scored):
+    step = make_train_step(plain_loss, SGD, sampler, pool_size=B)
+    _, metrics = step(start(sampler), regression())
+    assert int(metrics["examples_forward"]) == b + scored * B
+    assert int(metrics["examples_backward"]) == b
+
+
+# --- a pool of the sampler's own
+
+
+@pytest.mark.parametrize("pool_size", [1, B, N])
+def test_a_sampler_with_a_pool_of_its_own_takes_no_other(pool_size):
+    sampler = isjax.epochs(recipes.last_loss(batch_size=b), b)
+    with pytest.raises(ValueError, match=rf"pool_size is {pool_size}.*leave it out"):
+        make_train_step(plain_loss, SGD, sampler, pool_size=pool_size)
+
+
+def test_epochs_train_on_each_example_once_and_their_model_scores_the_pool_alone():
+    sampler = isjax.epochs(unequal(resample=resampling.without_replacement), b)
+    step = make_train_step(plain_loss, SGD, sampler, with_draw=True)
+    state, data, ids = start(sampler, {"w": jnp.ones(3)}), regression(), []
+    for _ in range(3 * N // b):
+        losses = np.asarray(plain_loss(state.params, None, data, None)[0])
+        state, metrics = step(state, data)
+        draw = metrics["draw"]
+        np.testing.assert_allclose(draw.scores, losses[draw.ids], rtol=1e-4)
+        assert int(draw.pool_size) == int(draw.passes) == b
+        ids.append(np.asarray(draw.ids))
+    for epoch in np.reshape(ids, (3, N)):
+        assert sorted(epoch.tolist()) == list(range(N))
+    assert step._cache_size() == 1
+
+
+@pytest.mark.parametrize("scorer", [scorers.uniform(), scorers.last_loss()])
+def test_epochs_of_another_number_of_examples_are_an_error(scorer):
+    sampler = isjax.epochs(isjax.importance_sampler(scorer, batch_size=2), 4)
+    step = make_train_step(plain_loss, SGD, sampler)
+    with pytest.raises(ValueError, match=f"{N + 2}"):
+        step(start(sampler, size=N + 2), regression())
+
+
 # --- errors come before any step
 
 
@@ -554,6 +720,8 @@ KEYS = {
     "score_error",
     "nonfinite",
     "skipped",
+    "examples_forward",
+    "examples_backward",
 }
 
 
@@ -688,10 +856,30 @@ for sampler in (
     recipes.last_loss(batch_size=2),
     isjax.gate(recipes.biased_loss(batch_size=2, loss_fn=losses), 1.5),
     recipes.learned_loss(batch_size=2, num_classes=2),
+    isjax.epochs(
+        isjax.gate(
+            isjax.reweight(
+                isjax.importance_sampler(
+                    isjax.scorers.difficulty(),
+                    isjax.chain(isjax.transforms.percentile(), isjax.smooth_by_mean()),
+                    batch_size=2,
+                    rescale=isjax.weights.divide_by_largest,
+                ),
+                isjax.weights.adjusted(),
+            ),
+            isjax.conditions.mean_loss(9.0),
+        ),
+        pool_size=4,
+    ),
 ):
     tx = optax.sgd(0.1)
     state = isjax.init_train_state(jax.random.key(0), jnp.zeros((2, 2)), tx, sampler, 8)
-    step = isjax.make_train_step(lambda p, s, b, k: (losses(p, b), s), tx, sampler, pool_size=4)
+    step = isjax.make_train_step(
+        lambda p, s, b, k: (losses(p, b), s),
+        tx,
+        sampler,
+        pool_size=None if sampler.own_pool else 4,
+    )
     for _ in range(3):
         state, metrics = step(state, data)
     assert state.params.dtype == jnp.float64 and jnp.isfinite(metrics["loss"])

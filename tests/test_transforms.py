@@ -3,8 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from helpers import probabilities, six_decades
+from scipy import stats
 
 from isjax import transforms
 from isjax.base import ScoreTransform
@@ -12,9 +14,13 @@ from isjax.distributions import normalize
 from isjax.transforms import (
     chain,
     clip,
+    exponential_rank,
     identity,
+    inverse_rank,
     mix_uniform,
+    percentile,
     power,
+    prune_below_mean,
     smooth,
     smooth_by_mean,
     warm_up,
@@ -40,6 +46,10 @@ TRANSFORMS = {
     "mix_uniform": lambda: mix_uniform(0.1),
     "warm_up": lambda: warm_up(2),
     "clip": lambda: clip(0.01, 0.5),
+    "percentile": percentile,
+    "inverse_rank": inverse_rank,
+    "exponential_rank": lambda: exponential_rank(lambda step: 100.0 / (step + 1)),
+    "prune_below_mean": lambda: prune_below_mean(0.4),
     "the user's own": halve_the_best,
     "chain": lambda: chain(smooth_by_mean(), warm_up(1), halve_the_best(), mix_uniform(0.2)),
 }
@@ -79,6 +89,16 @@ def test_states_keep_their_shape_and_type_from_step_to_step(make):
     assert jax.tree.structure(state) == jax.tree.structure(after)
     for one, other in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
         assert (one.shape, one.dtype) == (other.shape, other.dtype)
+
+
+@every
+def test_scores_and_states_keep_their_type_in_double_precision(make):
+    with jax.enable_x64(True):
+        transform = make()
+        state, scores = transform.init(), jnp.asarray([0.5, 1, 3, 2], jnp.float32)
+        out, after = transform.update(scores, state)
+        types = [leaf.dtype for leaf in jax.tree.leaves((out, after))]
+        assert types == [leaf.dtype for leaf in jax.tree.leaves((scores, state))]
 
 
 @every
@@ -158,6 +178,88 @@ def test_warm_up_is_uniform_at_first(steps):
         np.testing.assert_array_equal(out, np.ones(3) if step < steps else scores)
 
 
+# --- by rank
+
+TIED = np.array([0.5, -2.0, 7.0, 0.5, 0.0, 7.0, 0.5, 1e-30, -np.inf])
+
+
+@pytest.mark.parametrize("scores", [TIED, TIED * -1e20, np.ones(5), six_decades(301)])
+def test_percentile_is_the_share_that_scores_no_higher(scores):
+    scores = np.asarray(scores, np.float32)
+    want = np.mean(scores[None, :] <= scores[:, None], axis=1)
+    (out,) = run(percentile(), scores, wrap=jax.jit)
+    np.testing.assert_allclose(out, want, rtol=1e-6)
+    assert out.max() == 1
+
+
+def test_percentile_agrees_with_scipy():
+    scores = np.random.default_rng(0).integers(-3, 3, 40)
+    want = stats.percentileofscore(scores, scores, kind="weak") / 100
+    np.testing.assert_allclose(once(percentile(), scores), want, rtol=1e-6)
+
+
+def ranks(scores):
+    """1 for the highest, each of equal scores another one."""
+    out = np.empty(len(scores))
+    out[np.argsort(-scores, kind="stable")] = np.arange(1, len(scores) + 1)
+    return out
+
+
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_inverse_rank_is_one_over_the_rank_whatever_the_scores(sign):
+    scores = sign * six_decades(200)
+    (out,) = run(inverse_rank(), scores, wrap=jax.jit)
+    np.testing.assert_allclose(out, 1 / ranks(scores), rtol=1e-6)
+    np.testing.assert_allclose(out, 1 / stats.rankdata(-scores), rtol=1e-6)
+    np.testing.assert_allclose(once(inverse_rank(), [3.0, 9, -1]), [1 / 2, 1, 1 / 3], rtol=1e-6)
+
+
+def test_equal_scores_share_their_ranks_between_them():
+    out = once(inverse_rank(), TIED)
+    for value in np.unique(TIED):
+        want = np.sort((1 / ranks(TIED))[value == TIED])
+        np.testing.assert_allclose(np.sort(out[value == TIED]), want, rtol=1e-6)
+
+
+@pytest.mark.parametrize("pressure", [1.0, 2.0, 100.0, 1e8])
+def test_exponential_rank_is_that_of_online_batch_selection(pressure):
+    scores = six_decades(60)
+    (out,) = run(exponential_rank(pressure), scores, wrap=jax.jit)
+    # arXiv 1511.06343: p_i proportional to 1 / exp(log(s) / N)^i, the i-th highest.
+    want = np.exp(np.log(pressure) / 60) ** -ranks(scores)
+    np.testing.assert_allclose(out / out.sum(), want / want.sum(), rtol=1e-5)
+    assert np.ptp(out) == 0 or pressure > 1
+
+
+def test_the_pressure_follows_its_schedule_by_draws():
+    scores, pressures = np.array([3.0, 1.0, 2.0]), [64.0, 8.0, 1.0, 1.0]
+    schedule = optax.piecewise_constant_schedule(64.0, {1: 1 / 8, 2: 1 / 8})
+    outs = run(exponential_rank(schedule), *[scores] * 4, wrap=jax.jit)
+    for out, pressure in zip(outs, pressures, strict=True):
+        want = pressure ** (-np.array([0, 2, 1]) / 3)
+        np.testing.assert_allclose(out / out[0], want, rtol=1e-5)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.25, 0.9])
+def test_pruning_keeps_a_share_of_those_below_the_mean(rate):
+    scores = np.array([0.0, 3.0, 1.0, 2.0, 4.0, -10.0, 0.0])
+    want = np.where(scores < scores.mean(), 1 - rate, 1.0)
+    assert scores.mean() == 0 and np.sum(want < 1) == (rate > 0)
+    np.testing.assert_allclose(once(prune_below_mean(rate), scores), want, rtol=1e-6)
+    scores = six_decades(500)
+    want = np.where(scores < scores.mean(dtype=np.float64), 1 - rate, 1.0)
+    (out,) = run(prune_below_mean(rate), scores, wrap=jax.jit)
+    np.testing.assert_allclose(out, want, rtol=1e-6)
+
+
+def test_pruning_leaves_out_half_of_those_below_the_mean_by_default():
+    np.testing.assert_array_equal(once(prune_below_mean(), [1.0, 2.0, 9.0]), [0.5, 0.5, 1.0])
+
+
+def test_the_mean_of_huge_scores_does_not_overflow():
+    np.testing.assert_array_equal(once(prune_below_mean(), [3e38, 1e38, 2.9e38]), [1, 0.5, 1])
+
+
 def test_chains_apply_from_left_to_right():
     scores = [1.0, 3.0]
     np.testing.assert_allclose(once(chain(smooth(1), power(2)), scores), [4, 16], rtol=1e-6)
@@ -200,6 +302,10 @@ def test_a_users_own_transform_works_in_a_chain():
         (lambda: mix_uniform(1.5), ["mix_uniform", "share", "1.5", "[0, 1]"]),
         (lambda: mix_uniform(-0.1), ["mix_uniform", "share", "-0.1", "[0, 1]"]),
         (lambda: warm_up(-3), ["warm_up", "steps", "-3", ">= 0"]),
+        (lambda: exponential_rank(0.5), ["exponential_rank", "pressure", "0.5", ">= 1"]),
+        (lambda: exponential_rank(np.nan), ["exponential_rank", "pressure", "nan", ">= 1"]),
+        (lambda: prune_below_mean(1.0), ["prune_below_mean", "rate", "1.0", "[0, 1)"]),
+        (lambda: prune_below_mean(-0.1), ["prune_below_mean", "rate", "-0.1", "[0, 1)"]),
         (lambda: clip(2, 1), ["clip", "2", "1", "low <= high"]),
         (lambda: clip(-1, 1), ["clip", "-1", "1", "0 <= low"]),
     ],

@@ -1,0 +1,189 @@
+"""The learned scorer: its gradient and its optimiser by hand, its network, what it refuses."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from isjax import scorers
+from isjax.base import Rows
+from isjax.learned import LearnedState, Network, learned
+
+KEY = jax.random.key(0)
+
+
+def rows_of(history, count=None, batch=None):
+    history = jnp.asarray(history, jnp.float32)
+    count = jnp.ones(len(history), jnp.int32) if count is None else jnp.asarray(count, jnp.int32)
+    return Rows(history, count, batch)
+
+
+def score(scorer, rows):
+    return np.asarray(jax.jit(scorer.score)(jax.jit(scorer.init)(KEY), rows))
+
+
+# --- with a linear network over (history, count)
+
+HISTORY = np.array([[0.5, 1.0], [2.0, 0.1], [3.0, 3.0], [0.2, 0.9]])
+COUNT = np.array([2, 1, 0, 5])
+LOSSES = np.array([0.7, 1.5, 2.5, 0.1])
+PARAMS = {"w": np.array([0.4, -0.3]), "c": np.array([0.05]), "b": np.array([0.2])}
+
+
+def linear_network():
+    def apply(params, rows):
+        counted = params["c"][0] * rows.count + params["b"][0]
+        return rows.history @ params["w"] + counted
+
+    return Network(lambda key: jax.tree.map(jnp.float32, PARAMS), apply)
+
+
+def outputs(params):
+    return HISTORY @ params["w"] + params["c"] * COUNT + params["b"]
+
+
+def gradient(params, losses, log_losses):
+    """Of mean (f - target)^2 over the batch, by hand."""
+    z = outputs(params)
+    if log_losses:
+        slope = 2 * (z - np.log(losses)) / len(z)
+    else:
+        slope = 2 * (np.log1p(np.exp(z)) - losses) / (1 + np.exp(-z)) / len(z)
+    return {"w": HISTORY.T @ slope, "c": np.array([COUNT @ slope]), "b": np.array([slope.sum()])}
+
+
+def sgd(params, grads, moments, step):
+    return {k: params[k] - 0.1 * grads[k] for k in params}, moments
+
+
+def adam(params, grads, moments, step):
+    m, v = moments or ({k: 0 * params[k] for k in params},) * 2
+    m = {k: 0.9 * m[k] + 0.1 * grads[k] for k in params}
+    v = {k: 0.999 * v[k] + 0.001 * grads[k] ** 2 for k in params}
+    mean = {k: m[k] / (1 - 0.9**step) for k in params}
+    root = {k: np.sqrt(v[k] / (1 - 0.999**step)) + 1e-8 for k in params}
+    return {k: params[k] - 1e-3 * mean[k] / root[k] for k in params}, (m, v)
+
+
+@pytest.mark.parametrize("log_losses", [False, True])
+@pytest.mark.parametrize(
+    ("optimizer", "by_hand"), [(optax.sgd(0.1), sgd), (None, adam)], ids=["sgd", "default adam"]
+)
+def test_learned_update_is_one_step_on_the_squared_error(optimizer, by_hand, log_losses):
+    scorer = learned(linear_network(), optimizer, history=2, log_losses=log_losses)
+    state, params, moments = scorer.init(KEY), PARAMS, None
+    for step in (1, 2, 3):
+        losses = LOSSES * step
+        state = scorer.update(state, rows_of(HISTORY, COUNT), jnp.float32(losses))
+        grads = gradient(params, losses, log_losses)
+        params, moments = by_hand(params, grads, moments, step)
+    for name, want in params.items():
+        np.testing.assert_allclose(state.params[name], want, rtol=2e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("log_losses", [False, True])
+def test_learned_scores_seen_rows_by_the_network_and_unseen_ones_by_initial_loss(log_losses):
+    scorer = learned(linear_network(), history=2, log_losses=log_losses)
+    z = outputs(PARAMS)
+    predicted = np.exp(z) if log_losses else np.log1p(np.exp(z))
+    want = np.where(COUNT > 0, predicted, HISTORY[:, 0])
+    out = score(scorer, rows_of(HISTORY, COUNT))
+    np.testing.assert_allclose(out, want, rtol=1e-5)
+    assert out[2] == 3.0 and scorer.history == 2
+
+
+@pytest.mark.parametrize("log_losses", [False, True])
+@pytest.mark.parametrize("output", [-1e4, 1e4])
+def test_learned_scores_stay_finite_and_not_negative(output, log_losses):
+    network = Network(lambda key: (), lambda params, rows: rows.history[:, 0] * output)
+    scorer = learned(network, history=1, log_losses=log_losses)
+    out = score(scorer, rows_of(np.ones((3, 1))))
+    assert np.all(np.isfinite(out)) and np.all(out >= 0)
+
+
+def parameter_change(losses, log_losses=False):
+    scorer = learned(linear_network(), optax.sgd(0.1), history=2, log_losses=log_losses)
+    state = scorer.update(scorer.init(KEY), rows_of(HISTORY, COUNT), jnp.float32(losses))
+    return np.concatenate([np.asarray(state.params[k], float) - PARAMS[k] for k in ("w", "c", "b")])
+
+
+@pytest.mark.parametrize("log_losses", [False, True])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_learned_learns_from_the_finite_losses_alone(bad, log_losses):
+    # Whatever its scale, the step points where the one sound example points.
+    change = parameter_change([bad, LOSSES[1], bad, bad], log_losses)
+    z = outputs(PARAMS)[1]
+    error = z - np.log(LOSSES[1]) if log_losses else np.log1p(np.exp(z)) - LOSSES[1]
+    want = -np.sign(error) * np.concatenate([HISTORY[1], [COUNT[1]], [1.0]])
+    cosine = change @ want / np.linalg.norm(change) / np.linalg.norm(want)
+    assert cosine == pytest.approx(1.0, abs=1e-5)
+
+
+def test_learned_learns_nothing_from_a_batch_without_a_finite_loss():
+    np.testing.assert_allclose(parameter_change([np.nan, np.inf, -np.inf, np.nan]), 0.0, atol=1e-7)
+
+
+def test_learned_survives_nan_losses_under_its_default_optimizer():
+    scorer = learned(linear_network(), history=2)
+    state = scorer.update(
+        scorer.init(KEY), rows_of(HISTORY, COUNT), jnp.float32([np.nan, 1, np.inf, 2])
+    )
+    assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(state))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"history": 0}, "history is 0"),
+        ({"network": linear_network(), "num_classes": 3}, "leave them out"),
+        ({"network": linear_network(), "label_fn": len}, "leave them out"),
+    ],
+    ids=["no history", "classes beside a network", "label_fn beside a network"],
+)
+def test_learned_refuses_arguments_that_it_cannot_honour(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        learned(**arguments)
+
+
+# --- with the bundled LSTM
+
+
+def test_default_network_reads_the_class_by_label_fn():
+    by_key = learned(num_classes=3, history=2)
+    by_fn = learned(num_classes=3, history=2, label_fn=lambda batch: batch[1])
+    state = jax.jit(by_key.init)(KEY)
+    history, classes = np.ones((3, 2)), jnp.arange(3)
+    out = np.asarray(jax.jit(by_key.score)(state, rows_of(history, batch={"label": classes})))
+    again = jax.jit(by_fn.score)(state, rows_of(history, batch=(None, classes)))
+    assert len(np.unique(out)) == 3
+    np.testing.assert_array_equal(out, again)
+
+
+@pytest.mark.parametrize(
+    ("batch", "remedy"),
+    [(None, "pass batch="), ({"x": 0}, "label_fn=")],
+    ids=["none", "unlabelled"],
+)
+def test_default_network_without_classes_to_read_says_what_to_pass(batch, remedy):
+    scorer = learned(num_classes=3, history=2)
+    state = LearnedState(None, None)
+    with pytest.raises(ValueError, match=remedy):
+        scorer.score(state, rows_of(np.ones((2, 2)), batch=batch))
+
+
+@pytest.mark.parametrize("labels", [jnp.zeros((3, 1), int), jnp.zeros(2, int), jnp.zeros(3)])
+def test_labels_of_another_shape_or_type_are_refused(labels):
+    scorer = learned(num_classes=2, history=2)
+    rows = rows_of(np.ones((3, 2)), batch={"label": labels})
+    with pytest.raises(ValueError, match=r"learned .*one integer per example, shape \(3,\)"):
+        scorer.score(LearnedState(None, None), rows)
+
+
+def test_learned_keeps_losses_themselves_and_runs_no_main_model():
+    scorer = learned(linear_network(), history=4)
+    assert (scorer.history, scorer.remember, scorer.passes) == (4, None, 0)
+
+
+def test_the_names_are_those_of_scorers():
+    assert (scorers.learned, scorers.Network) == (learned, Network)

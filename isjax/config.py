@@ -56,7 +56,9 @@ def default_config() -> ConfigDict:
             "network": "MLP",  # a name in isjax.networks
             "network_options": ConfigDict(),  # its attributes
             "augment": (),  # names in isjax.augmentations, applied in this order
-            "augment_options": ConfigDict(),  # their arguments by name, such as mixup.alpha
+            "augment_options": ConfigDict(  # the arguments of each, such as mixup.alpha
+                {name: ConfigDict() for name in augmentations.__all__}
+            ),
             "label_noise": 0.0,  # share of the training examples that get a wrong label
             # How the batch is chosen.
             "method": "uniform",  # a name in isjax.recipes
@@ -146,8 +148,9 @@ def check(config: ConfigDict) -> None:
         check_name(config[setting], names, f"a {setting}", prefix=f"config.{setting}: ")
     for name in config.augment:
         check_name(name, augmentations.__all__, "an augmentation", prefix="config.augment: ")
-    for name in config.augment_options:
-        check_name(name, config.augment, "in config.augment", prefix="config.augment_options.")
+    for name, options in config.augment_options.items():
+        if options:
+            check_name(name, config.augment, "in config.augment", prefix="config.augment_options.")
     for setting, least in _LEAST.items():
         if not least <= config[setting] < math.inf:
             raise ConfigError(f"config.{setting} is {config[setting]}; choose at least {least}")
@@ -213,4 +216,5 @@ def check_name(name: str, names: Iterable[str], kind: str, prefix: str) -> None:
     names = sorted(filter(None, names))
     close = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(names)}"
+    hint = hint if names else "leave it out"
     raise ConfigError(f"{prefix}{name} is not {kind}; {hint}")

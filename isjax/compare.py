@@ -29,6 +29,7 @@ from isjax.objects import make_sampler, make_task
 from isjax.references import needed
 from isjax.report import mean_stds
 from isjax.runs import SCORES, TRAIN_LOSS, Metric
+from isjax.training import num_examples
 
 __all__ = ["compare", "table"]
 
@@ -47,8 +48,9 @@ def compare(config: ConfigDict, workdir: str, methods: Sequence[str], seeds: int
         ConfigError: before anything is trained, if a method is unknown or does not fit the task;
             those of `all` that do not fit are left out, with a note.
     """
+    check(config)
     folder = pathlib.Path(workdir).expanduser()
-    dataset = make_task(config.copy_and_resolve_references()).dataset
+    dataset = make_task(_with(config, label_noise=0.0)).dataset  # each run adds its own noise
     methods = _fitting(config, dataset, methods)
     lines: Lines = {equal: {} for equal in EQUAL}
 
@@ -82,10 +84,9 @@ def _fitting(config: ConfigDict, dataset: Dataset, methods: Sequence[str]) -> li
     for method in dict.fromkeys(["uniform", *chosen]):
         one = _with(config, method=method)
         check(one)
+        zeros = np.zeros(num_examples(dataset.train), np.float32)
         try:
-            task = make_task(one, dataset)
-            size = len(jax.tree.leaves(dataset.train)[0])
-            make_sampler(one, task, None, dict.fromkeys(needed(one), np.zeros(size, np.float32)))
+            make_sampler(one, make_task(one, dataset), None, dict.fromkeys(needed(one), zeros))
         except ConfigError as error:
             if not everything:
                 raise
@@ -98,7 +99,7 @@ def _fitting(config: ConfigDict, dataset: Dataset, methods: Sequence[str]) -> li
 def _with(config: ConfigDict, **settings: Any) -> ConfigDict:
     """The config with other settings; a method's options are for the method they were given for."""
     one = ConfigDict(config.to_dict())
-    if settings["method"] != config.method:
+    if settings.get("method", config.method) != config.method:
         one.method_options = ConfigDict()
     for name, value in settings.items():
         one[name] = value

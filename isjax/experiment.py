@@ -3,14 +3,13 @@
 import contextlib
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from isjax.base import Sampler
 from isjax.checkpoints import Checkpoints
 from isjax.config import ConfigError, check, num_steps
 from isjax.dataset import Dataset
@@ -94,16 +93,9 @@ def run(
     tx = make_optimizer(config)
     plan = _plan(config)
 
-    def sampler_with(arrays: Mapping[str, np.ndarray]) -> Sampler:
-        sampler = make_sampler(config, task, model_state, arrays)
-        try:
-            jax.eval_shape(lambda key: sampler.init(key, size), state_key)
-        except ValueError as error:
-            raise ConfigError(f"config.method is {config.method}: {error}") from error
-        return sampler
-
     # Whatever must be refused is, before reference models are trained.
-    sampler_with(dict.fromkeys(needed(config), np.zeros(size, np.float32)))
+    zeros = dict.fromkeys(needed(config), np.zeros(size, np.float32))
+    make_sampler(config, task, model_state, zeros)
     with asked_to_stop() as stop:
         with contextlib.ExitStack() as stack:
             stack.enter_context(locked(workdir))
@@ -116,7 +108,7 @@ def run(
             except Stopped:
                 print("asked to stop while preparing; nothing of it is kept", flush=True)
                 return {}
-            sampler = sampler_with(prepared.arrays)
+            sampler = make_sampler(config, task, model_state, prepared.arrays)
             state = init_train_state(state_key, params, tx, sampler, size, model_state)
             step = make_train_step(
                 task.loss_fn,

@@ -28,6 +28,7 @@ from isjax.config import ConfigError, build, check_name, num_steps
 from isjax.dataset import Dataset, with_label_noise
 from isjax.gradients import check_losses
 from isjax.tasks import Task, num_outputs, predicts_every_token
+from isjax.training import num_examples
 
 __all__ = ["check_task", "make_optimizer", "make_sampler", "make_task"]
 
@@ -155,7 +156,7 @@ def make_sampler(
         prepared: what else the method takes that is made before training; see `isjax.references`.
 
     Raises:
-        ConfigError: if the method needs what the task has not, or refuses an option.
+        ConfigError: if the method needs what the task has not, or refuses an option or the data.
     """
     stateful = bool(jax.tree.leaves(model_state))
 
@@ -192,6 +193,11 @@ def make_sampler(
         fixed=offered,
         defaults={"initial_loss": task.initial_loss},
     )
+    size = num_examples(task.dataset.train)
+    try:
+        jax.eval_shape(lambda key: sampler.init(key, size), jax.random.key(0))
+    except ValueError as error:
+        raise ConfigError(f"config.method is {config.method}: {error}") from error
     if config.weighting:
         policy = getattr(weights, config.weighting)
         sampler = reweight(sampler, build("weighting_options", policy, config.weighting_options))

@@ -18,7 +18,7 @@ from absl import flags
 from ml_collections import ConfigDict
 
 from isjax import experiment, main
-from isjax.config import ConfigError
+from isjax.config import ConfigError, check
 from isjax.diagnostics import Quality, make_gradient_quality
 from isjax.objects import make_optimizer, make_sampler, make_task
 from isjax.references import needed
@@ -78,8 +78,14 @@ def run(config: ConfigDict, workdir: str | os.PathLike, num_draws: int = 100) ->
     Raises:
         ConfigError: as `experiment.run`, or if the method insists on a pool of its own.
     """
+    check(config)
     task = make_task(config)
-    measure = measurement(config, task, num_draws)
+    try:
+        measure = measurement(config, task, num_draws)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ConfigError(f"config.method is {config.method}: {error}") from error
     columns = [prefix + name for prefix in ("", "update_") for name in _COLUMNS]
 
     def measured(state: TrainState) -> dict[str, float]:
@@ -90,10 +96,7 @@ def run(config: ConfigDict, workdir: str | os.PathLike, num_draws: int = 100) ->
         return numbers
 
     print(f"{'step':>7} " + " ".join(f"{name:>8}" for name in columns), flush=True)
-    try:
-        experiment.run(config, workdir, task=task, on_evaluation=measured)
-    except ValueError as error:
-        raise ConfigError(f"config.method is {config.method}: {error}") from error
+    experiment.run(config, workdir, task=task, on_evaluation=measured)
 
 
 if __name__ == "__main__":

@@ -83,8 +83,9 @@ def prepare(
     costs = [field.name for field in dataclasses.fields(Prepared)][1:]
     if path.exists():
         with np.load(path) as file:
-            arrays = {name: file[name] for name in wanted}
-            return Prepared(arrays, *(file[f"cost_{name}"].item() for name in costs))
+            if wanted <= set(file.files):  # else it was made for another method
+                arrays = {name: file[name] for name in wanted}
+                return Prepared(arrays, *(file[f"cost_{name}"].item() for name in costs))
     for name in wanted:
         print(f"preparing {name} for {config.method} ...", flush=True)
         prepared.arrays[name] = _made()[name](config, task, prepared, asked_to_stop)

@@ -193,6 +193,7 @@ def _supervised(
         if mixed is None:
             return metrics(output, batch)["loss"], updated or None
         targets = {name: value for name, value in batch.items() if name != "x"}
+        targets = jax.tree.map(jnp.asarray, targets)
         of_source = jax.vmap(
             lambda ids: metrics(output, jax.tree.map(lambda y: y[ids], targets))["loss"],
             in_axes=1,

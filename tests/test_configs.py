@@ -161,6 +161,7 @@ def test_the_settings_in_its_docstring_can_be_given(path):
 @PAGES
 def test_all_that_a_run_needs_can_be_made(path):
     settings = config_of(path)
+    settings.batch_size = 4  # of the few examples there are here
     task, params, model_state = task_of(settings, FAKES[settings.dataset]())
     assert task.dataset.train["x"].shape[0] == 20 and task.initial_loss > 0
     tx = objects.make_optimizer(settings)

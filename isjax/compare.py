@@ -23,12 +23,12 @@ from ml_collections import ConfigDict
 
 from isjax import experiment, main, recipes
 from isjax.config import ConfigError, check, check_name, num_steps
-from isjax.dataset import Dataset
 from isjax.figures import draw_comparison
 from isjax.objects import make_sampler, make_task
 from isjax.references import needed
 from isjax.report import mean_stds
 from isjax.runs import SCORES, TRAIN_LOSS, Metric
+from isjax.tasks import Task
 from isjax.training import num_examples
 
 __all__ = ["compare", "table"]
@@ -50,14 +50,14 @@ def compare(config: ConfigDict, workdir: str, methods: Sequence[str], seeds: int
     """
     check(config)
     folder = pathlib.Path(workdir).expanduser()
-    dataset = make_task(_with(config, label_noise=0.0)).dataset  # each run adds its own noise
-    methods = _fitting(config, dataset, methods)
+    task = make_task(_with(config, label_noise=0.0))  # each run adds its own noise
+    methods = _fitting(config, task, methods)
     lines: Lines = {equal: {} for equal in EQUAL}
 
     def run(equal: str, method: str, seed: int, budget: float) -> None:
         one = _with(config, method=method, seed=config.seed + seed, budget=config.budget * budget)
         print(f"== equal {equal}: {method}, seed {one.seed}, {budget:.1%}", flush=True)
-        line = experiment.run(one, folder / equal / f"{method}-{one.seed}", dataset)
+        line = experiment.run(one, folder / equal / f"{method}-{one.seed}", task.dataset)
         lines[equal].setdefault(method, []).append({**line, "budget": budget})
 
     for seed in range(seeds):
@@ -74,19 +74,19 @@ def compare(config: ConfigDict, workdir: str, methods: Sequence[str], seeds: int
     return lines
 
 
-def _fitting(config: ConfigDict, dataset: Dataset, methods: Sequence[str]) -> list[str]:
+def _fitting(config: ConfigDict, task: Task, methods: Sequence[str]) -> list[str]:
     """Uniform and the methods that the task allows, in order."""
     everything = list(methods) == ["all"]
     chosen = list(recipes.__all__) if everything else list(methods)
     for method in chosen:
         check_name(method, recipes.__all__, "a method", "--methods: ")
+    zeros = np.zeros(num_examples(task.dataset.train), np.float32)
     fitting = []
     for method in dict.fromkeys(["uniform", *chosen]):
         one = _with(config, method=method)
         check(one)
-        zeros = np.zeros(num_examples(dataset.train), np.float32)
         try:
-            make_sampler(one, make_task(one, dataset), None, dict.fromkeys(needed(one), zeros))
+            make_sampler(one, task, None, dict.fromkeys(needed(one), zeros))
         except ConfigError as error:
             if not everything:
                 raise

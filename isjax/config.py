@@ -138,7 +138,7 @@ def check(config: ConfigDict) -> None:
         )
     for setting, names in (
         ("task", tasks.__all__),
-        ("network", set(networks.__all__) - {"HistoryLSTM"}),
+        ("network", set(networks.__all__) - {"HistoryLSTM", "HistoryMLP"}),
         ("method", recipes.__all__),
         ("optimizer", optax.__all__),
         ("schedule", schedules.__all__),

@@ -11,3 +11,8 @@ def all_finite(tree: PyTree) -> Array:
     leaves = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
     # 0 * x is NaN where x is not finite: a sum is all that the backend has to reduce.
     return sum((jnp.sum(0 * leaf) for leaf in leaves), jnp.zeros(())) == 0
+
+
+def if_finite(new: PyTree, old: PyTree) -> PyTree:
+    """`new` where all of it is finite, else `old`."""
+    return jax.lax.cond(all_finite(new), lambda: new, lambda: old)

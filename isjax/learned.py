@@ -1,7 +1,7 @@
 """The learned scorer: a small model that predicts an example's loss from its past."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ import optax
 from isjax.base import Array, Batch, PyTree, Rows, Scorer
 from isjax.rows import labels_of
 
-__all__ = ["Network", "learned"]
+__all__ = ["Network", "history_lstm", "history_mlp", "learned"]
 
 
 class Network(NamedTuple):
@@ -26,10 +26,11 @@ class Network(NamedTuple):
 
 
 class LearnedState(NamedTuple):
-    """The scorer's own model, trained beside the main one."""
+    """The scorer's own model, trained beside the main one, and [] int32 how often it could be."""
 
     params: PyTree
     opt_state: optax.OptState
+    step: Array
 
 
 def learned(
@@ -40,12 +41,13 @@ def learned(
     label_fn: Callable[[Batch], Array] | None = None,
     history: int = 10,
     log_losses: bool = False,
+    train_every: int = 1,
 ) -> Scorer:
     """A small model predicts the loss from the past, trained in parallel (arXiv 1706.00043).
 
-    Each update is one optimiser step on the squared error between the predictions for the batch
-    just trained, from its rows before write-back, and the losses just observed. Examples never
-    seen score `initial_loss`, which their history holds.
+    Each update, or one in `train_every`, is one optimiser step on the squared error between the
+    predictions for the batch just trained, from its rows before write-back, and the losses just
+    observed. Examples never seen score `initial_loss`, which their history holds.
 
     Args:
         network: an `(init, apply)` pair over rows (see `Network`); by default the paper's LSTM.
@@ -55,14 +57,18 @@ def learned(
         label_fn: `(batch) -> classes [B] int`; by default `batch["label"]`.
         history: H, the past losses that the network reads.
         log_losses: predict log losses: errors then count in proportion.
+        train_every: updates from one optimiser step to the next.
 
     Raises:
-        ValueError: if `history` is not positive, or `num_classes` is given beside a `network`.
+        ValueError: if `history` or `train_every` is not positive, or `num_classes` is given beside
+            a `network`.
     """
     if history < 1:
         raise ValueError(f"scorers.learned: history is {history}; a network reads at least 1 loss")
+    if train_every < 1:
+        raise ValueError(f"scorers.learned: train_every is {train_every}; choose 1 or more")
     if network is None:
-        network = _history_lstm(history, num_classes, label_fn)
+        network = history_lstm(history, num_classes, label_fn)
     elif num_classes is not None or label_fn is not None:
         raise ValueError(
             "scorers.learned: num_classes and label_fn are for the default network; "
@@ -78,7 +84,7 @@ def learned(
 
     def init(key: Array) -> LearnedState:
         params = network.init(key)
-        return LearnedState(params, optimizer.init(params))
+        return LearnedState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
 
     def score(state: LearnedState, rows: Rows) -> Array:
         predicted = compared(network.apply(state.params, rows))
@@ -91,33 +97,85 @@ def learned(
             error = compared(network.apply(params, rows)) - target(losses)
             return jnp.mean(jnp.square(jnp.where(jnp.isfinite(losses), error, 0.0)))
 
-        grads = jax.grad(squared_error)(state.params)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        return LearnedState(optax.apply_updates(state.params, updates), opt_state)
+        def train() -> LearnedState:
+            grads = jax.grad(squared_error)(state.params)
+            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+            params = optax.apply_updates(state.params, updates)
+            return LearnedState(params, opt_state, state.step + 1)
+
+        if train_every == 1:
+            return train()
+        due = state.step % train_every == 0
+        return jax.lax.cond(due, train, lambda: state._replace(step=state.step + 1))
 
     return Scorer(init, score, update, history)
 
 
-def _history_lstm(
-    history: int, num_classes: int | None, label_fn: Callable[[Batch], Array] | None
+def history_lstm(
+    history: int = 10,
+    num_classes: int | None = None,
+    label_fn: Callable[[Batch], Array] | None = None,
 ) -> Network:
-    """The bundled LSTM as a network over rows."""
+    """The paper's network: two stacked LSTMs over the past losses, with the class.
+
+    Args:
+        history: H, the past losses that it reads.
+        num_classes: classes, numbered from 0; None = it reads none.
+        label_fn: `(batch) -> classes [B] int`; by default `batch["label"]`.
+    """
+    networks = _networks()
+    return _of_rows(
+        networks.HistoryLSTM(num_classes),
+        lambda rows: (rows.history, rows.count),
+        (jnp.zeros((1, history)), jnp.zeros((1,), jnp.int32)),
+        num_classes,
+        label_fn,
+    )
+
+
+def history_mlp(
+    history: int = 3,
+    num_classes: int | None = None,
+    label_fn: Callable[[Batch], Array] | None = None,
+) -> Network:
+    """A network of one small hidden layer over past losses, count, age and class.
+
+    Some 300 times fewer operations than `history_lstm`; arguments as there.
+    """
+    networks = _networks()
+    none = jnp.zeros((1,), jnp.int32)
+    return _of_rows(
+        networks.HistoryMLP(num_classes),
+        lambda rows: (rows.history, rows.count, rows.age),
+        (jnp.zeros((1, history)), none, none),
+        num_classes,
+        label_fn,
+    )
+
+
+def _networks() -> Any:
     try:
-        from isjax.networks import HistoryLSTM
+        from isjax import networks
     except ImportError as error:
         raise ImportError(
-            "the default network of scorers.learned needs flax: pip install flax, or pass network="
+            "the networks of scorers.learned need flax: pip install flax, or pass network="
         ) from error
-    lstm = HistoryLSTM(num_classes)
+    return networks
+
+
+def _of_rows(
+    module: Any,
+    inputs: Callable[[Rows], tuple],
+    example: tuple,
+    num_classes: int | None,
+    label_fn: Callable[[Batch], Array] | None,
+) -> Network:
+    """A Flax module of some inputs and classes as a network over rows."""
 
     def labels(rows: Rows) -> Array | None:
         return None if num_classes is None else labels_of(rows, label_fn, "scorers.learned")
 
-    def init(key: Array) -> PyTree:
-        none_seen = jnp.zeros((1,), jnp.int32)
-        return lstm.init(key, jnp.zeros((1, history), jnp.float32), none_seen, none_seen)
-
-    def apply(params: PyTree, rows: Rows) -> Array:
-        return jnp.asarray(lstm.apply(params, rows.history, rows.count, labels(rows)))
-
-    return Network(init, apply)
+    return Network(
+        init=lambda key: module.init(key, *example, jnp.zeros((1,), jnp.int32)),
+        apply=lambda params, rows: jnp.asarray(module.apply(params, *inputs(rows), labels(rows))),
+    )

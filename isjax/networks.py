@@ -1,7 +1,8 @@
 """Bundled Flax networks, and the LSTM that predicts losses.
 
 `MLP`, `CNN`, `WideResNet` (images) and `LSTM` (language) take `(x, train=False)`, which all share
-although only dropout and batch norm read `train`. `HistoryLSTM` is a part of a scorer.
+although only dropout and batch norm read `train`. `HistoryLSTM` and `HistoryMLP` are parts of a
+scorer.
 """
 
 from collections.abc import Sequence
@@ -9,7 +10,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax.numpy as jnp
 
-__all__ = ["CNN", "LSTM", "MLP", "HistoryLSTM", "WideResNet"]
+__all__ = ["CNN", "LSTM", "MLP", "HistoryLSTM", "HistoryMLP", "WideResNet"]
 
 # From so many rows on the LSTM's loop over past losses is unrolled: scoring a pool then takes less
 # time on a CPU (benchmarks/step_cost.py); a batch is left in its loop, which compiles sooner.
@@ -230,3 +231,31 @@ class HistoryLSTM(nn.Module):
             label = nn.Embed(self.num_classes, self.features)(label)
             summary = jnp.concatenate([summary, label], axis=-1)
         return nn.Dense(1)(summary)[:, 0]
+
+
+class HistoryMLP(nn.Module):
+    """Predicts an example's next loss from its last losses, how often and how long ago seen, class.
+
+    Past losses enter as log(loss + 0.01), in which their decades are alike far apart; with them
+    the logarithms of count and age, and an embedding of the class. One hidden layer.
+
+    Attributes:
+        num_classes: size of the class embedding; None = no classes.
+        features: of the hidden layer.
+        embedding: size of a class's embedding.
+    """
+
+    num_classes: int | None = None
+    features: int = 16
+    embedding: int = 4
+
+    @nn.compact
+    def __call__(self, history, count, age, label=None):
+        """History [B, H] newest first, count, age [B], label [B] int -> [B], a real number each."""
+        seen = jnp.arange(history.shape[1])[None, :] < count[:, None]
+        past = jnp.where(seen, jnp.log(jnp.maximum(history, 0.0) + 0.01), 0.0)
+        visits = jnp.stack([jnp.log1p(count), jnp.log1p(age)], axis=1) / 4
+        x = jnp.concatenate([past, seen, visits], axis=1)
+        if self.num_classes is not None:
+            x = jnp.concatenate([x, nn.Embed(self.num_classes, self.embedding)(label)], axis=1)
+        return nn.Dense(1)(nn.relu(nn.Dense(self.features)(x)))[:, 0]

@@ -11,13 +11,11 @@ import math
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from isjax.base import Array
+from isjax.descent import descend, invert_cdf
 
 __all__ = ["categorical", "presample", "systematic", "top_k", "without_replacement"]
-
-_BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))
 
 
 def presample(key: Array, num_examples: int, size: int) -> Array:
@@ -55,16 +53,10 @@ def systematic(key: Array, probs: Array, num: int) -> tuple[Array, Array]:
     levels: a block of about sqrt(B) items is drawn floor or ceil of its expected number of times,
     n, and so is each item within it, given n. O(B + num sqrt(B)).
     """
-    shift_key, key = jax.random.split(key)
+    block_key, key = jax.random.split(key)
     blocks = _blocks(probs)
-    points = (jnp.arange(num) + jax.random.uniform(shift_key)) / num
-    block = _invert_cdf(jnp.sum(blocks, axis=1), points)
-    # The points ascend, so that those within one block follow each other.
-    first = jnp.searchsorted(block, block, side="left")
-    count = jnp.searchsorted(block, block, side="right") - first
-    shift = jax.random.uniform(key, (blocks.shape[0],))[block]
-    points = (jnp.arange(num) - first + shift) / count
-    index = block * blocks.shape[1] + jax.vmap(_invert_cdf)(blocks[block], points)
+    block = descend(block_key, jnp.zeros((num,), jnp.int32), jnp.sum(blocks, axis=1)[None])
+    index = block * blocks.shape[1] + descend(key, block, blocks[block])
     return index, probs[index]
 
 
@@ -72,9 +64,9 @@ def categorical(key: Array, probs: Array, num: int) -> tuple[Array, Array]:
     """Independent draws with replacement, as in arXiv 1706.00043; O(B + num sqrt(B))."""
     block_key, key = jax.random.split(key)
     blocks = _blocks(probs)
-    block = _invert_cdf(jnp.sum(blocks, axis=1), jax.random.uniform(block_key, (num,)))
+    block = invert_cdf(jnp.sum(blocks, axis=1)[None], jax.random.uniform(block_key, (num,)))
     points = jax.random.uniform(key, (num,))
-    index = block * blocks.shape[1] + jax.vmap(_invert_cdf)(blocks[block], points)
+    index = block * blocks.shape[1] + invert_cdf(blocks[block], points)
     return index, probs[index]
 
 
@@ -120,20 +112,6 @@ def _check_distinct(num: int, size: int, name: str) -> None:
 
 
 def _blocks(probs: Array) -> Array:
-    """Rows of about sqrt(B) items, the last padded with zero mass.
-
-    First a block is drawn, then an item within it, each by a uniform number of its own: a single
-    float32 has too few values, and a single cumulative sum too few digits, to reach rare items
-    among thousands, or any item among millions with the probability it should have.
-    """
+    """Rows of about sqrt(B) items, the last padded with zero mass: two levels, see `descent`."""
     width = math.isqrt(probs.shape[0] - 1) + 1
     return jnp.pad(probs, (0, -probs.shape[0] % width)).reshape(-1, width)
-
-
-def _invert_cdf(masses: Array, points: Array) -> Array:
-    """The item in whose share of [0, 1) each point falls."""
-    # XLA's cumulative sum is not monotone to the last bit. Made so here, with items of zero mass
-    # given exactly their predecessor's sum, no point can fall on them, nor past the end.
-    cdf = jax.lax.cummax(jnp.where(masses > 0, jnp.cumsum(masses), 0.0))
-    points = jnp.minimum(points, _BELOW_ONE) * cdf[-1]
-    return jnp.searchsorted(cdf, points, side="right").astype(jnp.int32)

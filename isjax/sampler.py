@@ -1,8 +1,6 @@
 """`importance_sampler`: scorer, transform, resampler and weights composed into one `Sampler`."""
 
-import math
 from collections.abc import Callable
-from typing import cast
 
 import jax
 import jax.numpy as jnp
@@ -13,20 +11,18 @@ from isjax.base import (
     Batch,
     Draw,
     Params,
-    PyTree,
     Resampler,
     Rows,
     Sampler,
     SamplerState,
     ScalarOrSchedule,
-    Schedule,
     Scorer,
     ScoreTransform,
 )
 from isjax.distributions import effective_sample_size, normalize
-from isjax.finite import all_finite
+from isjax.finite import if_finite
 from isjax.gradients import check_losses
-from isjax.weights import importance_weights
+from isjax.weights import exponent_schedule, importance_weights
 
 __all__ = ["importance_sampler"]
 
@@ -78,7 +74,7 @@ def importance_sampler(
         )
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; draw at least 1 example")
-    exponent = _exponent(k)
+    exponent = exponent_schedule(k)
 
     def init(key: Array, num_examples: int) -> SamplerState:
         if num_examples < 1:
@@ -104,7 +100,7 @@ def importance_sampler(
                 f"a pool of {pool_size} is smaller than the batch of {batch_size}; "
                 "enlarge the pool or shrink the batch"
             )
-        rows = _rows(state, ids, batch, params)
+        rows = rows_of(state, ids, batch, params)
         raw = scorer.score(state.scorer, rows)
         if jnp.shape(raw) != (pool_size,):
             raise ValueError(
@@ -134,23 +130,24 @@ def importance_sampler(
         )
         if rescale is not None:
             draw = draw._replace(weights=rescale(draw))
-        transform_state = _if_finite(transform_state, state.transform)
+        transform_state = if_finite(transform_state, state.transform)
         return draw, state._replace(step=state.step + 1, transform=transform_state)
 
     def update(state: SamplerState, draw: Draw, losses: Array, batch: Batch = None) -> SamplerState:
         losses = check_losses(losses, draw.ids.shape[0]).astype(jnp.float32)
         # The scorer learns from what was known before these losses.
-        learned = scorer.update(state.scorer, _rows(state, draw.ids, batch), losses)
+        learned = scorer.update(state.scorer, rows_of(state, draw.ids, batch), losses)
         remember = scorer.remember or buffer.shift
         return state._replace(
-            scorer=_if_finite(learned, state.scorer),
+            scorer=if_finite(learned, state.scorer),
             buffer=buffer.write(state.buffer, draw.ids, losses, state.step, remember),
         )
 
     return Sampler(init, sample, update)
 
 
-def _rows(state: SamplerState, ids: Array, batch: Batch, params: Params = None) -> Rows:
+def rows_of(state: SamplerState, ids: Array, batch: Batch, params: Params = None) -> Rows:
+    """What a scorer may see of the examples `ids` [B], of which `batch` holds the data."""
     history, count = buffer.read(state.buffer, ids)
     return Rows(history, count, batch, params, ids, buffer.age(state.buffer, ids, state.step))
 
@@ -166,20 +163,3 @@ def everything(state: SamplerState, batch: Batch) -> Array:
             )
         size = leaves[0].shape[0]
     return jnp.arange(size, dtype=jnp.int32)
-
-
-def _if_finite(new: PyTree, old: PyTree) -> PyTree:
-    return jax.lax.cond(all_finite(new), lambda: new, lambda: old)
-
-
-def _exponent(k: ScalarOrSchedule) -> Schedule:
-    """`k` as a schedule, checked at its first value."""
-    schedule = cast(Schedule, k) if callable(k) else lambda step: k
-    with jax.ensure_compile_time_eval():
-        first = float(schedule(jnp.zeros((), jnp.int32)))
-    if not -math.inf < first <= 1:
-        raise ValueError(
-            f"k is {first}; choose k <= 1, and finite: 1 corrects the bias fully, less prefers "
-            "harder examples"
-        )
-    return lambda step: jnp.minimum(schedule(step), 1.0)

@@ -6,11 +6,14 @@ losses of the batch are policies `(draw, losses) -> weights`, for `combinators.r
 of the authors' library (github.com/idiap/importance-sampling, `reweighting.py`).
 """
 
+import math
 from collections.abc import Callable
+from typing import cast
 
+import jax
 import jax.numpy as jnp
 
-from isjax.base import Array, Draw
+from isjax.base import Array, Draw, ScalarOrSchedule, Schedule
 
 __all__ = ["adjusted", "biased", "correcting", "none"]
 
@@ -33,6 +36,23 @@ def importance_weights(draw_probs: Array, pool_size: Array | int, k: Array | flo
         [b] float32; exactly one at k = 0.
     """
     return jnp.power(pool_size * draw_probs.astype(jnp.float32), -jnp.asarray(k, jnp.float32))
+
+
+def exponent_schedule(k: ScalarOrSchedule) -> Schedule:
+    """`k` as a schedule of which values above 1 count as 1.
+
+    Raises:
+        ValueError: if its first value is above 1, or not finite.
+    """
+    schedule = cast(Schedule, k) if callable(k) else lambda step: k
+    with jax.ensure_compile_time_eval():
+        first = float(schedule(jnp.zeros((), jnp.int32)))
+    if not -math.inf < first <= 1:
+        raise ValueError(
+            f"k is {first}; choose k <= 1, and finite: 1 corrects the bias fully, less prefers "
+            "harder examples"
+        )
+    return lambda step: jnp.minimum(schedule(step), 1.0)
 
 
 def preserve_mean(weights: Array, unbiased: Array, scores: Array) -> Array:

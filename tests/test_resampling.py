@@ -9,7 +9,7 @@ import pytest
 from helpers import assert_binomial, assert_mean, draws, probabilities, six_decades
 from scipy import stats
 
-from isjax import resampling
+from isjax.descent import invert_cdf
 from isjax.resampling import categorical, presample, systematic, top_k, without_replacement
 from isjax.weights import importance_weights
 
@@ -379,7 +379,7 @@ def test_hardly_an_item_of_a_block_is_beyond_the_reach_of_a_float32_number(size)
     scores = np.random.default_rng(0).exponential(size=width) / size  # as in a pool of that size
     every_uniform = jnp.arange(1 << 23, dtype=jnp.float32) / (1 << 23)
     masses = jnp.asarray(scores, jnp.float32)
-    index = np.asarray(jax.jit(resampling._invert_cdf)(masses, every_uniform))
+    index = np.asarray(jax.jit(invert_cdf)(masses[None], every_uniform))
     reached = np.bincount(index, minlength=width) / (1 << 23)
     assert np.mean(reached == 0) <= 1e-3
     assert np.abs(reached - scores / scores.sum()).sum() / 2 < 1e-4

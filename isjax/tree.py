@@ -1,0 +1,108 @@
+"""A tree of partial sums over the scores of a whole data set: draws in O(num log N).
+
+Level 0 holds the scores in rows of `FANOUT`, level 1 the sums of those rows in rows of `FANOUT`,
+and so on up to a single row, the root: few wide levels, as accelerators like them. An update
+recomputes the sums above the scores it sets, from the scores, and never adds a difference to one:
+however many updates there were, a sum is off by the rounding of its own additions alone.
+
+A constant added to every score is not stored: the sum of a node with n examples below it is then
+larger by n times the constant, which is added while a draw descends.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from isjax.base import Array
+from isjax.descent import descend
+
+FANOUT = 64
+# Larger scores count as this: no sum of 2^31 of them overflows.
+LARGEST = 2.0**64
+
+
+class Tree(NamedTuple):
+    """Scores and their partial sums.
+
+    Attributes:
+        levels: from the scores to the root, [rows, FANOUT] float32 each, padded with zeros.
+        size: [] int32, N.
+    """
+
+    levels: tuple[Array, ...]
+    size: Array
+
+
+def init(scores: Array) -> Tree:
+    """The tree of `scores` [N]; what is not above zero, or NaN, carries no mass."""
+    levels, sums = [], _mass(scores)
+    while not levels or levels[-1].shape[0] > 1:
+        levels.append(jnp.pad(sums, (0, -sums.shape[0] % FANOUT)).reshape(-1, FANOUT))
+        sums = jnp.sum(levels[-1], axis=1)
+    return Tree(tuple(levels), jnp.int32(scores.shape[0]))
+
+
+def update(tree: Tree, ids: Array, scores: Array) -> Tree:
+    """Sets the scores of some examples, and the sums above them. O(n FANOUT log N + n^2).
+
+    Args:
+        tree: of N examples.
+        ids: [n] int32. Of an id that occurs several times, the first score counts.
+        scores: [n].
+    """
+    # All duplicates write the same, so that the order of the scatter does not matter.
+    first = jnp.argmax(ids[:, None] == ids[None, :], axis=1)
+    values, levels = _mass(scores)[first], []
+    for level in tree.levels:
+        row = ids // FANOUT
+        level = level.at[row, ids % FANOUT].set(values)
+        levels.append(level)
+        ids, values = row, jnp.sum(level[row], axis=1)
+    return tree._replace(levels=tuple(levels))
+
+
+def total(tree: Tree) -> Array:
+    """The sum of all scores, [] float32."""
+    return jnp.sum(tree.levels[-1])
+
+
+def sample(
+    key: Array, tree: Tree, num: int, constant: Array | float = 0.0
+) -> tuple[Array, Array, Array]:
+    """A systematic draw from the whole tree, p_i = (s_i + c) / sum (s + c).
+
+    A child of a node that is drawn n times is itself drawn floor or ceil of its expected number of
+    times, given n, as in `resampling.systematic`. O(num FANOUT log N).
+
+    Args:
+        key: typed PRNG key.
+        tree: of N examples. Where it has no mass, and c is 0, every example is as probable.
+        num: draws.
+        constant: c >= 0, in units of the score: a mixture with the uniform distribution.
+
+    Returns:
+        ids [num] int32, ascending; their probability per draw, [num] float32; their scores, [num].
+    """
+    constant = jnp.asarray(constant, jnp.float32)
+    constant = jnp.where((total(tree) > 0) | (constant > 0), constant, 1.0)
+    ids, top = jnp.zeros((num,), jnp.int32), len(tree.levels) - 1
+    for height in range(top, -1, -1):
+        sums = tree.levels[height] if height == top else tree.levels[height][ids]
+        entries = ids[: len(sums), None] * FANOUT + jnp.arange(FANOUT)
+        masses = sums + constant * _examples_below(entries, height, tree.size)
+        key, level_key = jax.random.split(key)
+        child = descend(level_key, ids, masses)
+        ids = ids * FANOUT + child
+    scores = jnp.take_along_axis(sums, child[:, None], axis=1)[:, 0]
+    return ids, (scores + constant) / (total(tree) + constant * tree.size), scores
+
+
+def _examples_below(entries: Array, height: int, size: Array) -> Array:
+    """How many of `size` examples lie below each entry of the level of that height."""
+    full, rest = size // FANOUT**height, size % FANOUT**height
+    return jnp.where(entries < full, FANOUT**height, jnp.where(entries == full, rest, 0))
+
+
+def _mass(scores: Array) -> Array:
+    return jnp.clip(jnp.nan_to_num(scores.astype(jnp.float32), posinf=LARGEST), 0.0, LARGEST)

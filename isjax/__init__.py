@@ -13,6 +13,7 @@ from isjax import (
     scorers,
     training,
     transforms,
+    tree,
     weights,
 )
 from isjax.base import Draw, Rows, Sampler, SamplerState, Scorer, ScoreTransform
@@ -31,6 +32,7 @@ from isjax.transforms import (
     smooth_by_mean,
     warm_up,
 )
+from isjax.tree_sampler import tree_sampler
 from isjax.weights import importance_weights
 
 __version__ = "0.1.0"
@@ -72,6 +74,8 @@ __all__ = [
     "smooth_by_mean",
     "training",
     "transforms",
+    "tree",
+    "tree_sampler",
     "warm_up",
     "weighted_value_and_grad",
     "weights",

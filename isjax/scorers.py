@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from isjax.base import Array, Batch, Params, PyTree, Rows, Scorer
 from isjax.gradients import check_losses, per_example_grad_norms
-from isjax.learned import Network, learned
+from isjax.learned import Network, history_lstm, history_mlp, learned
 from isjax.rows import labels_of, require_model
 
 __all__ = [
@@ -25,6 +25,8 @@ __all__ = [
     "grad_norm",
     "grad_norm_bound",
     "last_loss",
+    "history_lstm",
+    "history_mlp",
     "learned",
     "loss",
     "loss_change",

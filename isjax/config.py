@@ -55,6 +55,7 @@ def default_config() -> ConfigDict:
             "data_dir": "",  # where data sets lie or are cached; "" = as each does by default
             "network": "MLP",  # a name in isjax.networks
             "network_options": ConfigDict(),  # its attributes
+            "precision": "float32",  # or bfloat16, in which the network then computes
             "augment": (),  # names in isjax.augmentations, applied in this order
             "augment_options": ConfigDict(  # the arguments of each, such as mixup.alpha
                 {name: ConfigDict() for name in augmentations.__all__}
@@ -139,6 +140,7 @@ def check(config: ConfigDict) -> None:
     for setting, names in (
         ("task", tasks.__all__),
         ("network", set(networks.__all__) - {"HistoryLSTM", "HistoryMLP"}),
+        ("precision", ["bfloat16", "float32"]),
         ("method", recipes.__all__),
         ("optimizer", optax.__all__),
         ("schedule", schedules.__all__),

@@ -17,6 +17,7 @@ from isjax import (
     conditions,
     data,
     networks,
+    precision,
     recipes,
     schedules,
     tasks,
@@ -57,6 +58,7 @@ def make_task(config: ConfigDict, dataset: Dataset | None = None) -> Task:
                 "vocabulary": dataset.vocabulary and len(dataset.vocabulary),
             },
         )
+        network = getattr(precision, config.precision)(network)
         augment = [_augmentation(name, config) for name in config.augment]
         return getattr(tasks, config.task)(dataset, network, augment)
     except ConfigError:

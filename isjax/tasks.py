@@ -14,10 +14,12 @@ import optax
 from isjax.base import Array, Batch, Params, PyTree
 from isjax.dataset import Dataset
 from isjax.mixing import Mixed, per_source
+from isjax.precision import Model
 from isjax.training import EvalFn, LossFn
 
 __all__ = ["classification", "language", "regression"]
 
+Network = nn.Module | Model
 Augmentation = Callable[[Array, Array], Array | Mixed]
 
 
@@ -79,7 +81,7 @@ def predicts_every_token(dataset: Dataset) -> bool:
 
 
 def classification(
-    dataset: Dataset, network: nn.Module, augment: Sequence[Augmentation] = ()
+    dataset: Dataset, network: Network, augment: Sequence[Augmentation] = ()
 ) -> Task:
     """Cross-entropy over classes, with accuracy.
 
@@ -104,7 +106,7 @@ def classification(
     )
 
 
-def language(dataset: Dataset, network: nn.Module, augment: Sequence[Augmentation] = ()) -> Task:
+def language(dataset: Dataset, network: Network, augment: Sequence[Augmentation] = ()) -> Task:
     """Prediction of the next token, with perplexity: exp of the mean cross-entropy, in nats.
 
     Args:
@@ -128,7 +130,7 @@ def language(dataset: Dataset, network: nn.Module, augment: Sequence[Augmentatio
     )
 
 
-def regression(dataset: Dataset, network: nn.Module, augment: Sequence[Augmentation] = ()) -> Task:
+def regression(dataset: Dataset, network: Network, augment: Sequence[Augmentation] = ()) -> Task:
     """Squared error, the mean over the numbers to predict.
 
     Args:
@@ -160,7 +162,7 @@ def _target(task: str, dataset: Dataset, name: str) -> Any:
 
 def _supervised(
     dataset: Dataset,
-    network: nn.Module,
+    network: Network,
     metrics: Callable[[Array, Batch], dict[str, Array]],
     augment: Sequence[Augmentation],
 ) -> Task:

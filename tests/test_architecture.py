@@ -20,6 +20,7 @@ FLOORS = [
         "gradients",
         "mixing",
         "networks",
+        "precision",
         "randaugment",
         "rows",
         "weights",

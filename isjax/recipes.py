@@ -23,6 +23,7 @@ from isjax.combinators import break_even, epochs, gate
 from isjax.remembered import (
     c_sgd,
     cached,
+    default,
     infobatch,
     last_loss,
     learned_loss,
@@ -41,6 +42,7 @@ __all__ = [
     "biased_loss",
     "c_sgd",
     "cached",
+    "default",
     "el2n",
     "grad_norm",
     "grad_norm_bound",

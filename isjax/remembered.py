@@ -11,10 +11,12 @@ from isjax.combinators import gate
 from isjax.sampler import importance_sampler
 from isjax.scorers import LabelFn
 from isjax.transforms import chain, smooth_by_mean
+from isjax.tree_sampler import tree_sampler
 
 __all__ = [
     "c_sgd",
     "cached",
+    "default",
     "infobatch",
     "last_loss",
     "learned_loss",
@@ -45,6 +47,27 @@ def last_loss(
         chain(transforms.clip(high=cap), smooth_by_mean(smoothing)),
         batch_size=batch_size,
         k=k,
+        initial_loss=initial_loss,
+    )
+
+
+def default(
+    *,
+    batch_size: int,
+    k: ScalarOrSchedule = 0.5,
+    smoothing: ScalarOrSchedule = 0.5,
+    initial_loss: float = 1.0,
+) -> Sampler:
+    """The loss last seen, with the whole data set as the pool: what we recommend to begin with.
+
+    `last_loss`, drawn by `tree_sampler`: of those that cost no more than uniform draws, the one
+    that reached the lowest train loss (benchmarks/ablation.py).
+    """
+    return tree_sampler(
+        scorers.last_loss(),
+        batch_size=batch_size,
+        k=k,
+        smoothing=smoothing,
         initial_loss=initial_loss,
     )
 

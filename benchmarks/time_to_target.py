@@ -1,0 +1,187 @@
+"""How much sooner a method reaches what uniform draws reach at the end of their budget.
+
+    python benchmarks/time_to_target.py --config fashion_mnist [--set network=MLP ...]
+      [--method default] [--budgets 0.3 0.5 0.7 1] [--seeds 5] [--rates 0.02 0.05 0.1]
+      [--data-dir DATA] --workdir DIR
+
+First the learning rate of uniform draws is tuned: the lowest train loss of one run each, with a
+seed that is used for nothing else. Then both train with it, same data and initial weights, for each
+share of the steps, the schedule decayed within each. The target is uniform's mean at the whole
+budget; the share at which a method reaches it is interpolated between its budgets (log loss, or
+accuracy, against log budget), and is given in steps, and with the costs of a step over uniform's in
+seconds, examples of the main model (a backward pass counts as two forward ones) and operations by
+XLA's count, in all of which scoring is counted. Below the least budget it is called that budget
+("<="), beyond the whole one infinite. In brackets, the 95% interval of 10,000 bootstraps over
+seeds. What is finished is kept in DIR/lines.json, and not run again.
+"""
+
+import argparse
+import ast
+import contextlib
+import json
+import pathlib
+
+import jax
+import matplotlib
+import numpy as np
+from common import load_config
+from ml_collections import ConfigDict
+
+from isjax import experiment, networks, objects
+from isjax.training import init_train_state, make_train_step, num_examples
+
+matplotlib.use("agg")
+import matplotlib.pyplot as plt
+
+TUNING_SEED = 1000
+METRICS = {"train_loss": (np.log, -1), "test_loss": (np.log, -1), "test_accuracy": (np.array, 1)}
+
+
+def flops_per_step(config, task):
+    """By XLA's count, with all loops of scorers unrolled; of a recurrent main model too few."""
+    rows, networks.UNROLL_ROWS = networks.UNROLL_ROWS, 0
+    params, model_state = task.init(jax.random.key(0))
+    tx, sampler = objects.make_optimizer(config), objects.make_sampler(config, task, model_state)
+    size = num_examples(task.dataset.train)
+    state = init_train_state(jax.random.key(0), params, tx, sampler, size, model_state)
+    pool_size = None if sampler.own_pool else config.pool_size
+    step = make_train_step(task.loss_fn, tx, sampler, pool_size=pool_size)
+    cost = step.lower(state, jax.device_put(task.dataset.train)).compile().cost_analysis()
+    networks.UNROLL_ROWS = rows
+    return cost["flops"]
+
+
+def reached(budgets, values, target, metric):
+    """The first share of the budget at which a curve is as good as the target."""
+    scale, sign = METRICS[metric]
+    better = sign * (scale(values) - scale(target))
+    for i, gain in enumerate(better):
+        if gain >= 0:
+            if i == 0:
+                return budgets[0]
+            part = -better[i - 1] / (gain - better[i - 1])
+            low, high = np.log(budgets[i - 1 : i + 1])
+            return float(np.exp(low + part * (high - low)))
+    return np.inf
+
+
+def interval(budgets, uniform, method, metric):
+    """The share reached, and its 95% interval; curves [seeds, budgets]."""
+    rng = np.random.default_rng(0)
+
+    def share(chosen):
+        target = uniform[chosen, -1].mean()
+        return reached(budgets, method[chosen].mean(axis=0), target, metric)
+
+    seeds = len(uniform)
+    shares = [share(rng.integers(0, seeds, seeds)) for _ in range(10_000)]
+    low, high = np.quantile(shares, [0.025, 0.975], method="nearest")
+    return share(np.arange(seeds)), float(low), float(high)
+
+
+def draw(budgets, curves, title, path):
+    """Loss and accuracy against the share of the budget, each seed and the mean."""
+    figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
+    for ax, metric in zip(axes, ("train_loss", "test_accuracy"), strict=True):
+        for (name, by_metric), color in zip(curves.items(), ("#555555", "#0072b2"), strict=True):
+            values = by_metric[metric]
+            ax.plot(budgets, values.T, ".", color=color, alpha=0.4)
+            ax.plot(budgets, values.mean(axis=0), color=color, label=name)
+        ax.set(xlabel="share of the budget", ylabel=metric.replace("_", " "))
+        ax.legend(frameon=False)
+    axes[0].set_yscale("log")
+    figure.suptitle(title)
+    figure.savefig(path, dpi=120)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--config", default="fashion_mnist")
+    parser.add_argument("--set", nargs="*", default=[], help="NAME=VALUE, settings of the config")
+    parser.add_argument("--method", default="default")
+    parser.add_argument("--budgets", nargs="+", type=float, default=[0.3, 0.5, 0.7, 1.0])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--rates", nargs="+", type=float, default=[0.02, 0.05, 0.1])
+    parser.add_argument("--data-dir", default="")
+    parser.add_argument("--workdir", required=True)
+    args = parser.parse_args()
+    folder = pathlib.Path(args.workdir)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = load_config(args.config)
+    config.data_dir, config.num_evals, config.checkpoint_every = args.data_dir, 1, 0
+    for setting in args.set:
+        name, _, value = setting.partition("=")
+        with contextlib.suppress(SyntaxError, ValueError):  # else it is a string
+            value = ast.literal_eval(value)
+        config[name] = ConfigDict(value) if isinstance(value, dict) else value
+    task = objects.make_task(config)
+    kept = folder / "lines.json"
+    lines = json.loads(kept.read_text()) if kept.exists() else {}
+
+    def run(method, rate, seed, budget):
+        name = f"{method}-{rate}-{seed}-{budget}"
+        if name not in lines:
+            one = ConfigDict(config.to_dict())
+            one.method, one.learning_rate, one.seed, one.budget = method, rate, seed, budget
+            lines[name] = experiment.run(one, folder / name, task=task)
+            kept.write_text(json.dumps(lines))
+        return lines[name]
+
+    rate = args.rates[0]
+    if len(args.rates) > 1:
+        tuned = {r: run("uniform", r, TUNING_SEED, 1.0)["train_loss"] for r in args.rates}
+        rate = min(tuned, key=tuned.get)
+        print(f"learning rate {rate}, by uniform's train loss: {tuned}")
+    methods, budgets = ["uniform", args.method], sorted(args.budgets)
+    found = {method: [[None] * len(budgets) for _ in range(args.seeds)] for method in methods}
+    for seed in range(args.seeds):  # the methods take turns, since the machine's speed drifts
+        for i, budget in enumerate(budgets):
+            for method in methods:
+                found[method][seed][i] = run(method, rate, seed, budget)
+
+    def curve(method, value):
+        return np.array([[value(line) for line in of_seed] for of_seed in found[method]])
+
+    curves = {m: {x: curve(m, lambda line, x=x: line[x]) for x in METRICS} for m in methods}
+    work = {
+        "seconds": lambda line: line["seconds"] / line["step"],
+        "examples": lambda line: (
+            (line["examples_forward"] + 2 * line["examples_backward"]) / line["step"]
+        ),
+    }
+    costs = {"steps": 1.0}
+    for name, value in work.items():
+        costs[name] = float(np.median(curve(args.method, value) / curve("uniform", value)))
+    flops = {}
+    for method in methods:
+        one = ConfigDict(config.to_dict())
+        one.method = method
+        flops[method] = flops_per_step(one, task)
+    costs["flops"] = flops[args.method] / flops["uniform"]
+
+    device = jax.devices()[0].device_kind
+    title = f"{config.dataset}, {config.network}, {config.num_steps} steps, {args.seeds} seeds"
+    print(f"{title}, {args.method} against uniform, on {device}")
+    print("cost of a step: " + ", ".join(f"{name} {cost:.3f}" for name, cost in costs.items()))
+    for metric, budget_curves in ((x, [curves[m][x] for m in methods]) for x in METRICS):
+        uniform, method = budget_curves
+        for i, budget in enumerate(budgets):
+            print(
+                f"{metric:14} at {budget:.0%}: uniform {uniform[:, i].mean():.5f} ± "
+                f"{uniform[:, i].std():.5f}, {args.method} {method[:, i].mean():.5f} ± "
+                f"{method[:, i].std():.5f}"
+            )
+        shares = interval(budgets, uniform, method, metric)
+        for name, cost in costs.items():
+            share, low, high = (cost * value for value in shares)
+            least = "<= " if shares[0] == budgets[0] else ""
+            print(f"  {name:9} to uniform's final: {least}{share:.3f} [{low:.3f}, {high:.3f}]")
+            row = {"config": args.config, "steps": config.num_steps, "method": args.method}
+            row |= {"metric": metric, "cost": name, "share": share, "low": low, "high": high}
+            print(json.dumps(row | {"rate": rate, "seeds": args.seeds, "device": device}))
+    draw(budgets, curves, title, folder / "budgets.png")
+    print(f"figure: {folder / 'budgets.png'}")
+
+
+if __name__ == "__main__":
+    main()

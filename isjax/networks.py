@@ -258,4 +258,5 @@ class HistoryMLP(nn.Module):
         x = jnp.concatenate([past, seen, visits], axis=1)
         if self.num_classes is not None:
             x = jnp.concatenate([x, nn.Embed(self.num_classes, self.embedding)(label)], axis=1)
-        return nn.Dense(1)(nn.relu(nn.Dense(self.features)(x)))[:, 0]
+        x = nn.relu(nn.Dense(self.features)(x))
+        return nn.Dense(1)(x)[:, 0]

@@ -31,6 +31,7 @@ from isjax.remembered import (
     online_batch_selection,
     p_sgd,
     per_class_gaussian,
+    predicted_loss,
     prioritized,
     small_loss,
 )
@@ -53,6 +54,7 @@ __all__ = [
     "online_batch_selection",
     "p_sgd",
     "per_class_gaussian",
+    "predicted_loss",
     "prioritized",
     "reducible_loss",
     "reshuffled",

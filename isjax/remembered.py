@@ -24,6 +24,7 @@ __all__ = [
     "online_batch_selection",
     "p_sgd",
     "per_class_gaussian",
+    "predicted_loss",
     "prioritized",
     "small_loss",
 ]
@@ -123,6 +124,39 @@ def learned_loss(
         initial_loss = math.log(num_classes) if num_classes else 1.0
     return importance_sampler(
         scorer, smooth_by_mean(smoothing), batch_size=batch_size, k=k, initial_loss=initial_loss
+    )
+
+
+def predicted_loss(
+    *,
+    batch_size: int,
+    num_classes: int | None = None,
+    k: ScalarOrSchedule = 0.5,
+    smoothing: ScalarOrSchedule = 0.5,
+    refresh: int = 512,
+    train_every: int = 4,
+    label_fn: Callable[[Batch], Array] | None = None,
+    initial_loss: float = 1.0,
+) -> Sampler:
+    """`learned_loss` at next to no cost: a small MLP in place of the LSTM, and the whole data set.
+
+    The MLP learns at one step in `train_every`; an example is scored anew when it has been trained
+    on, and when the rolling refresh, of `refresh` examples a step, comes to it (at most the size of
+    the data set).
+    """
+    scorer = scorers.learned(
+        scorers.history_mlp(3, num_classes, label_fn),
+        optax.adam(1e-2),
+        history=3,
+        train_every=train_every,
+    )
+    return tree_sampler(
+        scorer,
+        batch_size=batch_size,
+        k=k,
+        smoothing=smoothing,
+        refresh=refresh,
+        initial_loss=initial_loss,
     )
 
 

@@ -89,7 +89,7 @@ def sample(
     ids, top = jnp.zeros((num,), jnp.int32), len(tree.levels) - 1
     for height in range(top, -1, -1):
         sums = tree.levels[height] if height == top else tree.levels[height][ids]
-        entries = ids[: len(sums), None] * FANOUT + jnp.arange(FANOUT)
+        entries = ids[: len(sums), None] * FANOUT + jnp.arange(FANOUT)[None, :]
         masses = sums + constant * _examples_below(entries, height, tree.size)
         key, level_key = jax.random.split(key)
         child = descend(level_key, ids, masses)

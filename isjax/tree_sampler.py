@@ -59,7 +59,8 @@ def tree_sampler(
         k: as in `importance_sampler`.
         smoothing: c >= 0, a number or a schedule of the sampler's step; p ~ s + c mean(s), the mean
             being over the whole data set. 0 = none, infinite = uniform draws.
-        refresh: R examples that are scored before each draw, in the order of their ids; 0 = none.
+        refresh: R examples, or all if there are fewer, that are scored before each draw, in the
+            order of their ids; 0 = none.
             For a scorer that reads classes, `sample` then needs `batch`, the whole data set.
         initial_loss: what an example never seen is thought to lose.
 
@@ -68,7 +69,7 @@ def tree_sampler(
 
     Raises:
         ValueError: here if `batch_size` < 1, k > 1, smoothing or refresh is negative, or the scorer
-            remembers nothing or runs the main model; at `init` if the refresh exceeds the data set;
+            remembers nothing or runs the main model; at `init` if the data set is empty;
             at `sample` if ids are passed, or a batch that is not the whole data set.
     """
     if batch_size < 1:
@@ -87,11 +88,8 @@ def tree_sampler(
     smooth = cast(Schedule, smoothing) if callable(smoothing) else lambda step: smoothing
 
     def init(key: Array, num_examples: int) -> SamplerState:
-        if num_examples < max(refresh, 1):
-            raise ValueError(
-                f"tree_sampler: the data set has {num_examples} examples; it needs at least "
-                f"{max(refresh, 1)}, to refresh {refresh} a step"
-            )
+        if num_examples < 1:
+            raise ValueError(f"the data set has {num_examples} examples; sampling needs at least 1")
         scores = tree.init(jnp.full((num_examples,), initial_loss, jnp.float32))
         return SamplerState(
             step=jnp.zeros((), jnp.int32),
@@ -130,7 +128,7 @@ def tree_sampler(
         scores, start = state.transform
         nonfinite = jnp.int32(0)
         if refresh:
-            stale = (start + jnp.arange(refresh, dtype=jnp.int32)) % size
+            stale = (start + jnp.arange(min(refresh, size), dtype=jnp.int32)) % size
             rows = jax.tree.map(lambda x: x[stale], batch)
             scores, nonfinite = scored(state, stale, rows)
             start = (start + refresh) % size

@@ -200,6 +200,10 @@ def mean_errors(log, pool):
     return np.array([error.mean() if len(error) else -1 for error in seen])
 
 
+def smoothed_by_own_mean(scores, c=0.5):
+    return scores + c * scores.mean()
+
+
 def of_mean_error(transform, share=1.0):
     """Lines of `select_samples` of Arazo et al. (EricArazo/ImportanceSampling)."""
 
@@ -353,6 +357,12 @@ CASES = {
     "el2n, a quarter": Case(
         recipe("el2n", scores=GIVEN, keep=0.25), among_the_highest(N // 4), ones
     ),
+    "default": Case(
+        recipe("default"),
+        lambda log, pool, params: smoothed_by_own_mean(last_losses(log, pool)),
+        HALF,
+        steps=9,
+    ),
     "last_loss": Case(recipe("last_loss"), smoothed(last_loss), HALF, steps=9),
     "last_loss, capped": Case(
         recipe("last_loss", cap=0.7, initial_loss=0.4),
@@ -453,7 +463,7 @@ CASES = {
         ones,
     ),
 }
-ELSEWHERE = {"reshuffled", "selective_backprop", "reducible_loss"}  # below
+ELSEWHERE = {"predicted_loss", "reshuffled", "selective_backprop", "reducible_loss"}  # below
 
 
 def test_every_recipe_is_compared_with_its_method():
@@ -623,3 +633,37 @@ def test_selective_backprop_keeps_about_as_one_by_one():
     """That rule keeps b (1 + 1/B)^2 of B = 4b distinct losses on average, not b."""
     percentile = np.arange(1, 25) / 24
     np.testing.assert_allclose(chances(3.0, 24) * (1 + 1 / 24) ** 2, percentile**3, rtol=1e-9)
+
+
+def mlp_output(params, history, count, age, label):
+    """Of the scorer's network, in NumPy, for losses seen; newest first."""
+    layer = {
+        name: {k: np.asarray(v, np.float64) for k, v in p.items()} for name, p in params.items()
+    }
+    seen = np.arange(history.shape[1]) < count[:, None]
+    past = np.where(seen, np.log(np.maximum(history, 0) + 0.01), 0)
+    visits = np.stack([np.log1p(count), np.log1p(age)], axis=1) / 4
+    x = np.hstack([past, seen, visits, layer["Embed_0"]["embedding"][label]])
+    hidden = np.maximum(x @ layer["Dense_0"]["kernel"] + layer["Dense_0"]["bias"], 0)
+    return (hidden @ layer["Dense_1"]["kernel"] + layer["Dense_1"]["bias"])[:, 0]
+
+
+def test_predicted_loss_draws_by_what_its_network_says_of_every_example():
+    sampler = recipes.predicted_loss(batch_size=b, num_classes=CLASSES, refresh=N)
+    data = {"label": jnp.asarray(LABEL)}
+    state, log, sample = sampler.init(KEY, N), [], jax.jit(sampler.sample)
+    for t in range(12):
+        age = np.array([t - max((s for s, ids in enumerate(log) if i in ids), default=0)
+                        for i in range(N)])  # fmt: skip
+        history, count = (np.asarray(x, np.float64) for x in state.buffer[:2])
+        output = mlp_output(state.scorer.params["params"], history, count, age, LABEL)
+        scores = np.where(count > 0, np.logaddexp(0, output), 1.0)
+        draw, state = sample(jax.random.fold_in(KEY, t), state, None, data)
+        p = smoothed_by_own_mean(scores)
+        p = p / p.sum()
+        np.testing.assert_allclose(draw.scores, scores[draw.ids], rtol=1e-4)
+        np.testing.assert_allclose(draw.draw_probs, p[draw.ids], rtol=1e-4)
+        np.testing.assert_allclose(draw.weights, (N * p[draw.ids]) ** -0.5, rtol=1e-4)
+        log.append(set(np.asarray(draw.ids).tolist()))
+        batch = {"label": data["label"][draw.ids]}
+        state = sampler.update(state, draw, jnp.asarray(LOSSES[t % len(LOSSES)]), batch)

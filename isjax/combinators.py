@@ -40,7 +40,10 @@ def gate(sampler: Sampler, condition: Condition | float) -> Sampler:
         ValueError: if `sampler` has a pool of its own.
     """
     if sampler.own_pool:
-        raise ValueError("a gate draws from the pool it is given; put it inside: epochs(gate(...))")
+        raise ValueError(
+            "a gate draws from the pool it is given; put it inside: epochs(gate(...)), and have "
+            "tree_sampler draw uniformly by a schedule of its smoothing, infinite where closed"
+        )
     if not isinstance(condition, Condition):
         condition = conditions.tau(condition)
 

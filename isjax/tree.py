@@ -18,8 +18,8 @@ from isjax.base import Array
 from isjax.descent import descend
 
 FANOUT = 64
-# Larger scores count as this: no sum of 2^31 of them overflows.
-LARGEST = 2.0**64
+# Larger scores count as this: no sum of 2^31 of them overflows, nor 2^44 times such a sum.
+LARGEST = 2.0**48
 
 
 class Tree(NamedTuple):

@@ -24,6 +24,8 @@ from isjax.weights import exponent_schedule, importance_weights
 
 __all__ = ["tree_sampler"]
 
+_UNIFORM = 2.0**44  # what infinite smoothing counts as
+
 
 class TreeState(NamedTuple):
     """The part of `tree_sampler` in `SamplerState.transform`.
@@ -133,7 +135,7 @@ def tree_sampler(
             scores, nonfinite = scored(state, stale, rows)
             start = (start + refresh) % size
         share = jnp.asarray(smooth(state.step), jnp.float32)
-        constant = jnp.minimum(share, tree.LARGEST) * tree.total(scores) / size
+        constant = jnp.minimum(share, _UNIFORM) * tree.total(scores) / size
         ids, draw_probs, raw = tree.sample(key, scores, batch_size, constant)
         draw = Draw(
             ids=ids,

@@ -167,7 +167,7 @@ def test_default_network_reads_the_class_by_label_fn():
 )
 def test_default_network_without_classes_to_read_says_what_to_pass(batch, remedy):
     scorer = learned(num_classes=3, history=2)
-    state = LearnedState(None, None)
+    state = LearnedState(None, None, None)
     with pytest.raises(ValueError, match=remedy):
         scorer.score(state, rows_of(np.ones((2, 2)), batch=batch))
 
@@ -177,7 +177,7 @@ def test_labels_of_another_shape_or_type_are_refused(labels):
     scorer = learned(num_classes=2, history=2)
     rows = rows_of(np.ones((3, 2)), batch={"label": labels})
     with pytest.raises(ValueError, match=r"learned .*one integer per example, shape \(3,\)"):
-        scorer.score(LearnedState(None, None), rows)
+        scorer.score(LearnedState(None, None, None), rows)
 
 
 def test_learned_keeps_losses_themselves_and_runs_no_main_model():

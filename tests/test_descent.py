@@ -1,0 +1,172 @@
+"""One level of a draw: inverse CDF against NumPy in float64, and the systematic descent."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import assert_binomial, assert_mean, six_decades
+from scipy import stats
+
+from isjax.descent import descend, invert_cdf
+
+BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))
+EDGES = np.array([0, np.finfo(np.float32).tiny, 2**-24, 0.5, 1 - 2**-23, BELOW_ONE, 1], np.float32)
+
+invert = jax.jit(invert_cdf)
+
+
+def inverse(masses, points):
+    """NumPy's, in float64."""
+    cdf = np.cumsum(np.asarray(masses, np.float64))
+    return np.searchsorted(cdf / cdf[-1], points, side="right")
+
+
+def sparse_rows(num, width, seed):
+    """Rows of many decades, most items without mass, at least one with some."""
+    rng = np.random.default_rng(seed)
+    masses = 10 ** rng.uniform(-12, 12, (num, width)) * (rng.uniform(size=(num, width)) < 0.2)
+    masses[np.arange(num), rng.integers(width, size=num)] = 1.0
+    return masses.astype(np.float32)
+
+
+# The inverse CDF
+
+
+@pytest.mark.parametrize("width", [1, 2, 3, 64, 1000])
+def test_an_item_of_zero_mass_is_never_drawn_at_any_point(width):
+    masses = sparse_rows(300, width, seed=width)
+    rng = np.random.default_rng(0)
+    for points in (*EDGES, *rng.uniform(size=8)):
+        index = np.asarray(invert(masses, jnp.full(300, points, jnp.float32)))
+        assert index.min() >= 0 and index.max() < width
+        assert np.all(masses[np.arange(300), index] > 0)
+
+
+@pytest.mark.parametrize("point", EDGES)
+@pytest.mark.parametrize("only", [0, 1, 31, 63])
+@pytest.mark.parametrize("mass", [1e-37, 1.0, 1e37])
+def test_the_only_item_of_mass_is_drawn_at_every_point(point, only, mass):
+    masses = np.zeros((1, 64), np.float32)
+    masses[0, only] = mass
+    assert invert(masses, jnp.float32([point])) == only
+
+
+def test_point_zero_draws_the_first_item_of_mass_and_the_last_point_the_last():
+    masses = np.float32([[0, 0, 1, 2, 0, 3, 0]])
+    np.testing.assert_array_equal(invert(masses, jnp.float32([0, BELOW_ONE, 1])), [2, 5, 5])
+
+
+def test_a_share_holds_its_lower_edge_and_not_its_upper_one():
+    masses = np.float32([[1, 0, 2, 1]])
+    points = np.float32([0.25, 0.75])
+    edges = np.stack([np.nextafter(points, np.float32(0)), points], axis=1).ravel()
+    np.testing.assert_array_equal(invert(masses, edges), [0, 2, 2, 3])
+
+
+@pytest.mark.parametrize("width", [1, 2, 64, 1000])
+def test_draws_agree_with_numpys_in_float64(width):
+    masses = six_decades(width, seed=width)
+    points = np.random.default_rng(1).uniform(size=100_000).astype(np.float32)
+    index, want = np.asarray(invert(masses[None], points)), inverse(masses, points)
+    assert (index.dtype, index.shape) == (np.int32, (100_000,))
+    # They may differ only where float32's sum cannot tell on which side of an edge a point is.
+    cdf = np.cumsum(masses.astype(np.float64)) / masses.sum(dtype=np.float64)
+    other = index != want
+    edge = np.minimum(index, want)[other]
+    assert np.all(np.abs(cdf[edge] - points[other]) < 1e-5)
+    assert np.mean(other) < 1e-5 * width
+
+
+@pytest.mark.parametrize("width", [1, 7, 64])
+def test_draws_of_whole_numbers_are_exactly_numpys(width):
+    masses = np.random.default_rng(width).integers(0, 9, (500, width))
+    masses[:, -1] += 2**14 - masses.sum(axis=1)  # of a sum by which scaling is exact
+    points = np.random.default_rng(2).integers(0, 2**20, 500) / np.float32(2**20)
+    want = [inverse(*pair) for pair in zip(masses, points, strict=True)]
+    np.testing.assert_array_equal(invert(jnp.float32(masses), points), want)
+
+
+def test_one_row_for_all_points_is_as_good_as_a_copy_for_each():
+    masses = six_decades(50)[None]
+    points = np.random.default_rng(0).uniform(size=1000).astype(np.float32)
+    copies = np.repeat(masses, 1000, axis=0)
+    np.testing.assert_array_equal(invert(masses, points), invert(copies, points))
+    nodes = jnp.zeros(1000, jnp.int32)
+    for seed in range(3):
+        key = jax.random.key(seed)
+        np.testing.assert_array_equal(descend(key, nodes, masses), descend(key, nodes, copies))
+
+
+# The descent
+
+
+def test_a_node_drawn_n_times_draws_each_child_floor_or_ceil_of_its_share():
+    rng = np.random.default_rng(0)
+    times = np.array([1, 2, 3, 7, 40, 150, 300])
+    names = np.array([0, 1, 5, 6, 900, 2**30, 2**31 - 1])
+    nodes = jnp.asarray(np.repeat(names, times), jnp.int32)
+    masses = rng.exponential(size=(len(times), 20)) * (rng.uniform(size=(len(times), 20)) < 0.7)
+    share = masses / masses.sum(axis=1, keepdims=True)
+    of_each = jnp.asarray(np.repeat(masses, times, axis=0), jnp.float32)
+    keys = jax.random.split(jax.random.key(0), 500)
+    child = np.asarray(jax.jit(jax.vmap(descend, (0, None, None)))(keys, nodes, of_each))
+    assert child.dtype == np.int32
+    spans = zip(np.cumsum(times) - times, np.cumsum(times), strict=True)
+    for node, (start, stop) in enumerate(spans):
+        own = child[:, start:stop]
+        assert np.all(np.diff(own, axis=1) >= 0)
+        counts = np.sum(own[:, :, None] == np.arange(20), axis=1)
+        expected = times[node] * share[node]
+        assert np.all(counts >= np.floor(expected - 1e-4))
+        assert np.all(counts <= np.ceil(expected + 1e-4))
+        often = expected % 1 * (1 - expected % 1) * 500 > 10
+        if often.any():
+            assert_mean(counts[:, often], expected[often])
+
+
+def test_children_are_drawn_in_proportion_to_their_masses():
+    nodes = jnp.asarray([3, 3, 8], jnp.int32)
+    masses = np.float32([[1, 2, 3, 4], [1, 2, 3, 4], [5, 0, 0, 15]])
+    keys = jax.random.split(jax.random.key(1), 40_000)
+    child = np.asarray(jax.jit(jax.vmap(descend, (0, None, None)))(keys, nodes, masses))
+    for columns, probs in (([0, 1], masses[0] / 10), ([2], masses[2] / 20)):
+        hits = np.bincount(child[:, columns].ravel(), minlength=4)
+        assert_binomial(hits, hits.sum(), probs)
+
+
+def test_different_nodes_are_drawn_from_independently():
+    masses = jnp.ones((2, 4))
+    keys = jax.random.split(jax.random.key(2), 20_000)
+    nodes = jnp.asarray([0, 1], jnp.int32)
+    child = np.asarray(jax.jit(jax.vmap(descend, (0, None, None)))(keys, nodes, masses))
+    pairs = np.bincount(child[:, 0] * 4 + child[:, 1], minlength=16)
+    assert stats.chisquare(pairs).pvalue > 1e-5
+
+
+@pytest.mark.parametrize("mass", [1e-30, 1.0, 1e30])
+def test_rows_of_one_child_draw_it(mass):
+    nodes = jnp.asarray([0, 0, 4, 9], jnp.int32)
+    for rows in (1, 4):
+        child = descend(jax.random.key(0), nodes, jnp.full((rows, 1), mass))
+        np.testing.assert_array_equal(child, [0, 0, 0, 0])
+
+
+def test_children_without_mass_are_never_drawn_however_often_their_node_is():
+    masses = jnp.asarray([[0, 1e-6, 0, 1, 0, 1e6, 0]], jnp.float32)
+    keys = jax.random.split(jax.random.key(3), 300)
+    child = jax.vmap(lambda key: descend(key, jnp.zeros(512, jnp.int32), masses))(keys)
+    assert set(np.unique(child)) <= {1, 3, 5}
+
+
+def test_a_level_is_traced_once_and_jit_draws_the_same():
+    traces = []
+
+    def traced(*args):
+        traces.append(0)
+        return descend(*args)
+
+    step, nodes, masses = jax.jit(traced), jnp.asarray([0, 0, 2], jnp.int32), jnp.ones((3, 5))
+    for seed in range(3):
+        key = jax.random.key(seed)
+        np.testing.assert_array_equal(step(key, nodes, masses), descend(key, nodes, masses))
+    assert len(traces) == 1

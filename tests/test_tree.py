@@ -1,0 +1,279 @@
+"""The tree of partial sums: draws against exact probabilities, and sums that never drift."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import assert_binomial, draws, probabilities, six_decades
+from scipy import stats
+
+from isjax import resampling, tree
+
+SIZES = [1, 5, 64, 65, 4097, 300_000]
+KEY = jax.random.key(0)
+
+sample = jax.jit(tree.sample, static_argnums=2)
+update = jax.jit(tree.update)
+
+
+def many(scores, num, trials, constant=0.0, seed=0):
+    """`trials` draws from the tree of `scores`: ids, draw_probs, scores, [trials, num] each."""
+    keys = jax.random.split(jax.random.key(seed), trials)
+    drawn = _over_keys(num)(keys, tree.init(jnp.asarray(scores)), jnp.float32(constant))
+    return [np.asarray(each) for each in drawn]
+
+
+@functools.cache
+def _over_keys(num):
+    draw = jax.vmap(lambda key, whole, c: tree.sample(key, whole, num, c), (0, None, None))
+    return jax.jit(draw)
+
+
+def assert_counts(ids, exact):
+    """Hits within 5 sigma: of each item often drawn, of stretches of ids, of ranges of scores."""
+    size, total = len(exact), ids.size
+    hits = np.bincount(ids.ravel(), minlength=size)
+    assert len(hits) == size and np.all(hits[exact == 0] == 0)
+    often = total * exact * (1 - exact) >= 100
+    if often.any():
+        assert_binomial(hits[often], total, exact[often])
+    low, high = stats.poisson.ppf([3e-7, 1 - 3e-7], total * exact[~often].sum())
+    assert low <= hits[~often].sum() <= high or size == 1
+    for order in (np.arange(size), np.argsort(exact)):
+        groups = [part for part in np.array_split(order, min(size, 40)) if len(part)]
+        mass = np.minimum([exact[part].sum() for part in groups], 1.0)
+        counts = np.array([hits[part].sum() for part in groups])
+        often_group = total * mass * (1 - mass) >= 100
+        if often_group.any():
+            assert_binomial(counts[often_group], total, mass[often_group])
+
+
+def exact_probs(scores, constant=0.0):
+    mass = np.asarray(scores, np.float64) + constant
+    return mass / mass.sum()
+
+
+# Draws
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5], ids=["no constant", "half the mean"])
+@pytest.mark.parametrize("size", SIZES)
+def test_counts_and_probabilities_are_exact_over_six_decades_of_scores(size, share):
+    scores = six_decades(size, seed=size)
+    constant = np.float32(share * scores.mean(dtype=np.float64))
+    ids, draw_probs, raw = many(scores, 64, 2000, constant)
+    exact = exact_probs(scores, constant)
+    np.testing.assert_allclose(draw_probs, exact[ids], rtol=2e-6)
+    np.testing.assert_array_equal(raw, scores[ids])
+    assert_counts(ids, exact)
+
+
+@pytest.mark.parametrize("size", [5, 65, 4097])
+def test_whole_buffer_draws_agree_in_distribution_with_whole_pool_draws(size):
+    scores = six_decades(size, seed=size) ** 0.5
+    ids, _, _ = many(scores, 32, 4000)
+    other, _ = draws(resampling.systematic, probabilities(scores), 32, 4000, seed=9)
+    groups = min(size, 60)
+    part = np.empty(size, np.int64)
+    part[np.argsort(scores)] = np.arange(size) * groups // size
+    table = np.stack([np.bincount(part[each.ravel()], minlength=groups) for each in (ids, other)])
+    table = table[:, table.sum(axis=0) >= 20]
+    assert stats.chi2_contingency(table).pvalue > 1e-5
+
+
+def test_every_node_draws_each_child_floor_or_ceil_of_its_expected_number_of_times():
+    scores = np.random.default_rng(0).exponential(size=5000)
+    ids, _, _ = many(scores, 4096, 20, constant=0.1)
+    mass = np.zeros(64**3)
+    mass[:5000] = scores + 0.1
+    for trial in ids:
+        above = np.array([4096])
+        for height in (2, 1, 0):
+            sums = mass.reshape(-1, 64**height).sum(axis=1).reshape(-1, 64)[: len(above)]
+            counts = np.bincount(trial // 64**height, minlength=64 * len(above)).reshape(-1, 64)
+            whole = sums.sum(axis=1, keepdims=True)
+            expected = above[:, None] * sums / np.where(whole > 0, whole, 1)
+            assert np.all(counts >= np.floor(expected - 2e-3))
+            assert np.all(counts <= np.ceil(expected + 2e-3))
+            above = counts.ravel()
+
+
+@pytest.mark.parametrize("size", [5, 64, 4097])
+def test_an_example_of_zero_mass_is_never_returned(size):
+    rng = np.random.default_rng(size)
+    scores = six_decades(size) * (rng.uniform(size=size) < 0.1)
+    scores[size // 2] = 1e-6
+    ids, draw_probs, raw = many(scores, 128, 200)
+    assert np.all(scores[ids] > 0) and np.all(draw_probs > 0) and np.all(raw > 0)
+
+
+def test_the_only_example_of_mass_among_many_is_always_drawn():
+    for only in (0, 63, 64, 4095, 4096, 99_999):
+        scores = np.zeros(100_000, np.float32)
+        scores[only] = 1e-5
+        whole = tree.init(jnp.asarray(scores))
+        ids, draw_probs, raw = sample(KEY, whole, 16)
+        np.testing.assert_array_equal(ids, [only] * 16)
+        np.testing.assert_array_equal(draw_probs, [1.0] * 16)
+        np.testing.assert_array_equal(raw, [np.float32(1e-5)] * 16)
+
+
+@pytest.mark.parametrize("constant", [0.0, 0.3])
+@pytest.mark.parametrize("size", [1, 65, 4097])
+def test_a_tree_without_mass_is_drawn_from_uniformly(size, constant):
+    ids, draw_probs, raw = many(np.zeros(size, np.float32), 64, 500, constant)
+    np.testing.assert_allclose(draw_probs, 1 / size, rtol=1e-6)
+    assert np.all(raw == 0) and ids.max() < size
+    assert_counts(ids, np.full(size, 1 / size))
+
+
+BAD = np.float32([np.nan, -np.inf, -1.0, -1e-30, 0.0])
+
+
+def test_nan_and_negative_scores_carry_no_mass():
+    scores = np.tile(BAD, 20)
+    scores[[7, 50]] = 1.0, 3.0
+    made = tree.init(jnp.asarray(scores))
+    by_update = update(tree.init(jnp.ones(100)), jnp.arange(100, dtype=jnp.int32), scores)
+    for whole in (made, by_update):
+        assert tree.total(whole) == 4.0
+        ids, draw_probs, _ = sample(KEY, whole, 40)
+        np.testing.assert_array_equal(ids, [7] * 10 + [50] * 30)
+        np.testing.assert_array_equal(draw_probs, [0.25] * 10 + [0.75] * 30)
+
+
+@pytest.mark.parametrize("constant", [0.0, 2.0])
+def test_infinite_scores_count_as_the_largest_and_no_sum_overflows(constant):
+    scores = np.zeros(5000, np.float32)
+    scores[[3, 4000]] = np.inf, 3e38
+    whole = tree.init(jnp.asarray(scores))
+    assert tree.total(whole) == 2 * tree.LARGEST
+    ids, draw_probs, raw = sample(KEY, whole, 8, constant)
+    np.testing.assert_array_equal(ids, [3] * 4 + [4000] * 4)
+    np.testing.assert_array_equal(draw_probs, [0.5] * 8)
+    np.testing.assert_array_equal(raw, [tree.LARGEST] * 8)
+    everything = tree.init(jnp.full(300_000, jnp.inf))
+    assert all(np.all(np.isfinite(level)) for level in everything.levels)
+
+
+@pytest.mark.parametrize("score", [1e-30, 1.2e-38, 1e-40])
+def test_the_smallest_scores_are_drawn_or_count_as_zero(score):
+    # As a backend may flush subnormal numbers, a tree of nothing else may count as without mass.
+    scores = np.zeros(5000, np.float32)
+    scores[4321] = score
+    ids, draw_probs, _ = sample(KEY, tree.init(jnp.asarray(scores)), 64)
+    if draw_probs[0] > 0.5:
+        np.testing.assert_allclose(draw_probs, 1.0, rtol=1e-6)
+        np.testing.assert_array_equal(ids, [4321] * 64)
+    else:
+        np.testing.assert_allclose(draw_probs, 1 / 5000, rtol=1e-6)
+        assert len(np.unique(ids)) == 64
+
+
+def test_a_failed_score_no_longer_counts_once_it_is_set_anew():
+    whole = update(tree.init(jnp.ones(70)), jnp.int32([69]), jnp.float32([np.nan]))
+    assert tree.total(whole) == 69
+    assert tree.total(update(whole, jnp.int32([69]), jnp.float32([5]))) == 74
+
+
+@pytest.mark.parametrize("constant", [0.0, 1e-3])
+def test_draw_probs_are_the_closed_form_in_float64(constant):
+    scores = 10 ** np.random.default_rng(3).uniform(-12, 12, 10_000).astype(np.float32)
+    ids, draw_probs, _ = sample(KEY, tree.init(jnp.asarray(scores)), 2048, constant)
+    exact = exact_probs(scores, np.float32(constant))
+    np.testing.assert_allclose(draw_probs, exact[np.asarray(ids)], rtol=2e-6)
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("num", [1, 100])
+def test_ids_are_int32_ascending_and_in_range(size, num):
+    ids, draw_probs, raw = sample(KEY, tree.init(jnp.asarray(six_decades(size))), num, 0.1)
+    assert (ids.dtype, ids.shape) == (jnp.int32, (num,))
+    assert (draw_probs.dtype, raw.dtype) == (jnp.float32, jnp.float32)
+    assert draw_probs.shape == raw.shape == (num,)
+    assert np.all(np.diff(ids) >= 0) and ids[0] >= 0 and ids[-1] < size
+
+
+def test_sampling_and_updating_are_traced_once():
+    traces = []
+
+    @jax.jit
+    def step(key, whole, constant):
+        traces.append(0)
+        ids, _, scores = tree.sample(key, whole, 16, constant)
+        return tree.update(whole, ids, scores + 1)
+
+    whole = tree.init(jnp.asarray(six_decades(5000)))
+    for seed in range(4):
+        whole = step(jax.random.key(seed), whole, jnp.float32(seed))
+    assert len(traces) == 1
+
+
+# Sums
+
+
+def assert_sums(whole, record, ulps):
+    """Leaves are those of the record, bit for bit; sums are its sums, to so many float32 ulp."""
+    size = len(record)
+    assert whole.size == size
+    leaves = np.asarray(whole.levels[0]).ravel()
+    np.testing.assert_array_equal(leaves[:size].view(np.int32), record.view(np.int32))
+    for height, level in enumerate(whole.levels):
+        sums = np.zeros(level.size * 64**height)
+        sums[:size] = record
+        sums = sums.reshape(-1, 64**height).sum(axis=1)
+        error = np.abs(np.asarray(level, np.float64).ravel() - sums)
+        assert np.max(error / np.spacing(np.maximum(sums, 1e-37).astype(np.float32))) <= ulps
+    assert whole.levels[-1].shape == (1, tree.FANOUT)
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_a_new_tree_holds_the_scores_and_their_sums(size):
+    scores = six_decades(size)
+    assert_sums(tree.init(jnp.asarray(scores)), scores, ulps=8)
+    assert_sums(tree.init(jnp.ones(size)), np.ones(size, np.float32), ulps=0)
+
+
+def after_updates(size, values, seed):
+    """The tree and a NumPy record of it after updates with `values` [steps, n] of random ids."""
+    steps, num = values.shape
+    ids = np.random.default_rng(seed).integers(0, size, (steps, num), np.int32)
+    record = np.ones(size, np.float32)
+    for row, new in zip(ids, values, strict=True):
+        _, first = np.unique(row, return_index=True)
+        record[row[first]] = new[first]
+
+    @jax.jit
+    def run(whole, ids, values):
+        return jax.lax.scan(lambda t, x: (tree.update(t, *x), None), whole, (ids, values))[0]
+
+    return run(tree.init(jnp.ones(size)), ids, values), record
+
+
+@pytest.mark.parametrize("size", [1, 100, 20_000, 300_000])
+def test_sums_are_exact_after_a_million_updates_over_many_decades(size):
+    values = 10 ** np.random.default_rng(size).uniform(-15, 15, (8000, 128))
+    values[np.random.default_rng(0).uniform(size=values.shape) < 0.1] = 0
+    assert_sums(*after_updates(size, values.astype(np.float32), seed=1), ulps=8)
+
+
+def test_sums_of_whole_numbers_are_equal_after_a_million_updates():
+    values = np.random.default_rng(0).integers(0, 500, (8000, 128)).astype(np.float32)
+    assert_sums(*after_updates(20_000, values, seed=2), ulps=0)
+
+
+def test_of_an_id_that_occurs_several_times_the_first_score_counts():
+    ids = jnp.int32([7, 99, 7, 7, 64, 99])
+    whole = update(tree.init(jnp.ones(100)), ids, jnp.float32([5, 2, 6, 9, np.nan, 3]))
+    record = np.ones(100, np.float32)
+    record[[7, 99, 64]] = 5, 2, 0
+    assert_sums(whole, record, ulps=0)
+
+
+def test_an_update_leaves_the_scores_of_all_others():
+    scores = six_decades(5000)
+    whole = update(tree.init(jnp.asarray(scores)), jnp.int32([4999, 0]), jnp.float32([2, 3]))
+    scores[[4999, 0]] = 2, 3
+    assert_sums(whole, scores, ulps=8)

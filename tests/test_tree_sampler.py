@@ -1,0 +1,295 @@
+"""Draws from the whole data set by a tree of scores: what is drawn, weighed, kept and refused."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers import assert_binomial, assert_mean, six_decades
+from scipy import stats
+
+import isjax
+from isjax import buffer, scorers
+from isjax.base import Rows, ScoreTransform
+from isjax.training import make_train_step
+from isjax.tree_sampler import tree_sampler
+
+N, b = 300, 8
+KEY = jax.random.key(0)
+
+
+def started(sampler, losses=None, size=N):
+    """The state in which every example has been seen once and had these losses."""
+    state = jax.jit(sampler.init, static_argnums=1)(KEY, size)
+    if losses is None:
+        return state
+    draw = draw_of(np.arange(size))
+    return jax.jit(sampler.update)(state._replace(step=jnp.int32(1)), draw, jnp.asarray(losses))
+
+
+def draw_of(ids):
+    ids = jnp.asarray(ids, jnp.int32)
+    ones = jnp.ones(ids.shape)
+    return isjax.Draw(ids, ids, ones, ones, ones, jnp.float32(1))
+
+
+def many(sampler, state, trials=2000, batch=None, seed=1):
+    """`trials` independent draws from one state, fields [trials, ...]."""
+    keys = jax.random.split(jax.random.key(seed), trials)
+    draw = jax.jit(jax.vmap(lambda key, s, x: sampler.sample(key, s, batch=x)[0], (0, None, None)))
+    return jax.tree.map(np.asarray, draw(keys, state, batch))
+
+
+def leaves(state):
+    """The scores in the tree, [N]."""
+    whole = state.transform.scores
+    return np.asarray(whole.levels[0]).ravel()[: int(whole.size)]
+
+
+def smoothed(losses, share):
+    mass = np.asarray(losses, np.float64)
+    mass = mass + share * mass.mean()
+    return mass / mass.sum()
+
+
+def over_the_whole_buffer(share):
+    return ScoreTransform(
+        lambda: (), lambda scores, state: (scores + share * jnp.mean(scores), state)
+    )
+
+
+# --- draws and weights
+
+
+@pytest.mark.parametrize(("k", "share"), [(1.0, 0.0), (1.0, 0.5), (0.5, 3.0), (-2.0, 0.5)])
+def test_draws_and_weights_are_those_of_importance_sampling_from_the_whole_buffer(k, share):
+    losses = six_decades(N)
+    fast = tree_sampler(scorers.last_loss(), batch_size=b, k=k, smoothing=share)
+    slow = isjax.importance_sampler(
+        scorers.last_loss(), over_the_whole_buffer(share), batch_size=b, k=k
+    )
+    one, other = (many(each, started(each, losses)) for each in (fast, slow))
+    probs = smoothed(losses, share)
+    for draw in (one, other):
+        np.testing.assert_allclose(draw.draw_probs, probs[draw.ids], rtol=1e-5)
+        np.testing.assert_allclose(draw.weights, (1 / (N * probs[draw.ids])) ** k, rtol=3e-5)
+        np.testing.assert_allclose(draw.scores, losses[draw.ids], rtol=1e-6)
+        assert np.all(draw.pool_size == N) and np.all(draw.passes == 0)
+    np.testing.assert_array_equal(one.ids, one.index)
+    groups = np.empty(N, np.int64)
+    groups[np.argsort(losses)] = np.arange(N) // 10
+    hits = np.stack([np.bincount(groups[each.ids.ravel()], minlength=30) for each in (one, other)])
+    often = hits.sum(axis=0) >= 20
+    assert stats.chi2_contingency(hits[:, often]).pvalue > 1e-5
+    mass = np.bincount(groups, probs)
+    assert_binomial(hits[0][often], one.ids.size, mass[often])
+
+
+def test_the_weighted_mean_of_anything_is_unbiased_at_k_1():
+    # Each fails a sound sampler with probability below 6e-7: a mean beyond 5 standard errors.
+    losses, values = six_decades(N), np.random.default_rng(0).normal(2, 1, (N, 5))
+    sampler = tree_sampler(scorers.last_loss(), batch_size=b, smoothing=0.5)
+    draw = many(sampler, started(sampler, losses), trials=20_000)
+    assert_mean(np.mean(draw.weights[:, :, None] * values[draw.ids], axis=1), values.mean(axis=0))
+
+
+def test_the_share_of_effective_examples_is_an_estimate_of_the_true_one():
+    losses = np.random.default_rng(0).exponential(size=N).astype(np.float32)
+    sampler = tree_sampler(scorers.last_loss(), batch_size=64, smoothing=0.2)
+    ess = many(sampler, started(sampler, losses), trials=300).ess
+    exact = 1 / (N * np.sum(smoothed(losses, 0.2) ** 2))
+    assert np.median(ess) == pytest.approx(exact, rel=0.03)
+    assert np.all(many(sampler, started(sampler), trials=10).ess == pytest.approx(1))
+
+
+def test_examples_never_seen_score_the_initial_loss():
+    sampler = tree_sampler(scorers.last_loss(), batch_size=b, smoothing=0.0, initial_loss=2.5)
+    state = started(sampler)
+    np.testing.assert_array_equal(leaves(state), np.full(N, 2.5))
+    np.testing.assert_allclose(many(sampler, state, 10).draw_probs, 1 / N, rtol=1e-6)
+
+
+def test_smoothing_and_k_follow_schedules_of_the_samplers_step():
+    losses = six_decades(N) + 0.1
+    sampler = tree_sampler(
+        scorers.last_loss(),
+        batch_size=b,
+        k=lambda step: 1.0 - step,
+        smoothing=lambda step: jnp.where(step < 2, 4.0, 0.0),
+    )
+    state = started(sampler, losses)
+    for step, share in ((1, 4.0), (2, 0.0)):
+        assert state.step == step
+        draw, state = jax.jit(sampler.sample)(KEY, state)
+        probs = smoothed(losses, share)[np.asarray(draw.ids)]
+        np.testing.assert_allclose(draw.draw_probs, probs, rtol=1e-5)
+        np.testing.assert_allclose(draw.weights, (N * probs) ** (step - 1.0), rtol=1e-4)
+
+
+@pytest.mark.parametrize("largest", [0.0, 1e-30, 1.0, 1e10, 1e30])
+def test_infinite_smoothing_draws_uniformly(largest):
+    losses = six_decades(N)
+    losses[7] = largest
+    sampler = tree_sampler(scorers.last_loss(), batch_size=b, smoothing=jnp.inf)
+    draw = many(sampler, started(sampler, losses))
+    np.testing.assert_allclose(draw.draw_probs, 1 / N, rtol=1e-5)
+    np.testing.assert_allclose(draw.weights, 1.0, rtol=1e-5)
+    assert_binomial(np.bincount(draw.ids.ravel(), minlength=N), draw.ids.size, 1 / N)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5])
+def test_an_example_of_no_loss_is_drawn_by_smoothing_alone_or_where_all_are_such(share):
+    losses = np.where(np.arange(N) % 2, 1, 0).astype(np.float32)
+    sampler = tree_sampler(scorers.last_loss(), batch_size=b, smoothing=share)
+    draw = many(sampler, started(sampler, losses))
+    even = np.mean(draw.ids % 2 == 0)
+    assert even == pytest.approx(0.5 * share / (1 + share), abs=0.02) and (share or even == 0)
+    none = many(sampler, started(sampler, 0 * losses))
+    np.testing.assert_allclose(none.draw_probs, 1 / N, rtol=1e-6)
+
+
+# --- what is remembered
+
+
+def test_an_update_changes_the_scores_of_the_drawn_ids_alone():
+    losses = six_decades(N)
+    sampler = tree_sampler(scorers.last_loss(), batch_size=b)
+    state = started(sampler, losses)
+    new = jax.jit(sampler.update)(state, draw_of([5, 64, 299]), jnp.float32([3, 4, 5]))
+    losses[[5, 64, 299]] = 3, 4, 5
+    np.testing.assert_array_equal(leaves(new), losses)
+    assert float(new.transform.scores.levels[-1].sum()) == pytest.approx(losses.sum(), rel=1e-6)
+
+
+def test_an_id_drawn_several_times_scores_by_the_mean_of_its_finite_losses():
+    sampler = tree_sampler(scorers.last_loss(), batch_size=5)
+    ids, losses = [9, 4, 9, 9, 4], jnp.float32([1, 5, np.nan, 4, np.inf])
+    new = jax.jit(sampler.update)(started(sampler), draw_of(ids), losses)
+    want = np.ones(N)
+    want[[9, 4]] = 2.5, 5
+    np.testing.assert_allclose(leaves(new), want)
+    assert new.buffer.count[9] == 1 and new.buffer.count[4] == 1
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_failed_examples_are_drawn_through_smoothing_alone_until_they_recover(bad):
+    losses = np.ones(N, np.float32)
+    losses[: N // 2] = bad
+    for share in (0.0, 1.0):
+        sampler = tree_sampler(scorers.last_loss(), batch_size=b, smoothing=share, refresh=N)
+        state = started(sampler, losses)
+        assert np.all(leaves(state)[: N // 2] == 0)
+        draw = many(sampler, state)
+        assert np.all(np.isfinite(draw.weights))
+        failed = draw.ids < N // 2
+        assert np.mean(failed) == pytest.approx(share / 4, abs=0.02) and (share or not failed.any())
+        recovered = jax.jit(sampler.update)(state, draw_of([3]), jnp.float32([2]))
+        assert leaves(recovered)[3] == 2
+
+
+def test_scores_that_are_not_finite_are_counted_and_not_drawn():
+    scorer = scorers.last_loss()._replace(
+        score=lambda state, rows: jnp.where(rows.ids < 100, jnp.nan, rows.history[:, 0])
+    )
+    sampler = tree_sampler(scorer, batch_size=b, smoothing=0.0, refresh=N)
+    draw = many(sampler, started(sampler), trials=100)
+    assert np.all(draw.nonfinite == 100) and draw.ids.min() >= 100
+
+
+# --- the rolling refresh
+
+
+def by_class():
+    """A scorer that scores by class, from `batch`, plus how often it has been updated."""
+    return scorers.last_loss()._replace(
+        init=lambda key: jnp.zeros(()),
+        score=lambda state, rows: rows.batch["label"] + 10 * state,
+        update=lambda state, rows, losses: state + 1,
+    )
+
+
+def test_refresh_rolls_through_the_data_set_and_scores_by_what_the_scorer_now_knows():
+    data = {"label": jnp.arange(7) % 5}
+    sampler = tree_sampler(by_class(), batch_size=2, refresh=3)
+    state, want = started(sampler, size=7), np.ones(7)
+    for step, ids in enumerate([[0, 1, 2], [3, 4, 5], [6, 0, 1], [2, 3, 4], [5, 6, 0]]):
+        draw, state = jax.jit(sampler.sample)(KEY, state, batch=data)
+        want[ids] = np.asarray(data["label"])[ids] + 10 * step
+        np.testing.assert_array_equal(leaves(state), want)
+        np.testing.assert_array_equal(draw.scores, want[np.asarray(draw.ids)])
+        assert state.transform.next == (ids[-1] + 1) % 7
+        rows = {"label": data["label"][draw.ids]}
+        state = jax.jit(sampler.update)(state, draw, jnp.ones(2), rows)
+        want[np.asarray(draw.ids)] = np.asarray(rows["label"]) + 10 * (step + 1)
+        np.testing.assert_array_equal(leaves(state), want)
+
+
+def test_a_refresh_larger_than_the_data_set_scores_all_of_it():
+    data = {"label": jnp.arange(7) + 2}
+    sampler = tree_sampler(by_class(), batch_size=2, refresh=17)
+    _, state = jax.jit(sampler.sample)(KEY, started(sampler, size=7), batch=data)
+    np.testing.assert_array_equal(leaves(state), np.arange(7) + 2)
+
+
+def test_refresh_rescores_with_a_learned_scorer_that_reads_labels():
+    data = {"label": jnp.arange(N) % 3, "x": jnp.ones((N, 2))}
+    scorer = scorers.learned(scorers.history_mlp(3, num_classes=3), optax.adam(0.05), history=3)
+    sampler = tree_sampler(scorer, batch_size=N, refresh=N)
+    losses = 1.0 + jnp.asarray(data["label"], jnp.float32)
+    state = started(sampler)._replace(step=jnp.int32(1))
+    state = jax.jit(sampler.update)(state, draw_of(np.arange(N)), losses, data)
+    _, state = jax.jit(sampler.sample)(KEY, state, batch=data)
+    history, count = buffer.read(state.buffer, jnp.arange(N))
+    rows = Rows(history, count, data, None, jnp.arange(N), jnp.ones(N, jnp.int32))
+    np.testing.assert_allclose(leaves(state), jax.jit(scorer.score)(state.scorer, rows), rtol=1e-5)
+    assert len(np.unique(leaves(state))) >= 3
+
+
+# --- refusals
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"batch_size": 0}, "batch_size is 0; draw at least 1"),
+        ({"k": 1.5}, "k is 1.5; choose k <= 1"),
+        ({"k": lambda step: 2.0 - step}, "k is 2.0; choose k <= 1"),
+        ({"smoothing": -0.1}, "smoothing is -0.1; choose 0 or more"),
+        ({"smoothing": np.nan}, "smoothing is nan; choose 0 or more"),
+        ({"refresh": -1}, "refresh is -1; choose 0 or more examples"),
+        ({"scorer": scorers.uniform()}, "needs a scorer of what is remembered"),
+        ({"scorer": scorers.loss(lambda params, batch: batch)}, "use importance_sampler"),
+        ({"scorer": scorers.last_loss()._replace(passes=1)}, "use importance_sampler"),
+    ],
+)
+def test_arguments_that_cannot_be_honoured_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        tree_sampler(**{"scorer": scorers.last_loss(), "batch_size": b} | arguments)
+
+
+@pytest.mark.parametrize("refresh", [0, 5])
+def test_an_empty_data_set_is_refused(refresh):
+    sampler = tree_sampler(scorers.last_loss(), batch_size=b, refresh=refresh)
+    with pytest.raises(ValueError, match="has 0 examples; sampling needs at least 1"):
+        sampler.init(KEY, 0)
+
+
+def test_ids_and_batches_that_are_not_the_whole_data_set_are_refused():
+    sampler = tree_sampler(scorers.last_loss(), batch_size=b)
+    state = started(sampler)
+    with pytest.raises(ValueError, match="pass no ids, no pool_size"):
+        sampler.sample(KEY, state, jnp.arange(N))
+    with pytest.raises(ValueError, match=f"batch of 8 examples, but the data set has {N}"):
+        sampler.sample(KEY, state, batch={"x": jnp.ones((8, 2))})
+    with pytest.raises(ValueError, match="pool_size is 50, but this sampler chooses"):
+        make_train_step(lambda *args: args, optax.sgd(0.1), sampler, pool_size=50)
+
+
+def test_losses_of_another_shape_and_missing_labels_are_refused():
+    sampler = tree_sampler(scorers.last_loss(), batch_size=b)
+    with pytest.raises(ValueError, match=r"losses of shape \(\) for 2 examples"):
+        sampler.update(started(sampler), draw_of([0, 1]), jnp.float32(1))
+    labelled = scorers.learned(scorers.history_mlp(3, num_classes=2), history=3)
+    sampler = tree_sampler(labelled, batch_size=b, refresh=4)
+    with pytest.raises(ValueError, match="pass batch= to"):
+        sampler.sample(KEY, started(sampler))

@@ -2,6 +2,10 @@
 
 import importlib.util
 import pathlib
+import time
+
+import jax
+import numpy as np
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 
@@ -12,3 +16,39 @@ def load_config(name):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.get_config()
+
+
+def measure(steps, args, rounds, seconds, multiple=1):
+    """Seconds a step, {name: [rounds]}; every method takes its turn, of `seconds`, in every round.
+
+    Args:
+        steps: {name: (step, state)}, where `state, out = step(state, *args)` may donate the state.
+        args: what all steps take besides.
+        rounds: number of turns of each.
+        seconds: about how long a turn lasts.
+        multiple: a turn's steps are a multiple of this.
+    """
+    states = {name: state for name, (_, state) in steps.items()}
+    lengths, times = {}, {name: [] for name in steps}
+
+    def turn(name, length):
+        step, state = steps[name][0], states[name]
+        start = time.perf_counter()
+        for _ in range(length):
+            state, out = step(state, *args)
+        jax.block_until_ready((state, out))
+        states[name] = state
+        return (time.perf_counter() - start) / length
+
+    for name in steps:
+        turn(name, 3)
+        lengths[name] = max(1, round(seconds / turn(name, 4) / multiple)) * multiple
+    for _ in range(rounds):
+        for name in steps:
+            times[name].append(turn(name, lengths[name]))
+    return {name: np.array(values) for name, values in times.items()}
+
+
+def quartiles(values):
+    """Median, first and third quartile."""
+    return np.percentile(values, [50, 25, 75]).tolist()

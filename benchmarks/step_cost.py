@@ -1,48 +1,107 @@
 """What a training step costs by each method, over a plain step on uniform ids.
 
-    python benchmarks/step_cost.py [--rounds 15] [--networks mlp cnn_1d cnn_2d]
+    python benchmarks/step_cost.py [--rounds 15] [--networks mlp cnn_2d] [--methods plain uniform]
 
 Every method takes its turn in every round, so that the ratios hold on a machine whose speed
 drifts: median over rounds, with quartiles. `plain` is a hand-written step that draws 128 ids and
 knows nothing of isjax; `uniform` is the recipe, with the diagnostics and guards of
-`make_train_step`. `floor` is the ratio to plain by the floating point operations that XLA counts.
-Batch 128, pool 1024, momentum SGD, random data.
+`make_train_step`. `tree_...` draws from all examples by `tree_sampler`, the others from a pool.
+`learned_loss` is the recipe, an LSTM trained in every step; `tree_lstm`, `mlp` and `tree_mlp` train
+their scorer, an LSTM or `history_mlp`, in one step of four. `floor` is the ratio to plain by the
+floating point operations that XLA counts, as if those four steps all trained; there is none for
+`wrn`, slow to compile, and `lstm`, of whose loops over tokens XLA counts the body once.
+Batch 128, pool 1024, momentum SGD, random data. `wrn` and `lstm` take seconds a step on a CPU.
 """
 
 import argparse
 import functools
 import json
-import time
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from common import measure, quartiles
 
 import isjax
-from isjax import networks, recipes
+from isjax import importance_sampler, networks, recipes, scorers, smooth_by_mean, tree_sampler
 
-NUM_EXAMPLES, POOL, BATCH, CLASSES = 10_000, 1024, 128, 10
-NETWORKS = {
+NUM_EXAMPLES, BATCH, CLASSES, VOCABULARY, TRAIN_EVERY = 10_000, 128, 10, 10_000, 4
+NETWORKS = {  # and the shape of an example
     "mlp": (networks.MLP(CLASSES, hidden=(512, 512)), (784,)),
     "cnn_1d": (networks.CNN(CLASSES), (40, 1)),
     "cnn_2d": (networks.CNN(CLASSES), (28, 28, 1)),
+    "cifar_cnn": (networks.CNN(CLASSES, (16, 32, 64), kernel=3), (32, 32, 3)),
+    "wrn": (networks.WideResNet(CLASSES), (32, 32, 3)),
+    "lstm": (networks.LSTM(VOCABULARY), (20,)),
 }
+WITHOUT_FLOOR = ("wrn", "lstm")
 
 
-def steps_of(network, shape):
+class Task(NamedTuple):
+    loss_fn: Callable
+    logits_fn: Callable
+    classes: int | None
+
+
+def lstm(task):
+    return scorers.learned(num_classes=task.classes, train_every=TRAIN_EVERY)
+
+
+def mlp(task):
+    network = scorers.history_mlp(3, task.classes)
+    return scorers.learned(network, optax.adam(1e-2), history=3, train_every=TRAIN_EVERY)
+
+
+def pooled(scorer):
+    return importance_sampler(scorer, smooth_by_mean(0.5), batch_size=BATCH, k=0.5)
+
+
+def by_tree(scorer):
+    return tree_sampler(scorer, batch_size=BATCH, k=0.5)
+
+
+METHODS = {  # task -> sampler
+    "uniform": lambda task: recipes.uniform(batch_size=BATCH),
+    "last_loss": lambda task: recipes.last_loss(batch_size=BATCH),
+    "learned_loss": lambda task: recipes.learned_loss(batch_size=BATCH, num_classes=task.classes),
+    "mlp": lambda task: pooled(mlp(task)),
+    "tree_last_loss": lambda task: by_tree(scorers.last_loss()),
+    "tree_lstm": lambda task: by_tree(lstm(task)),
+    "tree_mlp": lambda task: by_tree(mlp(task)),
+    "biased_loss": lambda task: recipes.biased_loss(batch_size=BATCH, loss_fn=task.loss_fn),
+    "grad_norm_bound": lambda task: pooled(scorers.grad_norm_bound(task.logits_fn)),
+}
+NEED_CLASSES = ("grad_norm_bound",)
+
+
+def steps_of(network, shape, methods, pool):
     """{name: (step, state)}, where `state, _ = step(state, data)`; and the data."""
     x_key, label_key, key = jax.random.split(jax.random.key(0), 3)
-    data = {
-        "x": jax.random.normal(x_key, (NUM_EXAMPLES, *shape)),
-        "label": jax.random.randint(label_key, (NUM_EXAMPLES,), 0, CLASSES),
-    }
+    if isinstance(network, networks.LSTM):
+        classes, size = None, (NUM_EXAMPLES, *shape)
+        data = {
+            "x": jax.random.randint(x_key, size, 0, VOCABULARY),
+            "label": jax.random.randint(label_key, size, 0, VOCABULARY),
+        }
+    else:
+        classes = CLASSES
+        data = {
+            "x": jax.random.normal(x_key, (NUM_EXAMPLES, *shape)),
+            "label": jax.random.randint(label_key, (NUM_EXAMPLES,), 0, CLASSES),
+        }
     params = network.init(key, data["x"][:1])
     tx = optax.sgd(0.01, momentum=0.9)
 
+    def logits_fn(params, batch):
+        return network.apply(params, batch["x"])
+
     def score_fn(params, batch):
-        logits = network.apply(params, batch["x"])
-        return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+        logits = logits_fn(params, batch)
+        losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
+        return jnp.mean(losses.reshape(len(losses), -1), axis=1)  # over tokens, where there are any
 
     def loss_fn(params, model_state, batch, key):
         return score_fn(params, batch), model_state
@@ -56,24 +115,26 @@ def steps_of(network, shape):
         updates, opt_state = tx.update(grads, opt_state, params)
         return (key, step + 1, optax.apply_updates(params, updates), opt_state), loss
 
-    copy = jax.tree.map(jnp.array, params)
-    steps = {"plain": (plain, (jax.random.key(1), jnp.zeros((), jnp.int32), copy, tx.init(copy)))}
-    for name, sampler in {
-        "uniform": recipes.uniform(batch_size=BATCH),
-        "last_loss": recipes.last_loss(batch_size=BATCH),
-        "learned_loss": recipes.learned_loss(batch_size=BATCH, num_classes=CLASSES),
-        "biased_loss": recipes.biased_loss(batch_size=BATCH, loss_fn=score_fn),
-    }.items():
+    steps = {}
+    if "plain" in methods:
+        copy = jax.tree.map(jnp.array, params)
+        state = jax.random.key(1), jnp.zeros((), jnp.int32), copy, tx.init(copy)
+        steps["plain"] = plain, state
+    for name in methods:
+        if name == "plain" or (classes is None and name in NEED_CLASSES):
+            continue
+        sampler = METHODS[name](Task(score_fn, logits_fn, classes))
         state = isjax.init_train_state(jax.random.key(1), params, tx, sampler, NUM_EXAMPLES)
-        steps[name] = isjax.make_train_step(loss_fn, tx, sampler, pool_size=POOL), state
+        pool_size = None if sampler.own_pool else pool
+        steps[name] = isjax.make_train_step(loss_fn, tx, sampler, pool_size=pool_size), state
     return steps, data
 
 
-def count_flops(network, shape):
+def count_flops(network, shape, methods, pool):
     """Floating point operations of a step by XLA's count, {name: number}."""
     # XLA counts the body of a loop once: have all of them unrolled.
     rows, networks.UNROLL_ROWS = networks.UNROLL_ROWS, 0
-    steps, data = steps_of(network, shape)
+    steps, data = steps_of(network, shape, methods, pool)
     flops = {
         name: step.lower(state, data).compile().cost_analysis()["flops"]
         for name, (step, state) in steps.items()
@@ -82,54 +143,36 @@ def count_flops(network, shape):
     return flops
 
 
-def measure(steps, data, rounds, seconds):
-    """Seconds a step, [rounds] for each name; each turn lasts about `seconds`."""
-    states, lengths, times = {}, {}, {name: [] for name in steps}
-
-    def turn(name, length):
-        step, state = steps[name][0], states[name]
-        start = time.perf_counter()
-        for _ in range(length):
-            state, out = step(state, data)
-        jax.block_until_ready((state, out))
-        states[name] = state
-        return (time.perf_counter() - start) / length
-
-    for name, (_, state) in steps.items():
-        states[name] = state
-        turn(name, 3)
-        lengths[name] = max(3, int(seconds / turn(name, 5)))
-    for _ in range(rounds):
-        for name in steps:
-            times[name].append(turn(name, lengths[name]))
-    return {name: np.array(values) for name, values in times.items()}
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--seconds", type=float, default=0.3, help="of each turn")
-    parser.add_argument("--networks", nargs="+", default=list(NETWORKS), choices=NETWORKS)
+    parser.add_argument("--networks", nargs="+", default=["mlp", "cnn_2d"], choices=NETWORKS)
+    methods = ["plain", *METHODS]
+    parser.add_argument("--methods", nargs="+", default=methods, choices=methods)
+    parser.add_argument("--pool", type=int, default=1024)
     args = parser.parse_args()
     device = jax.devices()[0].device_kind
     print(f"device: {device}")
     ratio = "(quartiles)     floor"
-    print(f"network  method         ms/step   over plain {ratio} over uniform {ratio}")
+    print(f"network   method             ms/step   over plain {ratio} over uniform {ratio}")
     for network in args.networks:
-        flops = count_flops(*NETWORKS[network])
-        steps, data = steps_of(*NETWORKS[network])
-        times = measure(steps, data, args.rounds, args.seconds)
+        setting = *NETWORKS[network], args.methods, args.pool
+        flops = {} if network in WITHOUT_FLOOR else count_flops(*setting)
+        steps, data = steps_of(*setting)
+        times = measure(steps, (data,), args.rounds, args.seconds, TRAIN_EVERY)
+        unknown = np.full(args.rounds, np.nan)
         for name, values in times.items():
             row = {"network": network, "method": name, "ms": float(np.median(values)) * 1e3}
             for base in ("plain", "uniform"):
-                row[base] = np.percentile(values / times[base], [50, 25, 75]).tolist()
-                row[f"{base}_floor"] = flops[name] / flops[base]
+                row[base] = quartiles(values / times.get(base, unknown))
+                row[f"{base}_floor"] = flops.get(name, np.nan) / flops.get(base, np.nan)
             ratios = [
                 "{:8.2f} ({:.2f} to {:.2f}) {:6.2f}".format(*row[base], row[f"{base}_floor"])
                 for base in ("plain", "uniform")
             ]
-            print(f"{network:8} {name:13} {row['ms']:8.2f} {' '.join(ratios)}", flush=True)
-            print(json.dumps(row | {"device": device}))
+            print(f"{network:9} {name:16} {row['ms']:9.2f} {' '.join(ratios)}", flush=True)
+            print(json.dumps(row | {"pool": args.pool, "device": device}))
 
 
 if __name__ == "__main__":

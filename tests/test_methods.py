@@ -359,7 +359,7 @@ CASES = {
     ),
     "default": Case(
         recipe("default"),
-        lambda log, pool, params: smoothed_by_own_mean(last_losses(log, pool)),
+        lambda log, pool, params: smoothed_by_own_mean(last_losses(log, pool), 0.25),
         HALF,
         steps=9,
     ),

@@ -309,7 +309,7 @@ def test_augmentations_are_passed_by_name_in_order(monkeypatch, names):
     monkeypatch.setattr(tasks, "classification", lambda *arguments: given.append(arguments))
     config, dataset = make_config(augment=names), make_classes()
     objects.make_task(config, dataset)
-    assert given[0][0] is dataset and given[0][1] == networks.MLP(3, hidden=(4,))
+    assert given[0][0] is dataset and given[0][1].init.__self__ == networks.MLP(3, hidden=(4,))
     made = [(augment.func, augment.keywords) for augment in given[0][2]]
     assert made == [(getattr(augmentations, name), {}) for name in names]
 

@@ -127,7 +127,7 @@ def history_lstm(
     return _of_rows(
         networks.HistoryLSTM(num_classes),
         lambda rows: (rows.history, rows.count),
-        (jnp.zeros((1, history)), jnp.zeros((1,), jnp.int32)),
+        (jnp.zeros((1, history), jnp.float32), jnp.zeros((1,), jnp.int32)),
         num_classes,
         label_fn,
     )
@@ -147,7 +147,7 @@ def history_mlp(
     return _of_rows(
         networks.HistoryMLP(num_classes),
         lambda rows: (rows.history, rows.count, rows.age),
-        (jnp.zeros((1, history)), none, none),
+        (jnp.zeros((1, history), jnp.float32), none, none),
         num_classes,
         label_fn,
     )

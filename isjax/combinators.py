@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from isjax import conditions, resampling
 from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, SamplerState
 from isjax.conditions import Condition
-from isjax.sampler import everything
+from isjax.sampler import everything, require_whole
 from isjax.weights import Policy
 
 __all__ = ["break_even", "epochs", "gate", "reweight"]
@@ -167,12 +167,7 @@ def epochs(sampler: Sampler, pool_size: int) -> Sampler:
         params: Params = None,
     ) -> tuple[Draw, SamplerState]:
         inner, order = state.transform
-        for leaf in jax.tree.leaves(batch):
-            if leaf.shape[0] != order.shape[0]:
-                raise ValueError(
-                    f"epochs: got a batch of {leaf.shape[0]} examples, but the data set has "
-                    f"{order.shape[0]}; pass all of it, or none"
-                )
+        require_whole(batch, order.shape[0], "epochs")
         if ids is not None:
             raise ValueError("epochs choose by themselves where to look; pass no ids, no pool_size")
         shuffle_key, key = jax.random.split(key)

@@ -140,7 +140,7 @@ def history_mlp(
 ) -> Network:
     """A network of one small hidden layer over past losses, count, age and class.
 
-    Some 300 times fewer operations than `history_lstm`; arguments as there.
+    Far fewer operations than `history_lstm` (benchmarks/step_cost.py); arguments as there.
     """
     networks = _networks()
     none = jnp.zeros((1,), jnp.int32)

@@ -134,16 +134,33 @@ def importance_sampler(
         return draw, state._replace(step=state.step + 1, transform=transform_state)
 
     def update(state: SamplerState, draw: Draw, losses: Array, batch: Batch = None) -> SamplerState:
-        losses = check_losses(losses, draw.ids.shape[0]).astype(jnp.float32)
-        # The scorer learns from what was known before these losses.
-        learned = scorer.update(state.scorer, rows_of(state, draw.ids, batch), losses)
-        remember = scorer.remember or buffer.shift
-        return state._replace(
-            scorer=if_finite(learned, state.scorer),
-            buffer=buffer.write(state.buffer, draw.ids, losses, state.step, remember),
-        )
+        return observe(scorer, state, draw.ids, losses, batch)
 
     return Sampler(init, sample, update)
+
+
+def observe(
+    scorer: Scorer, state: SamplerState, ids: Array, losses: Array, batch: Batch
+) -> SamplerState:
+    """Lets scorer and buffer learn the losses [b] of the examples `ids`, whose data is `batch`."""
+    losses = check_losses(losses, ids.shape[0]).astype(jnp.float32)
+    # The scorer learns from what was known before these losses.
+    learned = scorer.update(state.scorer, rows_of(state, ids, batch), losses)
+    remember = scorer.remember or buffer.shift
+    return state._replace(
+        scorer=if_finite(learned, state.scorer),
+        buffer=buffer.write(state.buffer, ids, losses, state.step, remember),
+    )
+
+
+def require_whole(batch: Batch, size: int, name: str) -> None:
+    """Refuses a batch that is not the whole data set of `size`; `name` is for the message."""
+    for leaf in jax.tree.leaves(batch):
+        if leaf.shape[0] != size:
+            raise ValueError(
+                f"{name}: got a batch of {leaf.shape[0]} examples, but the data set has {size}; "
+                "pass all of it, or none"
+            )
 
 
 def rows_of(state: SamplerState, ids: Array, batch: Batch, params: Params = None) -> Rows:

@@ -17,9 +17,7 @@ from isjax.base import (
     Schedule,
     Scorer,
 )
-from isjax.finite import if_finite
-from isjax.gradients import check_losses
-from isjax.sampler import rows_of
+from isjax.sampler import observe, require_whole, rows_of
 from isjax.weights import exponent_schedule, importance_weights
 
 __all__ = ["tree_sampler"]
@@ -62,8 +60,8 @@ def tree_sampler(
         smoothing: c >= 0, a number or a schedule of the sampler's step; p ~ s + c mean(s), the mean
             being over the whole data set. 0 = none, infinite = uniform draws.
         refresh: R examples, or all if there are fewer, that are scored before each draw, in the
-            order of their ids; 0 = none.
-            For a scorer that reads classes, `sample` then needs `batch`, the whole data set.
+            order of their ids; 0 = none. For a scorer that reads classes, `sample` then needs
+            `batch`, the whole data set.
         initial_loss: what an example never seen is thought to lose.
 
     Returns:
@@ -121,12 +119,7 @@ def tree_sampler(
             raise ValueError(
                 "tree_sampler chooses from the whole data set; pass no ids, no pool_size"
             )
-        for leaf in jax.tree.leaves(batch):
-            if leaf.shape[0] != size:
-                raise ValueError(
-                    f"tree_sampler: got a batch of {leaf.shape[0]} examples, but the data set has "
-                    f"{size}; pass all of it, or none"
-                )
+        require_whole(batch, size, "tree_sampler")
         scores, start = state.transform
         nonfinite = jnp.int32(0)
         if refresh:
@@ -152,14 +145,7 @@ def tree_sampler(
         return draw, state._replace(step=state.step + 1, transform=TreeState(scores, start))
 
     def update(state: SamplerState, draw: Draw, losses: Array, batch: Batch = None) -> SamplerState:
-        losses = check_losses(losses, draw.ids.shape[0]).astype(jnp.float32)
-        # The scorer learns from what was known before these losses.
-        learned = scorer.update(state.scorer, rows_of(state, draw.ids, batch), losses)
-        remember = scorer.remember or buffer.shift
-        state = state._replace(
-            scorer=if_finite(learned, state.scorer),
-            buffer=buffer.write(state.buffer, draw.ids, losses, state.step, remember),
-        )
+        state = observe(scorer, state, draw.ids, losses, batch)
         scores, _ = scored(state, draw.ids, batch)
         return state._replace(transform=state.transform._replace(scores=scores))
 

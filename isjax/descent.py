@@ -12,6 +12,7 @@ import numpy as np
 from isjax.base import Array
 
 _BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))
+_NARROW = 64
 
 
 def descend(key: Array, nodes: Array, masses: Array) -> Array:
@@ -43,10 +44,18 @@ def invert_cdf(masses: Array, points: Array) -> Array:
     Returns:
         [num] int32, positions in the rows.
     """
-    # XLA's cumulative sum is not monotone to the last bit: its largest value stands for the end,
-    # and the first item of some mass whose sum lies beyond the point is taken.
-    massive = masses > 0
-    cdf = jnp.cumsum(masses, axis=1)
-    end = jnp.max(jnp.where(massive, cdf, 0.0), axis=1)
-    points = jnp.minimum(points, _BELOW_ONE) * end
-    return jnp.argmax(massive & (cdf > points[:, None]), axis=1).astype(jnp.int32)
+    # A cumulative sum is not monotone to the last bit: its largest value stands for the end, and
+    # the first item of some mass whose sum lies beyond the point is taken.
+    width = masses.shape[1]
+    cdf = jnp.where(masses > 0, _cumsum(masses), 0.0)
+    points = jnp.minimum(points, _BELOW_ONE) * jnp.max(cdf, axis=1)
+    items = jnp.arange(width, dtype=jnp.int32)[None, :]
+    return jnp.min(jnp.where(cdf > points[:, None], items, width - 1), axis=1)
+
+
+def _cumsum(rows: Array) -> Array:
+    """Along axis 1. Of narrow rows by a product, which is the quicker on all devices."""
+    width = rows.shape[1]
+    if width > _NARROW:
+        return jnp.cumsum(rows, axis=1)
+    return jnp.matmul(rows, jnp.triu(jnp.ones((width, width), rows.dtype)), precision="highest")

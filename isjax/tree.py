@@ -52,7 +52,9 @@ def update(tree: Tree, ids: Array, scores: Array) -> Tree:
         scores: [n].
     """
     # All duplicates write the same, so that the order of the scatter does not matter.
-    first = jnp.argmax(ids[:, None] == ids[None, :], axis=1)
+    order = jnp.arange(len(ids), dtype=jnp.int32)
+    same = ids[:, None] == ids[None, :]
+    first = jnp.min(jnp.where(same, order[None, :], len(ids)), axis=1)
     values, levels = _mass(scores)[first], []
     for level in tree.levels:
         row = ids // FANOUT

@@ -4,15 +4,18 @@ PYTHON ?= python3
 PYTEST_ARGS ?= -n 2
 SEEDS ?= 0
 
-METHODS := uniform last_loss learned_loss
+METHODS := uniform default learned_loss
 BIN := .venv/bin
 STAMP := .venv/.installed
+DOCS_STAMP := .venv/.installed-docs
+NOTEBOOKS_STAMP := .venv/.installed-notebooks
+NBCONVERT := $(BIN)/python -m nbconvert --log-level=WARN --to notebook
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint types format clean
+.PHONY: help install demo test test-all lint types format docs notebooks notebooks-update clean
 
 help:  ## List the targets
-	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
 
 install: $(STAMP)  ## Create .venv with the package and all it needs
 
@@ -48,6 +51,27 @@ format: $(STAMP)  ## Fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+docs: $(DOCS_STAMP)  ## Build the site into build/docs; a warning is an error
+	$(BIN)/sphinx-build -q -W --keep-going -d build/doctrees docs build/docs
+	@echo "site: build/docs/index.html"
+
+$(DOCS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[docs]'
+	@touch $@
+
+notebooks: $(NOTEBOOKS_STAMP)  ## Run the notebooks; fails where a cell does, changes no file
+	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
+	  $(NBCONVERT) --execute --output-dir "$$scratch" notebooks/*.ipynb
+
+notebooks-update: $(NOTEBOOKS_STAMP)  ## Run the notebooks, and write their outputs anew
+	$(NBCONVERT) --inplace --execute notebooks/*.ipynb
+	$(NBCONVERT) --inplace --coalesce-streams --ClearMetadataPreprocessor.enabled=True \
+	  --ClearMetadataPreprocessor.preserve_nb_metadata_mask=kernelspec notebooks/*.ipynb
+
+$(NOTEBOOKS_STAMP): $(STAMP)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[notebooks]'
+	@touch $@
+
 clean:  ## Remove .venv, caches and builds; keep runs/
-	rm -rf .venv build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf .venv build dist docs/notebooks *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,8 +1,8 @@
 """How much sooner a method reaches what uniform draws reach at the end of their budget.
 
     python benchmarks/time_to_target.py --config fashion_mnist [--set network=MLP ...]
-      [--method default] [--budgets 0.3 0.5 0.7 1] [--seeds 5] [--rates 0.02 0.05 0.1]
-      [--data-dir DATA] --workdir DIR
+      [--method default] [--options k=0 ...] [--budgets 0.3 0.5 0.7 1] [--seeds 5]
+      [--rates 0.02 0.05 0.1] [--data-dir DATA] --workdir DIR
 
 First the learning rate of uniform draws is tuned: the lowest train loss of one run each, with a
 seed that is used for nothing else. Then both train with it, same data and initial weights, for each
@@ -17,7 +17,6 @@ seeds. What is finished is kept in DIR/lines.json, and not run again.
 
 import argparse
 import ast
-import contextlib
 import json
 import pathlib
 
@@ -35,6 +34,17 @@ import matplotlib.pyplot as plt
 
 TUNING_SEED = 1000
 METRICS = {"train_loss": (np.log, -1), "test_loss": (np.log, -1), "test_accuracy": (np.array, 1)}
+
+
+def settings(pairs):
+    """What `NAME=VALUE` texts say."""
+    found = {}
+    for name, _, value in (pair.partition("=") for pair in pairs):
+        try:
+            found[name] = ast.literal_eval(value)
+        except (SyntaxError, ValueError):
+            found[name] = value
+    return found
 
 
 def flops_per_step(config, task):
@@ -99,6 +109,7 @@ def main():
     parser.add_argument("--config", default="fashion_mnist")
     parser.add_argument("--set", nargs="*", default=[], help="NAME=VALUE, settings of the config")
     parser.add_argument("--method", default="default")
+    parser.add_argument("--options", nargs="*", default=[], help="NAME=VALUE, of the method")
     parser.add_argument("--budgets", nargs="+", type=float, default=[0.3, 0.5, 0.7, 1.0])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rates", nargs="+", type=float, default=[0.02, 0.05, 0.1])
@@ -108,21 +119,23 @@ def main():
     folder = pathlib.Path(args.workdir)
     folder.mkdir(parents=True, exist_ok=True)
     config = load_config(args.config)
-    config.data_dir, config.num_evals, config.checkpoint_every = args.data_dir, 1, 0
-    for setting in args.set:
-        name, _, value = setting.partition("=")
-        with contextlib.suppress(SyntaxError, ValueError):  # else it is a string
-            value = ast.literal_eval(value)
+    config.update(
+        {"data_dir": args.data_dir, "num_evals": 1, "checkpoint_every": 0, "exhibits": False}
+    )
+    for name, value in settings(args.set).items():
         config[name] = ConfigDict(value) if isinstance(value, dict) else value
+    options = {"uniform": {}, args.method: settings(args.options)}
     task = objects.make_task(config)
     kept = folder / "lines.json"
     lines = json.loads(kept.read_text()) if kept.exists() else {}
 
     def run(method, rate, seed, budget):
-        name = f"{method}-{rate}-{seed}-{budget}"
+        name = "-".join([method, *(f"{k}={v}" for k, v in options[method].items())])
+        name += f"-{rate}-{seed}-{budget}"
         if name not in lines:
             one = ConfigDict(config.to_dict())
             one.method, one.learning_rate, one.seed, one.budget = method, rate, seed, budget
+            one.method_options = ConfigDict(options[method])
             lines[name] = experiment.run(one, folder / name, task=task)
             kept.write_text(json.dumps(lines))
         return lines[name]
@@ -155,13 +168,13 @@ def main():
     flops = {}
     for method in methods:
         one = ConfigDict(config.to_dict())
-        one.method = method
+        one.method, one.method_options = method, ConfigDict(options[method])
         flops[method] = flops_per_step(one, task)
     costs["flops"] = flops[args.method] / flops["uniform"]
 
     device = jax.devices()[0].device_kind
     title = f"{config.dataset}, {config.network}, {config.num_steps} steps, {args.seeds} seeds"
-    print(f"{title}, {args.method} against uniform, on {device}")
+    print(f"{title}, {' '.join([args.method, *args.options])} against uniform, on {device}")
     print("cost of a step: " + ", ".join(f"{name} {cost:.3f}" for name, cost in costs.items()))
     for metric, budget_curves in ((x, [curves[m][x] for m in methods]) for x in METRICS):
         uniform, method = budget_curves
@@ -177,6 +190,7 @@ def main():
             least = "<= " if shares[0] == budgets[0] else ""
             print(f"  {name:9} to uniform's final: {least}{share:.3f} [{low:.3f}, {high:.3f}]")
             row = {"config": args.config, "steps": config.num_steps, "method": args.method}
+            row["options"] = options[args.method]
             row |= {"metric": metric, "cost": name, "share": share, "low": low, "high": high}
             print(json.dumps(row | {"rate": rate, "seeds": args.seeds, "device": device}))
     draw(budgets, curves, title, folder / "budgets.png")

@@ -26,8 +26,8 @@ from isjax.config import ConfigError, check, check_name, num_steps
 from isjax.figures import draw_comparison
 from isjax.objects import make_sampler, make_task
 from isjax.references import needed
-from isjax.report import mean_stds
 from isjax.runs import SCORES, TRAIN_LOSS, Metric
+from isjax.tables import mean_stds
 from isjax.tasks import Task
 from isjax.training import num_examples
 
@@ -186,4 +186,4 @@ def run(config: ConfigDict, workdir: str) -> None:
 
 
 if __name__ == "__main__":
-    main.command(run)
+    main.command("compare", __doc__, run, _METHODS, _SEEDS)

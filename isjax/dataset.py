@@ -29,6 +29,7 @@ class Dataset(NamedTuple):
         num_classes: of the labels; None where there are no classes.
         valid: the same for examples to choose settings by; None where there are none.
         vocabulary: the token of each id; None where there are no tokens.
+        class_names: of the labels, for those who look at examples; None if there are none.
     """
 
     train: Batch
@@ -36,6 +37,7 @@ class Dataset(NamedTuple):
     num_classes: int | None = None
     valid: Batch = None
     vocabulary: tuple[str, ...] | None = None
+    class_names: tuple[str, ...] | None = None
 
 
 def from_arrays(
@@ -44,6 +46,7 @@ def from_arrays(
     num_classes: int | None = None,
     valid: Batch = None,
     vocabulary: Sequence[str] | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> Dataset:
     """A data set of one's own arrays.
 
@@ -53,10 +56,12 @@ def from_arrays(
         num_classes: if given, each part has integers in [0, num_classes) under "label".
         valid: the same as `train`, or None.
         vocabulary: the token of each id, or None.
+        class_names: of the labels, one for each class, or None.
 
     Raises:
         ValueError: if a part is empty or ragged, has no labels where there are classes, or a label
-            lies outside [0, num_classes), or a token beyond the vocabulary.
+            lies outside [0, num_classes), or a token beyond the vocabulary; or if there are more or
+            fewer names than classes.
     """
     for name, part in (("train", train), ("test", test), ("valid", valid)):
         if name == "valid" and part is None:
@@ -69,8 +74,13 @@ def from_arrays(
             _check_labels(name, part, num_classes)
         if vocabulary is not None:
             _check_tokens(name, part, len(vocabulary))
-    tokens = None if vocabulary is None else tuple(vocabulary)
-    return Dataset(train, test, num_classes, valid, tokens)
+    if class_names is not None and len(class_names) != num_classes:
+        raise ValueError(
+            f"class_names has {len(class_names)} names, but num_classes is {num_classes}; name "
+            "each class once"
+        )
+    tokens, names = (None if x is None else tuple(x) for x in (vocabulary, class_names))
+    return Dataset(train, test, num_classes, valid, tokens, names)
 
 
 def with_label_noise(dataset: Dataset, share: float, seed: int = 0) -> Dataset:

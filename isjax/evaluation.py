@@ -1,6 +1,6 @@
 """Evaluation: means over all examples of each part of a data set."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -19,7 +19,7 @@ def make_evaluation(
     task: Task,
     batch_size: int = 1000,
     max_examples: int = 0,
-    further: Callable[[TrainState], dict[str, float]] | None = None,
+    further: Sequence[Callable[[TrainState], dict[str, float]]] = (),
 ) -> Evaluate:
     """Evaluates the train part, the valid part if there is one, and the test part.
 
@@ -27,7 +27,7 @@ def make_evaluation(
         task: whose metrics are averaged, in float64.
         batch_size: examples evaluated at once.
         max_examples: of each part, evenly spaced; 0 = all.
-        further: `(state) -> {name: number}`, other metrics to add.
+        further: each `(state) -> {name: number}`, other metrics to add.
 
     Returns:
         `evaluate(state, asked_to_stop) -> {"train_loss": ..., "test_loss": ..., ...}`, or None
@@ -63,7 +63,9 @@ def make_evaluation(
             if means is None:
                 return None
             evaluated |= {f"{part}_{name}": value for name, value in means.items()}
-        return evaluated | (further(state) if further else {})
+        for metrics in further:
+            evaluated |= metrics(state)
+        return evaluated
 
     return evaluate
 

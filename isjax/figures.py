@@ -13,10 +13,10 @@ from isjax.runs import TRAIN_LOSS, Group, Metric, Run, by_group, final, referenc
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["draw_comparison", "draw_figure"]
+__all__ = ["COLOURS", "GREY", "draw_comparison", "draw_curves", "new_figure", "plain", "styles"]
 
-_GREY = "#444444"  # uniform; the others take Okabe-Ito, yellow last because it is faint on white
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#F0E442")
+GREY = "#444444"  # uniform; the others take Okabe-Ito, yellow last because it is faint on white
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#F0E442")
 _MARKERS = ("", "o", "s")  # for more methods than colours
 _DASHES = ("-", "--", ":", "-.")  # from the largest budget down
 
@@ -61,16 +61,16 @@ def _set_y_scale(ax: Any, values: np.ndarray, least_span: float) -> None:
     ax.yaxis.set_minor_formatter(ticker.NullFormatter())
 
 
-def _styles(groups: Iterable[Group]) -> dict[Group, dict[str, Any]]:
+def styles(groups: Iterable[Group]) -> dict[Group, dict[str, Any]]:
     """Return each group's line style: a colour per method, dashes per budget."""
     groups = list(groups)
     others = list(dict.fromkeys(group.method for group in groups if group.method != "uniform"))
-    colours = {method: _COLOURS[i % len(_COLOURS)] for i, method in enumerate(others)}
-    turns = {method: i // len(_COLOURS) for i, method in enumerate(others)}
+    colours = {method: COLOURS[i % len(COLOURS)] for i, method in enumerate(others)}
+    turns = {method: i // len(COLOURS) for i, method in enumerate(others)}
     budgets = sorted({group.budget for group in groups}, reverse=True)
     return {
         group: {
-            "color": colours.get(group.method, _GREY),
+            "color": colours.get(group.method, GREY),
             "linestyle": _DASHES[budgets.index(group.budget) % len(_DASHES)],
             "linewidth": 1.6,
             "marker": _MARKERS[turns.get(group.method, 0) % len(_MARKERS)],
@@ -83,7 +83,7 @@ def _styles(groups: Iterable[Group]) -> dict[Group, dict[str, Any]]:
 def _draw_panel(ax: Any, groups: dict[Group, list[Run]], x: str, metric: Metric) -> np.ndarray:
     """Draw a line and a band per group, and uniform's final value; return all values drawn."""
     drawn = []
-    for group, style in _styles(groups).items():
+    for group, style in styles(groups).items():
         runs = groups[group]
         grid, curves = _curves(runs, x, metric)
         drawn.append(curves.ravel())
@@ -95,10 +95,8 @@ def _draw_panel(ax: Any, groups: dict[Group, list[Run]], x: str, metric: Metric)
     if uniform is not None:
         end = _as_drawn(np.mean(final(groups[uniform], metric.name)), metric)
         label = f"{uniform.label}'s final value"
-        ax.axhline(end, color=_GREY, linewidth=0.7, zorder=1.5, label=label)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(axis="y", color="#e6e6e6", linewidth=0.6)
-    ax.tick_params(which="both", color="#888888", labelsize=9)
+        ax.axhline(end, color=GREY, linewidth=0.7, zorder=1.5, label=label)
+    plain(ax)
     ax.margins(x=0.02)
     return np.concatenate(drawn)
 
@@ -111,7 +109,7 @@ def _draw_legends(figure: "Figure", groups: dict[Group, list[Run]], dataset: str
     seeds = " to ".join(map(str, sorted({counts[0], counts[-1]})))
     caption = f"mean of {seeds} seeds, band: min to max" if counts[-1] > 1 else "one seed each"
     methods, budgets = {}, {}
-    for group, style in _styles(groups).items():
+    for group, style in styles(groups).items():
         solid: dict[str, Any] = {**style, "linestyle": "-", "label": group.method}
         plain: dict[str, Any] = {**style, "color": "#888888", "marker": "", "label": group.share}
         methods[group.method] = Line2D([], [], **solid)
@@ -128,32 +126,43 @@ def _draw_legends(figure: "Figure", groups: dict[Group, list[Run]], dataset: str
         figure.legend(handles=handles, title="budget", loc="outside upper right", **options)
 
 
-def draw_figure(runs: Sequence[Run], output: str | Path) -> "Figure":
-    """Draw train loss and the test metric against training seconds and steps; save the figure.
-
-    Args:
-        runs: Runs on one data set.
-        output: File to write; its ending gives the format.
-
-    Returns:
-        The figure; each panel has a line per method and budget and, with uniform, one at its final
-        value.
+def new_figure(width: float, height: float) -> "Figure":
+    """Return an empty figure of so many inches.
 
     Raises:
         ImportError: Matplotlib is not installed.
-        OSError: The file cannot be written.
-        ValueError: The ending of the file is not a known format.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
-        from matplotlib.ticker import FuncFormatter, MaxNLocator
     except ImportError as error:
-        raise ImportError("no matplotlib for the figure; pip install 'isjax[run]'") from error
+        raise ImportError("no matplotlib for the figures; pip install 'isjax[run]'") from error
+    figure = Figure(figsize=(width, height), dpi=160, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def plain(ax: Any) -> None:
+    """Take from a panel what does not tell anything."""
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(axis="y", color="#e6e6e6", linewidth=0.6)
+    ax.set_axisbelow(True)
+    ax.tick_params(which="both", color="#888888", labelsize=9)
+
+
+def draw_curves(runs: Sequence[Run]) -> "Figure":
+    """Draw train loss and the test metric of runs on one data set against seconds and steps.
+
+    Each panel has a line per method and budget and, with uniform, one at its final value.
+
+    Raises:
+        ImportError: Matplotlib is not installed.
+    """
+    figure = new_figure(9, 6.4)
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
     groups = by_group(runs)
     measure = score(runs)
-    figure = Figure(figsize=(9, 6.4), dpi=160, layout="constrained")
-    FigureCanvasAgg(figure)
     axes = figure.subplots(2, 2, sharex="col", sharey="row")
     for row, metric in zip(axes, (TRAIN_LOSS, measure), strict=True):
         drawn = [_draw_panel(row[i], groups, x, metric) for i, x in enumerate(("seconds", "step"))]
@@ -165,7 +174,6 @@ def draw_figure(runs: Sequence[Run], output: str | Path) -> "Figure":
         ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     _draw_legends(figure, groups, runs[0].dataset)
-    figure.savefig(output)
     return figure
 
 
@@ -184,20 +192,16 @@ def draw_comparison(
         title: Above the panels.
         output: File to write; its ending gives the format.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     first = metrics[0].name
     ends = lines["seconds"]
     methods = sorted(ends, key=lambda m: np.mean([line[first] for line in ends[m]]), reverse=True)
     height = 1.6 + 0.36 * len(methods)
-    figure = Figure(figsize=(9, height), dpi=160, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = new_figure(9, height)
     axes = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
     for ax, metric in zip(axes, metrics, strict=True):
         drawn = []
         for i, (equal, of_method) in enumerate(lines.items()):
-            colour, marker = _COLOURS[i], "osD"[i]
+            colour, marker = COLOURS[i], "osD"[i]
             for y, method in enumerate(methods):
                 values = _as_drawn(np.array([x[metric.name] for x in of_method[method]]), metric)
                 drawn.append(values)
@@ -207,14 +211,13 @@ def draw_comparison(
                 label = f"equal {equal}" if y == 0 else None
                 ax.plot(values.mean(), place, markersize=5, label=label, **style)
         uniform = np.mean([line[metric.name] for line in ends["uniform"]])
-        ax.axvline(_as_drawn(uniform, metric), color=_GREY, linewidth=0.8, zorder=0)
+        ax.axvline(_as_drawn(uniform, metric), color=GREY, linewidth=0.8, zorder=0)
         drawn = np.concatenate(drawn)
         if (drawn > 0).all() and drawn.max() > 3 * drawn.min():
             ax.set_xscale("log")
         ax.set_xlabel(f"final {metric.label.replace('accuracy', 'error (fraction)')}")
-        ax.spines[["top", "right", "left"]].set_visible(False)
-        ax.grid(axis="y", color="#e6e6e6", linewidth=0.6)
-        ax.tick_params(which="both", color="#888888", labelsize=9)
+        plain(ax)
+        ax.spines["left"].set_visible(False)
     axes[0].set_yticks(range(len(methods)), methods)
     handles, labels = axes[0].get_legend_handles_labels()
     options: dict[str, Any] = {"alignment": "left", "frameon": False, "ncols": len(handles)}

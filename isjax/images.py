@@ -43,7 +43,8 @@ def load_images(
     keys = _keys(name, builder.info)  # before anything is downloaded
     parts = [_part(name, builder, split, keys) for split in (train, test)]
     _check_sizes(name, *(part["x"].shape[1:] for part in parts))
-    return from_arrays(*parts, num_classes=builder.info.features[keys[1]].num_classes)
+    label = builder.info.features[keys[1]]
+    return from_arrays(*parts, num_classes=label.num_classes, class_names=label.names)
 
 
 def _keys(name: str, info: Any) -> tuple[str, str]:

@@ -103,7 +103,7 @@ class Program(NamedTuple):
         seconds: of compilation.
     """
 
-    run: Callable[[TrainState, Batch, Array], tuple[TrainState, Array, Draw | None]]
+    run: jax.stages.Compiled
     steps: int
     names: tuple[str, ...]
     seconds: float

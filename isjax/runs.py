@@ -14,7 +14,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 __all__ = [
+    "DRAWS",
+    "EXAMPLES",
     "SCORES",
+    "TIME",
     "TRAIN_LOSS",
     "Group",
     "Metric",
@@ -25,6 +28,9 @@ __all__ = [
     "reference",
     "score",
 ]
+
+
+DRAWS, EXAMPLES, TIME = "draws.npz", "examples.npz", "time.json"  # see isjax.exhibits
 
 
 class Metric(NamedTuple):

@@ -42,7 +42,7 @@ def importance_sampler(
     Args:
         scorer: says how important an example is; see `isjax.scorers`.
         transform: reshapes the scores; see `isjax.transforms`.
-        batch_size: b.
+        batch_size: b, the examples drawn.
         k: exponent of the weights (1 / (B p))^k, a number or a schedule of the sampler's step, of
             which values above 1 count as 1. 1 corrects fully and 0 is no correction; smaller
             prefers harder examples.
@@ -100,8 +100,8 @@ def importance_sampler(
                 f"a pool of {pool_size} is smaller than the batch of {batch_size}; "
                 "enlarge the pool or shrink the batch"
             )
-        rows = rows_of(state, ids, batch, params)
-        raw = scorer.score(state.scorer, rows)
+        with jax.named_scope("score"):
+            raw = scorer.score(state.scorer, rows_of(state, ids, batch, params))
         if jnp.shape(raw) != (pool_size,):
             raise ValueError(
                 f"the scorer returned shape {jnp.shape(raw)} for a pool of {pool_size}; "

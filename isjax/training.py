@@ -30,6 +30,7 @@ class TrainState(NamedTuple):
         model_state: what else the model carries, such as batch statistics; None if nothing.
         opt_state: the optimiser's.
         sampler: the sampler's.
+        record: what is kept of the draws, `isjax.records.Record`; None if nothing.
     """
 
     step: Array
@@ -38,6 +39,7 @@ class TrainState(NamedTuple):
     model_state: PyTree
     opt_state: optax.OptState
     sampler: SamplerState
+    record: PyTree = None
 
 
 def init_train_state(
@@ -78,12 +80,14 @@ def make_train_step(
     Args:
         loss_fn: `(params, model_state, batch, key) -> (losses [b], model_state)`, the training
             view of the model, with dropout and augmentation.
-        tx: the optimiser.
+        tx: the optimiser, which sees only gradients that are finite: `optax.apply_if_finite` finds
+            nothing left to do. With `optax.MultiSteps` every step is a small batch, from whose
+            losses the sampler learns at once, and one that is not finite is left out of the mean.
         sampler: chooses the batch.
         pool_size: B, of the uniform presample that the sampler chooses from; None leaves it to
             the sampler where to look: to one with a pool of its own, or in the whole data set.
         with_draw: also return what was drawn, the `Draw` with the weights as used, as
-            `metrics["draw"]`.
+            `metrics["draw"]`, and `metrics["losses"]`, [b].
 
     Returns:
         `step(state, data) -> (state, metrics)`, jitted, the state donated; `data` is a pytree of
@@ -119,42 +123,48 @@ def make_train_step(
         key = jax.random.fold_in(state.key, state.step)
         pool_key, draw_key, loss_key = jax.random.split(key, 3)
 
-        # What no scorer reads of the pool is not gathered: XLA drops it.
-        ids = None if pool_size is None else resampling.presample(pool_key, size, pool_size)
-        pool = data if ids is None else _take(data, ids)
-        stateful = bool(jax.tree.leaves(state.model_state))
-        variables = (state.params, state.model_state) if stateful else state.params
-        draw, sampler_state = sampler.sample(draw_key, state.sampler, ids, pool, variables)
+        with jax.named_scope("draw"):
+            # What no scorer reads of the pool is not gathered: XLA drops it.
+            ids = None if pool_size is None else resampling.presample(pool_key, size, pool_size)
+            pool = data if ids is None else _take(data, ids)
+            stateful = bool(jax.tree.leaves(state.model_state))
+            variables = (state.params, state.model_state) if stateful else state.params
+            draw, sampler_state = sampler.sample(draw_key, state.sampler, ids, pool, variables)
 
-        batch = _take(data, draw.ids)
-        weights = functools.partial(sampler.weigh, sampler_state, draw)
-        (_, (losses, model_state)), grads = value_and_grad(
-            state.params, batch, weights, state.model_state, loss_key
-        )
-        draw = draw._replace(weights=weights(losses))
+        with jax.named_scope("train"):
+            batch = _take(data, draw.ids)
+            weights = functools.partial(sampler.weigh, sampler_state, draw)
+            (_, (losses, model_state)), grads = value_and_grad(
+                state.params, batch, weights, state.model_state, loss_key
+            )
+            draw = draw._replace(weights=weights(losses))
 
-        _check_model_state(model_state, state.model_state)
+            _check_model_state(model_state, state.model_state)
 
-        def take():
-            updates, opt_state = tx.update(grads, state.opt_state, state.params)
-            return optax.apply_updates(state.params, updates), model_state, opt_state
+            def take():
+                updates, opt_state = tx.update(grads, state.opt_state, state.params)
+                return optax.apply_updates(state.params, updates), model_state, opt_state
 
-        sound = all_finite((losses, grads, model_state))
-        params, model_state, opt_state = jax.lax.cond(
-            sound, take, lambda: (state.params, state.model_state, state.opt_state)
-        )
-        last_seen, _ = buffer.read(state.sampler.buffer, draw.ids)
-        metrics = draw_metrics(draw, losses, last_seen[:, 0] if last_seen.shape[1] else None)
+            sound = all_finite((losses, grads, model_state))
+            params, model_state, opt_state = jax.lax.cond(
+                sound, take, lambda: (state.params, state.model_state, state.opt_state)
+            )
+        with jax.named_scope("observe"):
+            sampler_state = sampler.update(sampler_state, draw, losses, batch)
+        with jax.named_scope("diagnose"):
+            last_seen, _ = buffer.read(state.sampler.buffer, draw.ids)
+            metrics = draw_metrics(draw, losses, last_seen[:, 0] if last_seen.shape[1] else None)
         new_state = TrainState(
             step=state.step + 1,
             key=state.key,
             params=params,
             model_state=model_state,
             opt_state=opt_state,
-            sampler=sampler.update(sampler_state, draw, losses, batch),
+            sampler=sampler_state,
+            record=state.record,
         )
         metrics |= {"skipped": ~sound}
-        return new_state, metrics | {"draw": draw} if with_draw else metrics
+        return new_state, metrics | {"draw": draw, "losses": losses} if with_draw else metrics
 
     return step
 

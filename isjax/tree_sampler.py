@@ -55,7 +55,7 @@ def tree_sampler(
     Args:
         scorer: one that goes by what is remembered of an example; see `isjax.scorers`. Examples
             not yet observed score `initial_loss`, until a refresh comes to them.
-        batch_size: b.
+        batch_size: b, the examples drawn.
         k: as in `importance_sampler`.
         smoothing: c >= 0, a number or a schedule of the sampler's step; p ~ s + c mean(s), the mean
             being over the whole data set. 0 = none, infinite = uniform draws.
@@ -100,7 +100,8 @@ def tree_sampler(
 
     def scored(state: SamplerState, ids: Array, batch: Batch) -> tuple[tree.Tree, Array]:
         """The tree with these examples scored anew, and how many scores were not finite."""
-        scores = scorer.score(state.scorer, rows_of(state, ids, batch))
+        with jax.named_scope("score"):
+            scores = scorer.score(state.scorer, rows_of(state, ids, batch))
         finite = jnp.isfinite(scores)
         worth = finite & ~buffer.has_failed(state.buffer, ids)
         scores = jnp.where(worth, scores, 0.0)

@@ -196,7 +196,7 @@ def test_further_metrics_are_added():
         return {"params": float(state.params), "test_loss": -1.0}
 
     task = make_task(metrics_of, train=part(4), test=part(4))
-    plain, more = make_evaluation(task)(STATE), make_evaluation(task, further=further)(STATE)
+    plain, more = make_evaluation(task)(STATE), make_evaluation(task, further=[further])(STATE)
     assert more == plain | {"params": 1.0, "test_loss": -1.0} and asked == [STATE]
 
 

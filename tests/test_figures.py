@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from helpers import rows, write_run
 
-from isjax.figures import draw_comparison, draw_figure
+from isjax.figures import draw_comparison, draw_curves
 from isjax.runs import SCORES, TRAIN_LOSS, load_runs
 
 
@@ -11,7 +11,7 @@ def legends(figure):
 
 
 def test_figure_lines_and_scales(folder):
-    figure = draw_figure(load_runs([folder]), folder / "f.png")
+    figure = draw_curves(load_runs([folder]))
     names = ["uniform", "approx", "loss", "uniform's final value"]
     for ax in figure.axes:
         assert [line.get_label() for line in ax.get_lines()] == names
@@ -31,7 +31,7 @@ def test_figure_lines_and_scales(folder):
 
 
 def test_a_colour_per_method_and_a_dash_per_budget(budgets):
-    figure = draw_figure(load_runs([budgets]), budgets / "f.png")
+    figure = draw_curves(load_runs([budgets]))
     names = ["uniform", "uniform 50%", "loss 70%", "loss 50%", "uniform's final value"]
     for ax in figure.axes:
         lines = ax.get_lines()
@@ -46,7 +46,7 @@ def test_a_colour_per_method_and_a_dash_per_budget(budgets):
 
 
 def test_perplexity_is_drawn_as_it_is(budgets):
-    figure = draw_figure(load_runs([budgets]), budgets / "f.png")
+    figure = draw_curves(load_runs([budgets]))
     panel = figure.axes[3]
     assert figure.axes[2].get_ylabel() == "test perplexity"
     assert panel.get_yscale() == "log"
@@ -56,13 +56,13 @@ def test_perplexity_is_drawn_as_it_is(budgets):
 
 def test_test_loss_is_drawn_where_there_is_nothing_else(tmp_path):
     write_run(tmp_path, rows=rows([2.0, 1.0], [0.9, 0.6], 1.0), metric="test_loss")
-    figure = draw_figure(load_runs([tmp_path]), tmp_path / "f.png")
+    figure = draw_curves(load_runs([tmp_path]))
     assert figure.axes[2].get_ylabel() == "test loss"
     np.testing.assert_allclose(figure.axes[3].get_lines()[0].get_ydata(), [0.9, 0.6])
 
 
 def test_the_largest_budget_of_uniform_stands_in(budgets):
-    figure = draw_figure(load_runs([budgets / "u50", budgets / "l50"]), budgets / "f.png")
+    figure = draw_curves(load_runs([budgets / "u50", budgets / "l50"]))
     line = figure.axes[3].get_lines()[-1]
     assert line.get_label() == "uniform 50%'s final value"
     np.testing.assert_array_equal(line.get_ydata(), 20.0)
@@ -72,7 +72,7 @@ def test_the_largest_budget_of_uniform_stands_in(budgets):
 def test_methods_beyond_the_colours_have_markers(tmp_path):
     for number in range(9):
         write_run(tmp_path / str(number), f"m{number}", rows=rows([2.0, 1.0], [0.5, 0.6], 1.0))
-    figure = draw_figure(load_runs([tmp_path]), tmp_path / "f.png")
+    figure = draw_curves(load_runs([tmp_path]))
     styles = [(line.get_color(), line.get_marker()) for line in figure.axes[0].get_lines()]
     assert len(set(styles)) == 9
     assert [marker for _, marker in styles] == [""] * 7 + ["o"] * 2
@@ -80,7 +80,7 @@ def test_methods_beyond_the_colours_have_markers(tmp_path):
 
 def test_figure_without_uniform_on_linear_scale(tmp_path):
     write_run(tmp_path, "loss", rows=rows([2.0, 1.0, 0.5], [0.5, 0.6, 0.7], 1.0))
-    figure = draw_figure(load_runs([tmp_path]), tmp_path / "f.png")
+    figure = draw_curves(load_runs([tmp_path]))
     assert [len(ax.get_lines()) for ax in figure.axes] == [1] * 4
     assert [ax.get_yscale() for ax in figure.axes] == ["log", "log", "linear", "linear"]
 
@@ -89,7 +89,7 @@ def test_figure_without_uniform_on_linear_scale(tmp_path):
 def test_log_axis_has_legible_ticks(tmp_path, values):
     low, high = values
     write_run(tmp_path, rows=rows([high, low], [0.1, 0.2], 1.0))
-    ax = draw_figure(load_runs([tmp_path]), tmp_path / "f.png").axes[0]
+    ax = draw_curves(load_runs([tmp_path])).axes[0]
     bottom, top = ax.get_ylim()
     shown = [
         text.get_text()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -114,3 +115,7 @@ def test_a_run_killed_three_times_and_resumed_equals_one_never_interrupted(tmp_p
     assert "resuming at step" in finish(start(script, parts, tmp_path))
     for name in ("metrics.jsonl", "training.jsonl"):
         assert lines(parts, name) == lines(whole, name)
+    with np.load(whole / "draws.npz") as expected, np.load(parts / "draws.npz") as found:
+        assert found.files == expected.files and expected["count"].sum() == 600 * 16
+        for name in expected.files:  # in the ring they are in the same order, too
+            np.testing.assert_array_equal(found[name], expected[name], err_msg=name)

@@ -1,0 +1,63 @@
+"""What a run puts by for its report, at each evaluation."""
+
+import json
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from isjax import records, timeline
+from isjax.base import Batch
+from isjax.dataset import save
+from isjax.gallery import make_gallery
+from isjax.loop import Program
+from isjax.runs import DRAWS, EXAMPLES, TIME
+from isjax.tasks import Task
+from isjax.training import TrainState
+
+__all__ = ["make_exhibits"]
+
+
+def make_exhibits(
+    workdir: pathlib.Path, task: Task, program: Program, data: Batch
+) -> Callable[[TrainState], dict[str, float]]:
+    """Writes what was drawn, and once how the time of a step is spent.
+
+    - `draws.npz`: `count` [N], times drawn; of the last few thousand draws `scores`, `losses`, and
+      `probs` over those of uniform draws.
+    - `examples.npz`: those drawn most and least, see `isjax.gallery`.
+    - `time.json`: the shares of `isjax.timeline.PARTS`, measured on a copy of the state after the
+      first steps, or null where they cannot be told.
+
+    Returns:
+        `put_by(state) -> {"coverage": share of the training examples drawn so far}`.
+    """
+    show = make_gallery(task)
+
+    def put_by(state: TrainState) -> dict[str, float]:
+        if int(state.step) == 0:
+            return {"coverage": 0.0}
+        count = np.asarray(state.record.count)
+        save(workdir / DRAWS, count=count, **records.latest(state.record))
+        save(workdir / EXAMPLES, **show(state, count))
+        if not (workdir / TIME).exists():
+            shares = timeline.shares(_rehearsal(program, state, data), program.run)
+            (workdir / TIME).write_text(json.dumps({"step": int(state.step), "shares": shares}))
+        return {"coverage": float(np.mean(count > 0))}
+
+    return put_by
+
+
+def _rehearsal(program: Program, state: TrainState, data: Batch) -> Callable[[], Any]:
+    """Runs the program on a copy of the state."""
+    copy = jax.tree.map(jnp.copy, state)
+
+    def call() -> TrainState:
+        nonlocal copy
+        copy, *_ = program.run(copy, data, jnp.int32(program.steps))
+        return copy
+
+    return call

@@ -1,0 +1,289 @@
+import io
+import warnings
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+import pytest
+
+from isjax.behaviour import Behaviour
+from isjax.behaviour_figures import draw_behaviour, draw_draws, draw_predictions, draw_time
+from isjax.runs import Group, Run
+from isjax.timeline import PARTS
+
+UNIFORM, LOSS = Group("uniform", 1.0), Group("loss", 1.0)
+
+
+@pytest.fixture(autouse=True)
+def strict():
+    """A number that cannot be drawn must not come out as a warning."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def behaved(steps=None, evaluations=None, draws=None, shares=None):
+    columns = (
+        {k: np.asarray(v, float) for k, v in (c or {}).items()} for c in (steps, evaluations)
+    )
+    arrays = {name: np.asarray(values) for name, values in (draws or {}).items()}
+    return Behaviour(*columns, arrays, {}, shares or {})
+
+
+def drawn(scores, losses=None, probs=None, count=(0, 1, 2)):
+    scores = np.asarray(scores, np.float32)
+    losses = scores if losses is None else np.asarray(losses, np.float32)
+    probs = np.ones(len(scores)) if probs is None else probs
+    return behaved(
+        draws={
+            "scores": scores,
+            "losses": losses,
+            "probs": np.asarray(probs, np.float32),
+            "count": np.asarray(count, np.int32),
+        }
+    )
+
+
+def svg(figure):
+    file = io.StringIO()
+    figure.savefig(file, format="svg", metadata={"Date": None})
+    return file.getvalue()
+
+
+def visible(figure):
+    return [ax for ax in figure.axes if ax.get_visible()]
+
+
+# Where the time went
+
+
+def run_of(group, steps, seconds):
+    metrics = {"step": np.array([0, steps]), "seconds": np.array([0.0, seconds])}
+    return Run(Path("x"), group.method, 0, steps, "mnist", metrics)
+
+
+def test_the_time_of_a_step_is_split_by_the_mean_shares_of_the_seeds():
+    runs = {
+        UNIFORM: [run_of(UNIFORM, 100, 0.2), run_of(UNIFORM, 200, 0.8)],  # 2 ms, 4 ms: 0.5 / 150
+        LOSS: [run_of(LOSS, 100, 0.5)] * 3,
+    }
+    behaviours = {
+        UNIFORM: [behaved(shares={"train": 1.0}), behaved(shares={"train": 0.5, "draw": 0.5})],
+        LOSS: [behaved(), behaved(shares={"score": 0.25, "train": 0.75}), behaved()],
+    }
+    figure = draw_time(runs, behaviours)
+    (ax,) = figure.axes
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["uniform", "loss"]
+    uniform_ms, loss_ms = 1e3 * 0.5 / 150, 5.0
+    expected = {"train": [0.75 * uniform_ms, 0.75 * loss_ms], "draw": [0.25 * uniform_ms, 0]}
+    expected["score"] = [0, 0.25 * loss_ms]
+    bars = {container.get_label(): container for container in ax.containers}
+    assert bars.keys() == set(PARTS.values())
+    left = np.zeros(2)
+    for container in ax.containers:  # each begins where the last one ends
+        part = next(part for part in PARTS if PARTS[part] == container.get_label())
+        widths = [bar.get_width() for bar in container]
+        np.testing.assert_allclose(widths, expected.get(part, [0, 0]), err_msg=part)
+        np.testing.assert_allclose([bar.get_x() for bar in container], left)
+        left += widths
+    assert [text.get_text().strip() for text in ax.texts] == ["3.33 ms", "5 ms"]
+    assert svg(draw_time(runs, behaviours)).count("<path") > 10
+
+
+def test_methods_of_which_the_time_is_not_known_are_left_out():
+    runs = {UNIFORM: [run_of(UNIFORM, 0, 0.0)], LOSS: [run_of(LOSS, 10, 1.0)]}
+    known = behaved(shares={"train": 1.0})
+    assert draw_time(runs, {UNIFORM: [behaved()], LOSS: [behaved()]}) is None
+    assert draw_time(runs, {UNIFORM: [known], LOSS: [behaved()]}) is None  # has not trained
+    figure = draw_time(runs, {UNIFORM: [known], LOSS: [known]})
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["loss"]
+
+
+# How the sampler behaved
+
+
+def test_diagnostics_are_means_over_seeds_with_a_band():
+    some = [
+        behaved({"step": [10, 20, 30], "ess": [1.0, 0.8, 0.6], "max_weight": [1, 2, 3]}),
+        behaved({"step": [10, 20], "ess": [0.5, 0.2]}),  # still going
+    ]
+    evaluations = {"step": [0, 20, 40], "coverage": [0, 0.5, 0.7]}
+    figure = draw_behaviour({LOSS: some, UNIFORM: [behaved(evaluations=evaluations)]})
+    ess, weight, coverage = visible(figure)
+    assert ess.get_title(loc="left").startswith("effective sample size")
+    np.testing.assert_allclose(ess.get_lines()[0].get_xydata(), [(10, 0.75), (20, 0.5)])
+    (band,) = ess.collections
+    assert {(10, 0.5), (10, 1.0), (20, 0.2), (20, 0.8)} <= set(
+        map(tuple, band.get_paths()[0].vertices)
+    )
+    np.testing.assert_allclose(weight.get_lines()[0].get_ydata(), [1, 2, 3])
+    assert not weight.collections  # one seed alone has it
+    np.testing.assert_allclose(coverage.get_lines()[0].get_xydata(), [(0, 0), (20, 0.5), (40, 0.7)])
+    (legend,) = figure.legends
+    assert sorted(text.get_text() for text in legend.get_texts()) == ["loss", "uniform"]
+
+
+@pytest.mark.parametrize(
+    "some",
+    [[], [behaved()], [behaved({"step": [10], "ess": [1.0]}, {"step": [0], "coverage": [0]})]],
+)
+def test_before_there_are_two_lines_there_is_nothing_to_draw(some):
+    assert draw_behaviour({LOSS: some}) is None
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_diagnostic_that_is_not_finite_leaves_a_gap(bad):
+    some = [behaved({"step": [10, 20, 30], "tau": [1, bad, 2], "ess": [bad] * 3})] * 2
+    figure = draw_behaviour({LOSS: some})
+    svg(figure)
+    tau = visible(figure)[1]
+    assert np.isfinite(tau.get_ylim()).all() and tau.get_ylim()[1] > 2
+
+
+def test_twelve_methods_each_have_a_line_and_a_place_in_the_legend():
+    one = behaved({"step": [1, 2], "ess": [1, 0.5], "tau": [1, 1.4]})
+    behaviours = {Group(f"m{i:02}", 1.0): [one] for i in range(12)}
+    figure = draw_behaviour(behaviours)
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == [f"m{i:02}" for i in range(12)]
+    for ax in visible(figure):
+        looks = {(x.get_color(), x.get_marker()) for x in ax.get_lines()}
+        assert len(looks) == len(ax.get_lines()) == 12
+    svg(figure)
+
+
+# What was drawn
+
+
+def histograms(ax):
+    """Heights and edges of the data set's scores, and heights of those drawn."""
+    (bars,) = ax.containers
+    heights = np.array([bar.get_height() for bar in bars])
+    edges = np.array([bar.get_x() for bar in bars] + [bars[-1].get_x() + bars[-1].get_width()])
+    return heights, edges, ax.patches[-1].get_xy()[1:-1:2, 1]
+
+
+def test_scores_of_the_data_set_are_told_from_what_was_drawn():
+    """Scores 1, 2, 3, 4, drawn in proportion: of the data set each is a quarter, not so drawn."""
+    scores = np.repeat([1, 2, 3, 4], [10, 20, 30, 40])
+    figure = draw_draws({LOSS: [drawn(scores, probs=scores / 2.5)]})
+    data, edges, as_drawn = histograms(visible(figure)[0])
+    inside = np.searchsorted(edges, [1, 2, 3, 4], "right") - 1
+    inside[-1] = len(data) - 1  # the last bin has both of its ends
+    np.testing.assert_allclose(data[inside], 0.25, rtol=1e-5)
+    np.testing.assert_allclose(as_drawn[inside], [0.1, 0.2, 0.3, 0.4], rtol=1e-5)
+    assert data.sum() == pytest.approx(1) and as_drawn.sum() == pytest.approx(1)
+    _, labels = visible(figure)[0].get_legend_handles_labels()
+    assert labels == ["data set", "drawn"] and len(figure.legends) == 1
+
+
+def test_histograms_of_six_decades_equal_numpys_on_a_log_scale():
+    rng = np.random.default_rng(0)
+    scores = np.float32(10 ** rng.uniform(-6, 0, 3000))
+    probs = np.float32(rng.uniform(0.1, 3, 3000))
+    bad = [5, 77]
+    noisy = scores.copy()
+    noisy[bad] = [np.nan, np.inf]
+    ax = visible(draw_draws({LOSS: [drawn(noisy, probs=probs)]}))[0]
+    data, edges, as_drawn = histograms(ax)
+    assert ax.get_xscale() == "log"
+    scores, weights = (np.delete(x, bad).astype(float) for x in (scores, 1 / probs))
+    np.testing.assert_allclose(
+        data, np.histogram(scores, edges, weights=weights / weights.sum())[0], atol=2e-3
+    )
+    np.testing.assert_allclose(as_drawn, np.histogram(scores, edges)[0] / 2998, atol=2e-3)
+    assert data.sum() > 0.98 and edges[-1] >= scores.max()
+
+
+@pytest.mark.parametrize(
+    "count",
+    [
+        np.arange(30) % 7,
+        np.full(9, 4),  # all tied
+        np.array([0, 61, 61, 3]),
+        np.array([0, 5, 2**31 - 1]),
+        np.random.default_rng(0).poisson(300, 5000),
+    ],
+    ids=["few", "tied", "uneven", "huge", "many"],
+)
+def test_every_example_is_counted_in_bins_that_hold_as_many_counts_each(count):
+    ax = visible(draw_draws({LOSS: [drawn(np.arange(30), count=count)]}))[1]
+    (bars,) = ax.containers
+    heights = [bar.get_height() for bar in bars]
+    edges = [bars[0].get_x(), *(bar.get_x() + bar.get_width() for bar in bars)]
+    assert sum(heights) == len(count) and len(heights) <= 40
+    np.testing.assert_allclose(np.diff(edges), edges[1] - edges[0])
+    assert edges[0] == -0.5 and (edges[1] - edges[0]) % 1 == pytest.approx(0, abs=1e-6)
+    if count.max() < 40:  # a bin for each
+        np.testing.assert_array_equal(heights, np.bincount(count))
+    assert ax.get_yscale() == "log"
+
+
+@pytest.mark.parametrize("scores", [[2.0] * 30, [np.nan] * 30, [0.0] * 30, [np.nan] * 29 + [1.0]])
+def test_scores_that_are_all_alike_make_no_histogram(scores):
+    figure = draw_draws({LOSS: [drawn(scores)]})
+    above, below = visible(figure)
+    assert [text.get_text() for text in above.texts] == ["all are alike"]
+    assert below.containers and not figure.legends
+    svg(figure)
+
+
+def test_of_few_draws_nothing_is_drawn_and_of_seeds_the_first_that_has_enough():
+    few, enough, more = (drawn(np.arange(n), count=[n]) for n in (19, 20, 25))
+    assert draw_draws({}) is draw_draws({LOSS: [few, behaved()]}) is None
+    assert draw_predictions({LOSS: [few]}) is None
+    below = visible(draw_draws({UNIFORM: [behaved()], LOSS: [few, enough, more]}))[1]
+    assert below.containers[0][-1].get_height() == 1 and below.get_xlim()[1] < 24
+
+
+def test_twelve_methods_have_two_panels_each():
+    rng = np.random.default_rng(0)
+    some = {Group(f"m{i:02}", 1.0): [drawn(rng.uniform(1, 3, 50))] for i in range(12)}
+    figure = draw_draws(some)
+    titles = [ax.get_title(loc="left") for ax in visible(figure)]
+    assert sorted(filter(None, titles)) == [f"m{i:02}" for i in range(12)] and len(titles) == 24
+    five = draw_predictions(dict(list(some.items())[:5]))
+    assert len(visible(five)) == 5 and len(five.axes) == 8  # two rows of four
+
+
+# How well scores predict
+
+
+def test_predictions_show_every_pair_and_their_correlation():
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=500).astype(np.float32)
+    losses = scores + rng.normal(size=500).astype(np.float32)
+    scores[3], losses[4] = np.nan, np.inf
+    (ax,) = visible(draw_predictions({LOSS: [drawn(scores, losses)]}))
+    good = np.isfinite(scores) & np.isfinite(losses)
+    (mesh,) = ax.collections
+    assert mesh.get_array().sum() == good.sum() == 498
+    r = np.corrcoef(scores[good].astype(float), losses[good].astype(float))[0, 1]
+    assert [text.get_text() for text in ax.texts] == [f"r = {r:.2f}"]
+    x, y = ax.get_lines()[0].get_data()
+    np.testing.assert_array_equal(x, y)  # where the score was the loss
+    both = (scores[good], losses[good])
+    assert x[0] == max(map(np.min, both)) and x[1] == min(map(np.max, both))
+
+
+@pytest.mark.parametrize("losses", [[1.0] * 30, [np.nan] * 30], ids=["alike", "nan"])
+def test_losses_that_tell_nothing_are_no_picture(losses):
+    (ax,) = visible(draw_predictions({LOSS: [drawn(np.arange(30), losses)]}))
+    assert [text.get_text() for text in ax.texts] == ["all are alike"] and not ax.collections
+
+
+def test_methods_whose_scores_do_not_differ_are_left_out():
+    alike, differing = drawn([1.0] * 30), drawn(np.arange(30), np.arange(30)[::-1])
+    nan, infinite = drawn([np.nan] * 30), drawn([np.inf, *range(29)])
+    assert draw_predictions({UNIFORM: [alike], Group("nan", 1.0): [nan]}) is None
+    figure = draw_predictions({UNIFORM: [alike], LOSS: [differing], Group("inf", 1.0): [infinite]})
+    assert [ax.get_title(loc="left") for ax in visible(figure)] == ["loss", "inf"]
+    assert visible(figure)[0].texts[0].get_text() == "r = -1.00"
+
+
+def test_figures_are_the_same_at_every_call():
+    rng = np.random.default_rng(0)
+    some = {LOSS: [drawn(rng.uniform(1, 9, 60)), behaved({"step": [1, 2], "ess": [1, 0.5]})]}
+    with matplotlib.rc_context({"svg.hashsalt": "x"}):
+        for draw in (draw_behaviour, draw_draws, draw_predictions):
+            assert svg(draw(some)) == svg(draw(some))

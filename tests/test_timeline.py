@@ -1,0 +1,181 @@
+import threading
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from isjax import recipes, records, timeline
+from isjax.loop import compile_steps
+from isjax.timeline import PARTS, shares
+from isjax.training import init_train_state, make_train_step
+
+
+def event(start, duration, operation, **stats):
+    stats = {"hlo_op": operation} | stats if operation else stats
+    return SimpleNamespace(start_ns=start, duration_ns=duration, stats=list(stats.items()))
+
+
+def own(events):
+    spent = {}
+    for name, duration in timeline._own_times(events):
+        spent[name] = spent.get(name, 0.0) + duration
+    return spent
+
+
+def test_an_operations_own_time_is_without_that_of_operations_within_it():
+    """A loop of 100 ns holds 40 of a fusion, of which 10 are a product, and 20 of a copy."""
+    events = [
+        event(0, 100, "while"),
+        event(10, 40, "fusion"),
+        event(20, 10, "dot"),
+        event(60, 20, "copy"),
+        event(100, 7, "after"),  # begins where the loop ends: not within it
+    ]
+    expected = {"while": 40, "fusion": 30, "dot": 10, "copy": 20, "after": 7}
+    assert own(events) == own(events[::-1]) == expected
+    assert sum(expected.values()) == 107
+
+
+def test_of_two_that_start_together_the_longer_is_around_the_shorter():
+    assert own([event(5, 3, "inner"), event(5, 10, "outer")]) == {"inner": 3, "outer": 7}
+
+
+def test_what_is_no_operation_counts_neither_by_itself_nor_against_what_is_around_it():
+    pool = event(10, 20, None, name="ThreadpoolListener")
+    events = [event(0, 50, "dot"), pool, event(60, 1, None)]
+    assert own(events) == {"dot": 50}
+    assert own([]) == {}
+
+
+def test_repeated_operations_are_each_listed_and_none_takes_less_than_nothing():
+    events = [event(0, 5, "dot"), event(5, 5, "dot"), event(20, 4, "call"), event(20, 6, "dot")]
+    assert own(events) == {"dot": 5 + 5 + 2, "call": 4}
+    overlapping = [event(0, 4, "call"), event(1, 9, "dot")]  # clocks that do not quite agree
+    assert own(overlapping) == {"call": 0, "dot": 9}
+
+
+def test_an_operation_belongs_to_the_innermost_part():
+    text = """
+  %fusion.3 = f32[4]{0} fusion(%x), metadata={op_name="jit(several)/jit(step)/draw/score/dot" id=1}
+  ROOT add.1 = f32[] add(%a, %b), metadata={op_name="jit(step)/train/transpose(jvp(MLP))/add"}
+  %copy = f32[4]{0} copy(%x)
+  %sort-2 = s32[4]{0} sort(%x), metadata={op_name="jit(step)/underscored/drawer/sort"}
+"""
+    assert timeline._scopes(text) == {"fusion.3": "score", "add.1": "train", "sort-2": "other"}
+
+
+def program(functions):
+    """One that calls each function on a matrix in the part it is for."""
+
+    def run(x):
+        for part, function in functions.items():
+            with jax.named_scope(part):
+                x = function(x)
+        return x
+
+    x = jnp.ones((300, 300)) / 300
+    compiled = jax.jit(run).lower(x).compile()
+    return (lambda: compiled(x)), compiled
+
+
+def heavy(x):
+    return jax.lax.fori_loop(0, 20, lambda _, y: jnp.tanh(y @ x), x)
+
+
+def test_shares_sum_to_one_and_name_the_part_that_takes_longest():
+    """Twenty products of matrices against one sine: a hundred times the work and more."""
+    found = shares(*program({"draw": jnp.sin, "train": heavy}))
+    assert list(found) == list(PARTS)
+    assert sum(found.values()) == pytest.approx(1) and min(found.values()) >= 0
+    assert found["train"] > 0.5 > found["draw"] > 0
+    assert found["score"] == found["observe"] == 0
+    swapped = shares(*program({"train": jnp.sin, "score": heavy}))
+    assert swapped["score"] > 0.5 > swapped["train"]
+
+
+def test_there_is_an_end_to_the_calls():
+    call, compiled = program({"train": jnp.sin})
+    calls = []
+    assert shares(lambda: calls.append(1) or call(), compiled)
+    assert 1 <= len(calls) <= 20
+
+
+def test_where_nothing_runs_nothing_is_said():
+    _, compiled = program({"train": jnp.sin})
+    assert shares(lambda: None, compiled) is None
+
+
+def test_a_trace_being_taken_is_left_alone(tmp_path):
+    call, compiled = program({"train": jnp.sin})
+    calls = []
+    with jax.profiler.trace(tmp_path):
+        assert shares(lambda: calls.append(1), compiled) is None
+        call().block_until_ready()
+    assert not calls and list(tmp_path.rglob("*.xplane.pb"))
+    assert shares(call, compiled)  # and once it has ended there is one again
+
+
+def test_a_call_that_fails_leaves_no_trace_running():
+    call, compiled = program({"train": jnp.sin})
+
+    def fail():
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        shares(fail, compiled)
+    assert shares(call, compiled)
+
+
+def test_other_threads_do_not_hinder_it():
+    call, compiled = program({"train": heavy})
+    stop = threading.Event()
+    other = jax.jit(jnp.cos)
+
+    def busy():
+        while not stop.is_set():
+            other(jnp.ones(8)).block_until_ready()
+
+    thread = threading.Thread(target=busy)
+    thread.start()
+    try:
+        found = shares(call, compiled)
+    finally:
+        stop.set()
+        thread.join()
+    assert sum(found.values()) == pytest.approx(1) and found["train"] > 0.3
+
+
+@pytest.mark.parametrize("steps_per_call", [1, 3])
+def test_each_part_of_a_step_is_found_in_its_program(steps_per_call):
+    size, b = 64, 16
+    rng = np.random.default_rng(0)
+    data = {"x": jnp.float32(rng.normal(size=(size, 8))), "y": jnp.float32(rng.normal(size=size))}
+
+    def losses(params, batch):
+        return jnp.square(jnp.tanh(batch["x"] @ params[0]) @ params[1] - batch["y"])
+
+    def loss_fn(params, model_state, batch, key):
+        return losses(params, batch), model_state
+
+    tx = optax.adam(1e-2)
+    sampler = recipes.learned_loss(batch_size=b)
+    params = (jnp.ones((8, 8)) / 8, jnp.ones(8))
+    state = init_train_state(jax.random.key(0), params, tx, sampler, size)
+    state = state._replace(record=records.init(size))
+    step = records.recorded(make_train_step(loss_fn, tx, sampler, pool_size=32, with_draw=True))
+    compiled = compile_steps(step, state, data, steps_per_call)
+    found = timeline._scopes(compiled.run.as_text())
+    assert set(found.values()) >= set(PARTS) - {"other"}
+
+    def call():
+        nonlocal state
+        state, *_ = compiled.run(state, data, jnp.int32(steps_per_call))
+        return state
+
+    measured = shares(call, compiled.run)
+    assert all(measured[part] > 0 for part in ("score", "draw", "train", "observe"))
+    # Most of what a step does is told apart from what XLA adds.
+    assert measured["other"] < 0.5

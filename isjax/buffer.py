@@ -29,7 +29,7 @@ def init(num_examples: int, history: int, initial_loss: float = 1.0) -> ScoreBuf
     """A buffer in which no example has been seen.
 
     Args:
-        num_examples: N.
+        num_examples: N, of the data set.
         history: H, losses kept per example; 0 keeps nothing and allocates nothing.
         initial_loss: what an unseen example is thought to lose, in units of the loss.
     """

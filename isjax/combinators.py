@@ -137,7 +137,7 @@ def epochs(sampler: Sampler, pool_size: int) -> Sampler:
 
     Args:
         sampler: chooses from the pool.
-        pool_size: B. With the batch size and a scorer that does not care, each example is trained
+        pool_size: B; with the batch size and a scorer that does not care, each example is trained
             on once an epoch.
 
     Raises:

@@ -56,7 +56,7 @@ def mean_loss(threshold: float, decay: float = 0.9) -> Condition:
 def total_variation(threshold: float = 0.5, decay: float = 0.9) -> Condition:
     """Open while the total variation between losses, normalised, and uniform exceeds `threshold`.
 
-    (1/2) sum |L_i / sum L - 1/B| over the pool: the share of draws that importance would move.
+    `(1/2) sum |L_i / sum L - 1/B|` over the pool: the share of draws that importance would move.
     """
 
     def statistic(losses: Array, share: Array) -> Array:

@@ -1,16 +1,26 @@
 """The settings of a run, their defaults, and errors that say what to do about a bad one."""
 
 import difflib
+import functools
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping
-from types import MappingProxyType
+from types import FunctionType, MappingProxyType
 from typing import Any
 
 import optax
 from ml_collections import ConfigDict
 
-from isjax import augmentations, conditions, networks, recipes, schedules, tasks, weights
+from isjax import (
+    augmentations,
+    conditions,
+    data,
+    networks,
+    recipes,
+    schedules,
+    tasks,
+    weights,
+)
 
 __all__ = [
     "ConfigError",
@@ -19,6 +29,7 @@ __all__ = [
     "check_name",
     "default_config",
     "differences",
+    "names",
     "num_steps",
 ]
 
@@ -35,7 +46,13 @@ _LEAST = {
     "weight_decay": 0,
     "clip_norm": 0,
 }
-
+# What isjax.objects gives to what it builds, and no option may say otherwise.
+_DECIDED = {
+    *("batch_size", "label_fn", "logits_fn", "loss_fn", "num_classes", "num_steps", "pool_size"),
+    *("reference", "scores"),  # of a method, as are those above
+    *("every_position", "outputs", "vocabulary"),  # of a network
+    *("data_dir", "learning_rate", "mask"),  # of a data set, a schedule and an optimiser
+}
 
 Config = ConfigDict | Mapping[str, Any]
 
@@ -86,6 +103,8 @@ def default_config() -> ConfigDict:
             "num_evals": 20,  # evenly spaced, after the one before training
             "eval_examples": 0,  # of each part, evenly spaced; 0 = all
             "eval_batch_size": 1000,
+            "exhibits": True,  # keep draws, examples and times for isjax.report
+            "wandb": "",  # a project of Weights & Biases, to which the lines also go; "" = none
             "log_every": 100,  # steps over which diagnostics are averaged for training.jsonl
             "stop_on_nonfinite": False,  # end the run at an evaluation that finds NaN or infinity
             # How it runs.
@@ -93,6 +112,33 @@ def default_config() -> ConfigDict:
             "steps_per_call": 0,  # of the compiled program; 0 = 1 on a CPU, 50 elsewhere
         }
     )
+
+
+def names() -> dict[str, list[str]]:
+    """The names that a setting can have, for each that is one; "" = none."""
+    return {
+        "task": tasks.__all__,
+        "network": [name for name in networks.__all__ if not name.startswith("History")],
+        "precision": ["bfloat16", "float32"],
+        "augment": augmentations.__all__,
+        "method": recipes.__all__,
+        "gate": ["", *conditions.__all__],
+        "weighting": ["", *weights.__all__],
+        "optimizer": _optimizers(),
+        "schedule": schedules.__all__,
+    }
+
+
+def _optimizers() -> list[str]:
+    """What of optax goes by a learning rate; not parts and wrappers of optimisers."""
+    functions = {name: vars(optax).get(name) for name in optax.__all__}  # without the deprecated
+    return [
+        name
+        for name, function in functions.items()
+        if isinstance(function, FunctionType | functools.partial)
+        and "learning_rate" in inspect.signature(function).parameters
+        and not name.startswith("scale_by_")
+    ]
 
 
 def num_steps(config: ConfigDict) -> int:
@@ -137,19 +183,11 @@ def check(config: ConfigDict) -> None:
         raise ConfigError(
             f"config lacks {', '.join(missing)}; start from isjax.config.default_config()"
         )
-    for setting, names in (
-        ("task", tasks.__all__),
-        ("network", set(networks.__all__) - {"HistoryLSTM", "HistoryMLP"}),
-        ("precision", ["bfloat16", "float32"]),
-        ("method", recipes.__all__),
-        ("optimizer", optax.__all__),
-        ("schedule", schedules.__all__),
-        ("gate", ["", *conditions.__all__]),
-        ("weighting", ["", *weights.__all__]),
-    ):
-        check_name(config[setting], names, f"a {setting}", prefix=f"config.{setting}: ")
-    for name in config.augment:
-        check_name(name, augmentations.__all__, "an augmentation", prefix="config.augment: ")
+    for setting, known in names().items():
+        kind = f"{'an' if setting[0] in 'ao' else 'a'} {setting}"
+        for name in config.augment if setting == "augment" else [config[setting]]:
+            check_name(name, known, kind.replace("augment", "augmentation"), f"config.{setting}: ")
+    _check_options(config)
     for name, options in config.augment_options.items():
         if options:
             check_name(name, config.augment, "in config.augment", prefix="config.augment_options.")
@@ -161,11 +199,6 @@ def check(config: ConfigDict) -> None:
             f"config.pool_size is {config.pool_size}, smaller than config.batch_size, which is "
             f"{config.batch_size}; enlarge the pool or shrink the batch"
         )
-    if "learning_rate" not in inspect.signature(getattr(optax, config.optimizer)).parameters:
-        raise ConfigError(
-            f"config.optimizer: optax.{config.optimizer} takes no learning_rate; choose an "
-            "optimiser, such as sgd or adam"
-        )
     if not 0 < config.learning_rate < math.inf:
         raise ConfigError(f"config.learning_rate is {config.learning_rate}; choose more than 0")
     for setting in ("budget", "reference_budget"):
@@ -173,6 +206,24 @@ def check(config: ConfigDict) -> None:
             raise ConfigError(
                 f"config.{setting} is {config[setting]}; choose a share above 0, at most 1"
             )
+
+
+def _check_options(config: ConfigDict) -> None:
+    """Refuses options that nothing takes, before data are loaded for what takes them."""
+    takers = {
+        "dataset_options": data.builder(config.dataset),
+        "network_options": getattr(networks, config.network),
+        "method_options": getattr(recipes, config.method),
+        "optimizer_options": getattr(optax, config.optimizer),
+        "schedule_options": getattr(schedules, config.schedule),
+        "gate_options": getattr(conditions, config.gate, None),
+        "weighting_options": getattr(weights, config.weighting, None),
+    }
+    for setting, taker in takers.items():
+        parameters = inspect.signature(taker).parameters if taker else {}
+        for name in config[setting]:
+            if name not in parameters:
+                check_name(name, parameters.keys() - _DECIDED, "an option", f"config.{setting}.")
 
 
 def build(

@@ -38,16 +38,18 @@ def draw_metrics(draw: Draw, losses: Array, last_seen: Array | None = None) -> d
         last_seen: [b] the losses last observed before, where the sampler keeps them.
 
     Returns:
-        `loss`: unbiased estimate of the data set's mean loss, at any k;
-        `batch_loss`: mean loss of the batch as drawn;
-        `ess`: effective sample size of the pool, as a share of it;
-        `max_weight`: largest weight of the batch;
-        `unique`: share of the batch that unique ids make up;
-        `score_correlation`: between scores and losses (0 where either is constant);
-        `score_error`: mean |score - loss|, which means something for scores that predict losses;
-        `last_loss_error`: the same for the naive prediction, `last_seen` (if given);
-        `nonfinite`: losses and pool scores that were NaN or infinite;
-        `examples_forward`, `examples_backward`: of the main model, scoring included.
+        A scalar by each name.
+
+        - `loss`: unbiased estimate of the data set's mean loss, at any k;
+        - `batch_loss`: mean loss of the batch as drawn;
+        - `ess`: effective sample size of the pool, as a share of it;
+        - `max_weight`: largest weight of the batch;
+        - `unique`: share of the batch that unique ids make up;
+        - `score_correlation`: between scores and losses (0 where either is constant);
+        - `score_error`: mean `|score - loss|`, of meaning for scores that predict losses;
+        - `last_loss_error`: the same for the naive prediction, `last_seen` (if given);
+        - `nonfinite`: losses and pool scores that were NaN or infinite;
+        - `examples_forward`, `examples_backward`: of the main model, scoring included.
     """
     losses = losses.astype(jnp.float32)
     finite = jnp.isfinite(losses)
@@ -89,7 +91,7 @@ def correlation(x: Array, y: Array) -> Array:
 
 
 def mean_absolute_error(predicted: Array, losses: Array) -> Array:
-    """Mean |predicted - loss| over the pairs that are finite. [b], [b] -> []."""
+    """Mean `|predicted - loss|` over the pairs that are finite. [b], [b] -> []."""
     error = jnp.abs(predicted - losses)
     return _mean(error, jnp.isfinite(error))
 
@@ -144,7 +146,7 @@ def make_gradient_quality(
             bias: a bias of 0 comes out as often below it as above.
 
     Returns:
-        `measure(key, state, pool, ids=None) -> (of the gradient, of the update)`, compiled once:
+        `measure(key, state, pool, ids=None) -> (of the gradient, of the update)`, compiled once,
         for a `TrainState`, which it leaves alone; a pool, a pytree with leading axis B, whose mean
         gradient is G; and the `ids` [B] of the pool in the data set, None = the pool is the data
         set. The update is what `tx` makes of the gradient in its present state: Adam's with its

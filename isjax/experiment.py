@@ -10,16 +10,19 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from isjax import records
 from isjax.checkpoints import Checkpoints
 from isjax.config import ConfigError, check, num_steps
 from isjax.dataset import Dataset
 from isjax.evaluation import make_evaluation
+from isjax.exhibits import make_exhibits
 from isjax.loop import OnDraw, Plan, Progress, compile_steps, describe, train
 from isjax.objects import check_task, make_optimizer, make_sampler, make_task
 from isjax.preemption import asked_to_stop
 from isjax.references import Prepared, Stopped, needed, prepare
 from isjax.tasks import Task
 from isjax.training import TrainState, init_train_state, make_train_step, num_examples
+from isjax.wandb_writer import WandbWriter
 from isjax.workdir import ADVICE, check_workdir, locked, write_config
 from isjax.writers import Writer
 
@@ -51,7 +54,10 @@ def run(
       measures; and the steps' diagnostics, averaged since the last line (`nonfinite` and
       `skipped` are counted since the start);
     - `training.jsonl`, a line of diagnostics every `config.log_every` steps;
-    - `tensorboard/`, which shows both;
+    - `tensorboard/`, which shows both; with `config.wandb`, so does Weights & Biases, for which
+      the folder has `wandb.json` and `wandb/`: see `isjax.wandb_writer`;
+    - `draws.npz`, `examples.npz` and `time.json`, which `isjax.report` shows: see
+      `isjax.exhibits`;
     - `checkpoints/`, the newest, and the best by `valid_loss`, or by `test_loss` where the data
       set has no valid part. The data position is `TrainState.step`, from which with the seed
       every draw follows.
@@ -73,6 +79,8 @@ def run(
     Raises:
         ConfigError: before any training starts, if the config cannot be run, or `workdir` holds
             another run.
+        ImportError: likewise, if a package is missing that the config asks for.
+        ConnectionError: likewise, if Weights & Biases cannot be reached.
         FloatingPointError: with `config.stop_on_nonfinite`, at the evaluation that finds a loss
             that was not finite.
         SystemExit: with status 0, after SIGTERM, when all is saved; after Ctrl-C KeyboardInterrupt.
@@ -80,6 +88,7 @@ def run(
     check(config)
     workdir = pathlib.Path(workdir).expanduser()
     check_workdir(workdir, config, allow_config_changes)
+    shown = WandbWriter(config.wandb, workdir, config.to_dict()) if config.wandb else None
     task = task or make_task(config, dataset)
     check_task(task)
     size = num_examples(task.dataset.train)
@@ -110,13 +119,16 @@ def run(
                 return {}
             sampler = make_sampler(config, task, model_state, prepared.arrays)
             state = init_train_state(state_key, params, tx, sampler, size, model_state)
+            if config.exhibits:
+                state = state._replace(record=records.init(size))
             step = make_train_step(
                 task.loss_fn,
                 tx,
                 sampler,
                 pool_size=None if sampler.own_pool else config.pool_size,
-                with_draw=on_draw is not None,
+                with_draw=config.exhibits or on_draw is not None,
             )
+            step = records.recorded(step, with_draw=on_draw is not None)
             progress, checkpoints = _beginning(prepared), None
             if config.checkpoint_every:
                 checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints"))
@@ -130,13 +142,15 @@ def run(
             try:
                 program = compile_steps(step, state, data, _steps_per_call(config))
                 write_config(workdir, config)
-                writer = stack.enter_context(Writer(workdir, progress.files))
+                also = stack.enter_context(shown).add if shown else None
+                writer = stack.enter_context(Writer(workdir, progress.files, also))
             except (TypeError, ValueError) as error:
                 raise ConfigError(str(error)) from error
             progress.compile_seconds += program.seconds
-            evaluate = make_evaluation(
-                task, config.eval_batch_size, config.eval_examples, on_evaluation
-            )
+            further = [on_evaluation] if on_evaluation else []
+            if config.exhibits:
+                further.append(make_exhibits(workdir, task, program, data))
+            evaluate = make_evaluation(task, config.eval_batch_size, config.eval_examples, further)
             train(
                 plan, program, state, progress, data, evaluate, writer, checkpoints, stop, on_draw
             )

@@ -1,19 +1,24 @@
-"""Runs a config: `python -m isjax.main --config=configs/mnist1d.py --workdir=DIR`.
+"""Trains a network as a config says, or goes on with a run that was interrupted.
 
-Any setting can be given on the command line, as in `--config.method=learned_loss
---config.method_options.k=0.25`; `isjax.config.default_config` lists them all.
+    python -m isjax.main --config=configs/mnist1d.py --workdir=runs/uniform
+    python -m isjax.main --config=configs/mnist1d.py --config.method=last_loss --workdir=runs/last
+
+The same command on the same folder resumes. The folder then holds the metrics, for people and for
+TensorBoard, and checkpoints; `python -m isjax.report runs` compares what is below a folder.
 """
 
+import difflib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from absl import app, flags, logging
 from ml_collections import ConfigDict, config_flags
 
 from isjax import experiment
-from isjax.config import ConfigError
+from isjax.config import ConfigError, check_name, default_config
+from isjax.usage import usage
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -31,15 +36,44 @@ _ALLOW = flags.DEFINE_bool(
 )
 
 
-def command(run: Callable[[ConfigDict, str], Any]) -> None:
-    """Runs `run(config, workdir)` by the flags, or says in one line why not."""
+def command(
+    name: str,
+    about: str,
+    run: Callable[[ConfigDict, str], Any],
+    *further: flags.FlagHolder,
+) -> None:
+    """Runs `run(config, workdir)` by the flags, or says in one line why not.
+
+    Args:
+        name: of the module.
+        about: its docstring, for `--help`.
+        run: what it does.
+        *further: its flags beside `--config` and `--workdir`.
+    """
+    names = ("config", "workdir", *(holder.name for holder in further))
+    shown = {flag: flags.FLAGS[flag].help for flag in names}
+    text = usage(f"python -m isjax.{name}", about, shown)
+    if not sys.argv[1:]:
+        print(text, file=sys.stderr)
+        sys.exit(2)
+    if {"-h", "-help", "--help", "--helpshort"} & set(sys.argv[1:]):
+        print(text)
+        sys.exit(0)
+
+    def parse(argv: list[str]) -> list[str]:
+        try:
+            return _parse(argv, shown)
+        except (ConfigError, SyntaxError, flags.Error) as error:
+            sys.exit(f"isjax: {error}")
 
     def main(argv: list[str]) -> None:
         logging.set_verbosity(logging.WARNING)  # JAX's notes on the backends it tries
         if len(argv) > 1:
             sys.exit(f"isjax: unexpected argument {argv[1]}; settings look like --config.seed=1")
+        if not flags.FLAGS["config"].present:
+            sys.exit("isjax: --config is missing; name a file, such as configs/mnist1d.py")
         path = config_flags.get_config_filename(flags.FLAGS["config"])
-        if not os.path.exists(path):
+        if not os.path.isfile(path.partition(":")[0]):
             sys.exit(f"isjax: there is no config file {path}; the configs/ folder has some")
         if not _WORKDIR.value:
             sys.exit("isjax: --workdir is missing; name a folder for the files of this run")
@@ -50,11 +84,28 @@ def command(run: Callable[[ConfigDict, str], Any]) -> None:
         except KeyboardInterrupt:
             sys.exit(130)
 
-    flags.mark_flag_as_required("config")
-    app.run(main)
+    app.run(main, flags_parser=parse)
+
+
+def _parse(argv: list[str], known: Iterable[str]) -> list[str]:
+    """What is left of the arguments once flags and settings are read."""
+    settings = default_config()
+    for argument in argv[1:]:
+        flag, _, setting = argument.lstrip("-").partition("=")[0].partition(".")
+        if flag == "config" and setting:
+            check_name(setting.partition(".")[0], settings, "a setting", "--config.")
+    try:
+        return flags.FLAGS(argv)
+    except flags.UnrecognizedFlagError as error:
+        near = difflib.get_close_matches(error.flagname, settings, n=1)
+        check_name(error.flagname, [*known, *(f"config.{name}" for name in near)], "a flag", "--")
+        raise
 
 
 if __name__ == "__main__":
     command(
-        lambda config, workdir: experiment.run(config, workdir, allow_config_changes=_ALLOW.value)
+        "main",
+        __doc__,
+        lambda config, workdir: experiment.run(config, workdir, allow_config_changes=_ALLOW.value),
+        _ALLOW,
     )

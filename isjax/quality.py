@@ -100,4 +100,6 @@ def run(config: ConfigDict, workdir: str | os.PathLike, num_draws: int = 100) ->
 
 
 if __name__ == "__main__":
-    main.command(lambda config, workdir: run(config, workdir, _DRAWS.value))
+    main.command(
+        "quality", __doc__, lambda config, workdir: run(config, workdir, _DRAWS.value), _DRAWS
+    )

@@ -26,7 +26,7 @@ def friedman(
         seed: of NumPy's generator.
 
     Returns:
-        `x` [N, 10] float32 uniform in [0, 1], `y` [N, 1] float32 in the formula's own units: mean
+        `x` [N, 10] float32 uniform in [0, 1], `y` [N, 1] float32 in the formula's own units, mean
         about 14.4, standard deviation about 4.9 without noise.
 
     Raises:

@@ -99,7 +99,7 @@ def power(exponent: float, floor: float = 1e-6) -> ScoreTransform:
     """Raises scores to a power a: above 1 sharpens, 0 is uniform, below 0 prefers low scores.
 
     Args:
-        exponent: a.
+        exponent: a, of any sign.
         floor: with a < 0, scores are raised to at least this (> 0) first.
     """
     _require(floor > 0, "power", "floor", floor, "> 0")

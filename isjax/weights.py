@@ -29,7 +29,7 @@ def importance_weights(draw_probs: Array, pool_size: Array | int, k: Array | flo
 
     Args:
         draw_probs: [b] probability per draw.
-        pool_size: B.
+        pool_size: B, the examples drawn from.
         k: in (-inf, 1].
 
     Returns:

@@ -4,12 +4,12 @@ import json
 import math
 import os
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 __all__ = ["Writer"]
 
-_FILES = {"evaluation": "metrics.jsonl", "training": "training.jsonl"}
+_FILES = {"training": "training.jsonl", "evaluation": "metrics.jsonl"}  # of a step, in this order
 
 
 class Writer:
@@ -19,13 +19,20 @@ class Writer:
     run is resumed, so that neither holds a line twice.
     """
 
-    def __init__(self, workdir: pathlib.Path, sizes: Mapping[str, int] | None = None):
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        sizes: Mapping[str, int] | None = None,
+        also: Callable[[str, Mapping[str, Any]], None] | None = None,
+    ):
         """Opens the files of a run.
 
         Args:
             workdir: folder of the run.
             sizes: bytes of each file that count, as `sizes` once returned; what a crash left
                 behind them is cut off. None = nothing counts.
+            also: `(kind, line)`, called with every line in the order of steps, first with those
+                that are in the files.
 
         Raises:
             ValueError: if a file is shorter than that.
@@ -40,15 +47,19 @@ class Writer:
         }
         for path in (workdir / "tensorboard").glob("events.out.tfevents.*"):
             path.unlink()
-        self._events = SummaryWriter(str(workdir / "tensorboard"))
-        for kind, name in _FILES.items():
-            for line in (workdir / name).read_text().splitlines():
-                self._add_events(kind, json.loads(line))
+        self._events, self._also = SummaryWriter(str(workdir / "tensorboard")), also
+        lines = [
+            (kind, json.loads(line))
+            for kind, name in _FILES.items()
+            for line in (workdir / name).read_text().splitlines()
+        ]
+        for kind, line in sorted(lines, key=lambda one: one[1]["step"]):
+            self._show(kind, line)
 
     def write(self, kind: str, line: Mapping[str, Any]) -> None:
         """Appends a line of kind "evaluation" or "training", with its `step`."""
         self._files[kind].write((json.dumps(line) + "\n").encode())
-        self._add_events(kind, line)
+        self._show(kind, line)
 
     def sizes(self) -> dict[str, int]:
         """Bytes written to each file, after making sure that they are on disk."""
@@ -70,7 +81,9 @@ class Writer:
         """Closes the files."""
         self.close()
 
-    def _add_events(self, kind: str, line: Mapping[str, Any]) -> None:
+    def _show(self, kind: str, line: Mapping[str, Any]) -> None:
+        if self._also:
+            self._also(kind, line)
         for name, value in line.items():
             if name != "step" and math.isfinite(value):
                 self._events.add_scalar(f"{kind}/{name}", value, line["step"])

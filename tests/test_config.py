@@ -33,7 +33,11 @@ def test_the_defaults_are_sound():
         ({"schedule": "xyz"}, "not a schedule; choose from constant, cosine, step"),
         ({"augment": ("flop",)}, "config.augment: flop is not an augmentation; did you mean flip"),
         ({"augment": ("flip", "crop", "xyz")}, "xyz is not an augmentation; choose from crop, fl"),
-        ({"optimizer": "sdg"}, "did you mean sgd"),
+        ({"optimizer": "sdg"}, "sdg is not an optimizer; did you mean sgd"),
+        ({"optimizer": "MultiSteps"}, "MultiSteps is not an optimizer; choose from adabelief, "),
+        ({"optimizer": "apply_if_finite"}, "apply_if_finite is not an optimizer"),
+        ({"optimizer": "assignment"}, "assignment is not an optimizer"),  # a module
+        ({"optimizer": "scale_by_rprop"}, "scale_by_rprop is not an optimizer"),
         ({"pool_size": 100}, "pool_size is 100, smaller than config.batch_size, which is 128"),
         ({"batch_size": 0}, "batch_size is 0; choose at least 1"),
         ({"num_steps": -5}, "num_steps is -5; choose at least 1"),
@@ -79,6 +83,29 @@ def test_a_bad_setting_is_named_with_its_remedy(settings, message):
 
 
 @pytest.mark.parametrize(
+    ("settings", "option", "hint"),
+    [
+        ({"method": "last_loss"}, "method_options.smooting", "did you mean smoothing"),
+        ({"method": "uniform"}, "method_options.k", "leave it out"),
+        ({"network": "CNN"}, "network_options.chanels", "did you mean channels"),
+        ({"optimizer": "adam"}, "optimizer_options.betas", "choose from b1, b2, "),
+        ({"optimizer": "nadam"}, "optimizer_options.nestrov", "did you mean nesterov"),
+        ({"schedule": "step"}, "schedule_options.boundary", "did you mean boundaries"),
+        ({"dataset": "mnist1d"}, "dataset_options.num_trian", "did you mean num_train"),
+        ({"dataset": "whatever_tfds_has"}, "dataset_options.tran", "did you mean train"),
+        ({"gate": "tau"}, "gate_options.treshold", "did you mean threshold"),
+        ({"gate": ""}, "gate_options.threshold", "leave it out"),
+        ({"weighting": "biased"}, "weighting_options.kk", "did you mean k"),
+    ],
+)
+def test_an_option_that_nothing_takes_is_refused_before_data_are_loaded(settings, option, hint):
+    setting, name = option.split(".")
+    config = with_settings(**settings, **{setting: {name: 1}})
+    with pytest.raises(ConfigError, match=f"^config.{option} is not an option; .*({hint})"):
+        configs.check(config)
+
+
+@pytest.mark.parametrize(
     "settings",
     [
         {"eval_examples": 0, "checkpoint_every": 0, "steps_per_call": 0},
@@ -103,6 +130,7 @@ def test_settings_at_their_limits_are_sound(settings):
         ("task", tasks.__all__),
         ("network", [name for name in networks.__all__ if not name.startswith("History")]),
         ("schedule", schedules.__all__),
+        ("optimizer", ["sgd", "adam", "adamw", "nadam", "lion"]),
         ("method", recipes.__all__),
         ("gate", conditions.__all__),
         ("weighting", weights.__all__),

@@ -39,6 +39,18 @@ def test_from_arrays_takes_any_pytree():
     assert dataset.from_arrays(pair, pair)[2:] == (None, None, None)
 
 
+def test_classes_have_names_one_each():
+    names = ["cat", "dog", "owl"]
+    assert dataset.from_arrays(part(), part(), 3, class_names=names).class_names == tuple(names)
+    for num_classes in (2, 4, None):
+        with pytest.raises(
+            ValueError, match=f"3 names, but num_classes is {num_classes}; name each"
+        ):
+            dataset.from_arrays(part(), part(), num_classes, class_names=names)
+    noisy = dataset.with_label_noise(dataset.from_arrays(part(), part(), 3, class_names=names), 1.0)
+    assert noisy.class_names == tuple(names)
+
+
 def test_the_cache_lies_where_the_environment_says(monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", "/some/where")
     assert dataset.cache_dir() == pathlib.Path("/some/where/isjax")

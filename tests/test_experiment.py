@@ -29,6 +29,7 @@ def make_dataset(num=300, nan=False):
 
 def make_config(**settings):
     config = default_config()
+    config.exhibits = False
     config.update(
         {"network": "MLP", "network_options": {"hidden": (16,)}, "num_steps": 60, "num_evals": 3}
     )

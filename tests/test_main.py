@@ -3,10 +3,14 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 
 import pytest
+
+from isjax import data, recipes, tasks
+from isjax.config import names
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIG = """
@@ -21,8 +25,12 @@ def get_config():
 
 def command(tmp_path, *arguments):
     (tmp_path / "config.py").write_text(CONFIG)
+    return module("main", f"--config={tmp_path}/config.py", *arguments)
+
+
+def module(name, *arguments):
     return subprocess.run(
-        [sys.executable, "-m", "isjax.main", f"--config={tmp_path}/config.py", *arguments],
+        [sys.executable, "-m", f"isjax.{name}", *arguments],
         capture_output=True,
         text=True,
         cwd=ROOT,
@@ -48,7 +56,13 @@ def test_a_run_from_the_command_line(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config.methd=uniform", "--workdir=unused"], "did you mean method?"),
+        (["--config.methd=uniform", "--workdir=unused"], "--config.methd is not a setting; did"),
+        (["--config.method_option.k=1"], "method_option is not a setting; did you mean method_opt"),
+        (["--config.method=lastloss", "--workdir=unused"], "did you mean last_loss?"),
+        (["--workdr=unused"], "--workdr is not a flag; did you mean workdir?"),
+        (["--method=uniform"], "--method is not a flag; did you mean config.method?"),
+        (["--lerning_rate=1"], "--lerning_rate is not a flag; did you mean config.learning_rate?"),
+        (["--config=pyproject.toml", "--workdir=unused"], "pyproject.toml"),
         (["--config.seed=1"], "--workdir is missing"),
         (["--workdir=unused", "seed=1"], "unexpected argument seed=1"),
         (["--config.num_steps=ten", "--workdir=unused"], "invalid literal for int"),
@@ -56,8 +70,40 @@ def test_a_run_from_the_command_line(tmp_path):
 )
 def test_a_mistake_is_one_line_without_traceback(tmp_path, arguments, message):
     done = command(tmp_path, *arguments)
-    assert done.returncode != 0 and message in done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.returncode == 1 and message in done.stderr
+    assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith("isjax: ")
+
+
+@pytest.mark.parametrize(
+    ("name", "flags"),
+    [("main", ["allow_config_changes"]), ("compare", ["methods", "seeds"]), ("quality", ["draws"])],
+)
+def test_help_says_what_there_is(name, flags):
+    done = module(name, "--help")
+    assert done.returncode == 0 and not done.stderr
+    assert done.stdout.startswith(f"usage: python -m isjax.{name} --config=FILE --workdir=DIR")
+    assert f"    python -m isjax.{name} --config=configs/mnist1d.py" in done.stdout
+    assert re.findall("^  --([a-z_]+)$", done.stdout, re.M) == ["config", "workdir", *flags]
+    words = set(re.findall(r"[\w.]+", done.stdout))
+    known = [*recipes.__all__, *data.SETS, *tasks.__all__, "MLP", "CNN", "LSTM", "WideResNet"]
+    assert words >= {*known, *(f"config.{setting}" for setting in names())}
+    assert "verbosity" not in words and "HistoryLSTM" not in words
+    path = re.search(r"default_config of (\S+)", done.stdout)[1]
+    assert "def default_config()" in pathlib.Path(path).read_text()
+    assert max(map(len, done.stdout.splitlines())) <= 100 + len(path)
+
+
+@pytest.mark.parametrize("name", ["main", "compare", "quality", "report"])
+def test_without_arguments_there_is_the_usage(name):
+    done = module(name)
+    assert done.returncode == 2 and not done.stdout
+    assert done.stderr.startswith(f"usage: python -m isjax.{name} ")
+
+
+def test_a_config_must_be_named():
+    done = module("main", "--workdir=unused")
+    assert done.returncode == 1
+    assert done.stderr == "isjax: --config is missing; name a file, such as configs/mnist1d.py\n"
 
 
 def test_a_missing_config_file_is_named(tmp_path):

@@ -577,9 +577,10 @@ def test_with_draw_adds_what_was_drawn_and_changes_nothing():
         runs[with_draw] = run(step, start(sampler), data, 4)
     assert_same_bits(runs[True][0], runs[False][0])
     for with_it, without in zip(runs[True][1], runs[False][1], strict=True):
-        assert "draw" not in without
-        draw = with_it.pop("draw")
+        assert not {"draw", "losses"} & without.keys()
+        draw, losses = with_it.pop("draw"), with_it.pop("losses")
         assert_same_bits(with_it, without)
+        assert losses.shape == (b,) and np.mean(losses) == pytest.approx(without["batch_loss"])
         assert isinstance(draw, isjax.Draw) and draw.ids.shape == draw.weights.shape == (b,)
         assert float(with_it["max_weight"]) == np.max(draw.weights)
         assert float(with_it["unique"]) == pytest.approx(len(set(draw.ids.tolist())) / b)
@@ -774,6 +775,16 @@ def test_state_has_the_parts_of_the_design():
     assert state.step.dtype == jnp.int32 and state.step.shape == ()
     assert jnp.issubdtype(state.key.dtype, jax.dtypes.prng_key)
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(state))
+
+
+def test_a_record_goes_through_the_step_as_it_is(trainer):
+    """It is the caller's to fill, see `isjax.records`; without one nothing is carried along."""
+    sampler, step = trainer
+    record = {"count": jnp.arange(3), "other": (jnp.ones(2),)}
+    state = start(sampler)
+    assert state.record is None and step(copy(state), regression())[0].record is None
+    kept = step(state._replace(record=copy(record)), regression())[0]
+    assert_same_bits(kept.record, record)
 
 
 # Bad examples and bad states

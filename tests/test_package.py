@@ -1,0 +1,68 @@
+"""What is installed: its version, and types that a checker can rely on."""
+
+import ast
+import importlib.metadata
+import pathlib
+import tomllib
+
+import pytest
+
+import isjax
+
+ROOT = pathlib.Path(isjax.__file__).parent
+
+
+def public_functions(module):
+    """Those in `__all__`, and the methods of classes there, by name."""
+    tree = ast.parse((ROOT / f"{module}.py").read_text())
+    exported = next(
+        (
+            ast.literal_eval(x.value)
+            for x in tree.body
+            if isinstance(x, ast.Assign) and names_all(x)
+        ),
+        [],
+    )
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and node.name in exported:
+            yield node.name, node, 0
+        elif isinstance(node, ast.ClassDef) and node.name in exported:
+            for method in node.body:
+                if isinstance(method, ast.FunctionDef) and not method.name.startswith("_"):
+                    yield f"{node.name}.{method.name}", method, 1
+
+
+def names_all(node):
+    return any(isinstance(target, ast.Name) and target.id == "__all__" for target in node.targets)
+
+
+def unannotated(function, skip):
+    """Its parameters without a type, and `return`; of a method self has none."""
+    given = function.args
+    parameters = [*given.posonlyargs, *given.args][skip:]
+    parameters += [*given.kwonlyargs, *filter(None, (given.vararg, given.kwarg))]
+    missing = [parameter.arg for parameter in parameters if parameter.annotation is None]
+    return missing + ["return"] * (function.returns is None)
+
+
+@pytest.mark.parametrize("module", sorted(path.stem for path in ROOT.glob("[a-z]*.py")))
+def test_public_functions_are_annotated(module):
+    found = {name: unannotated(*rest) for name, *rest in public_functions(module)}
+    assert not {name: missing for name, missing in found.items() if missing}
+
+
+def test_the_checker_finds_what_lacks():
+    source = "def f(a, b: int, *c, d, e: int = 0, **g): pass"
+    assert unannotated(ast.parse(source).body[0], 0) == ["a", "d", "c", "g", "return"]
+    assert {"Writer.write", "Writer.close"} <= {name for name, *_ in public_functions("writers")}
+    assert "gate" in {name for name, *_ in public_functions("combinators")}
+
+
+def test_types_are_announced():
+    assert (ROOT / "py.typed").exists()
+
+
+def test_the_version_has_one_source():
+    settings = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())
+    assert settings["project"]["dynamic"] == ["version"] and "version" not in settings["project"]
+    assert importlib.metadata.version("isjax") == isjax.__version__

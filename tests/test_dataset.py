@@ -36,7 +36,7 @@ def test_from_arrays_takes_any_pytree():
     made = dataset.from_arrays(pair, np.zeros(4), valid={"a": np.ones(1)}, vocabulary=["a", "b"])
     assert made.train is pair and made.num_classes is None
     assert made.valid == {"a": np.ones(1)} and made.vocabulary == ("a", "b")
-    assert dataset.from_arrays(pair, pair)[2:] == (None, None, None)
+    assert dataset.from_arrays(pair, pair)[2:] == (None,) * 4
 
 
 def test_classes_have_names_one_each():

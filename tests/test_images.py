@@ -42,7 +42,7 @@ def write(data_dir, seed=0, shape=(4, 3, 3), **options):
 def test_images_and_labels_are_those_written(shape, tmp_path, cache):
     splits = write(tmp_path, shape=shape)
     made = images.load_images("tiny_images", tmp_path)
-    assert made.num_classes == 3
+    assert made.num_classes == 3 and made.class_names == ("0", "1", "2")
     for name, part in (("train", made.train), ("test", made.test)):
         assert part["x"].dtype == np.uint8 and part["label"].dtype == np.int32
         np.testing.assert_array_equal(part["x"], np.stack([x for x, _ in splits[name]]))

@@ -10,7 +10,7 @@ FIELDS = {
     base.ScoreTransform: ["init", "update"],
     base.SamplerState: ["step", "buffer", "scorer", "transform"],
     base.Sampler: ["init", "sample", "update", "weigh", "own_pool"],
-    training.TrainState: ["step", "key", "params", "model_state", "opt_state", "sampler"],
+    training.TrainState: ["step", "key", "params", "model_state", "opt_state", "sampler", "record"],
 }
 
 

@@ -99,7 +99,7 @@ def _save(figure: "Figure", name: str, folder: Path) -> str:
     figure.savefig(folder / f"{name}.png", facecolor="white")
     file = io.StringIO()
     with rc_context({"svg.hashsalt": name}):  # ids that differ between figures
-        figure.savefig(file, format="svg", transparent=True, metadata={"Date": None})
+        figure.savefig(file, format="svg", transparent=True)
     svg = file.getvalue()
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)

@@ -126,6 +126,7 @@ def draw_draws(behaviours: Mapping[Group, Sequence[Behaviour]]) -> "Figure | Non
         if bins is None:
             _say_alike(ax)
             return
+        values = values.clip(bins[0])
         ax.hist(
             values, bins, weights=weights / weights.sum(), color=_DATA, alpha=0.5, label="data set"
         )
@@ -166,15 +167,16 @@ def draw_predictions(behaviours: Mapping[Group, Sequence[Behaviour]]) -> "Figure
         if x_bins is None or y_bins is None:
             _say_alike(ax)
             return
+        ax.text(
+            0.04, 0.93, f"r = {np.corrcoef(x, y)[0, 1]:.2f}", transform=ax.transAxes, fontsize=9
+        )
+        x, y = x.clip(x_bins[0]), y.clip(y_bins[0])
         ax.hist2d(x, y, (x_bins, y_bins), cmap="cividis", cmin=1, rasterized=True)
         ends = [max(x_bins[0], y_bins[0]), min(x_bins[-1], y_bins[-1])]
         if ends[0] < ends[1]:
             ax.plot(ends, ends, color=COLOURS[1], linewidth=1.0)
         ax.set_xscale("log" if x_log else "linear")
         ax.set_yscale("log" if y_log else "linear")
-        ax.text(
-            0.04, 0.93, f"r = {np.corrcoef(x, y)[0, 1]:.2f}", transform=ax.transAxes, fontsize=9
-        )
 
     return _grid(known, [(scatter, "score when drawn", "loss then observed")])
 
@@ -224,12 +226,15 @@ def _say_alike(ax: Any) -> None:
 
 
 def _bins(values: np.ndarray) -> tuple[np.ndarray | None, bool]:
-    """Edges over most of the values, and whether they are on a log scale; None if all are alike."""
+    """Edges, and whether they are on a log scale; None if all values are alike.
+
+    On a log scale what is smaller, zeros included, is to be counted in the first bin.
+    """
     positive = values[values > 0]
-    if len(positive) > 0.95 * len(values):
-        low, high = np.quantile(positive, [0.005, 1.0])
-        if high > 20 * low > 0:
-            return np.geomspace(low, 1.001 * high, 31), True
+    if len(positive) > 0.5 * len(values):
+        low, high = np.quantile(positive, [0.01, 1.0])
+        if high > 20 * low:
+            return np.geomspace(max(low, 1e-6 * high), 1.001 * high, 31), True
     low, high = np.quantile(values, [0.0, 1.0]) if len(values) else (0.0, 0.0)
     return (np.linspace(low, high, 31), False) if high > low else (None, False)
 

@@ -26,6 +26,7 @@ _PANELS = {  # of draw_behaviour: where the numbers are and their name: a title,
     ("steps", "score_correlation"): ("correlation of score and loss", (None, 1.05)),
 }
 _DATA, _DRAWN = GREY, COLOURS[0]
+_HEAT = (0.17, 0.55, 0.77)  # seen on light and dark: a raster knows no theme
 _FEW = 20  # draws of which a histogram would say nothing
 
 
@@ -158,6 +159,9 @@ def draw_predictions(behaviours: Mapping[Group, Sequence[Behaviour]]) -> "Figure
     }
     if not known:
         return None
+    from matplotlib.colors import LinearSegmentedColormap, LogNorm
+
+    cmap = LinearSegmentedColormap.from_list("", [(*_HEAT, 0.3), (*_HEAT, 1.0)])
 
     def scatter(ax: Any, draws: Mapping[str, np.ndarray]) -> None:
         x, y = draws["scores"], draws["losses"]
@@ -171,10 +175,12 @@ def draw_predictions(behaviours: Mapping[Group, Sequence[Behaviour]]) -> "Figure
             0.04, 0.93, f"r = {np.corrcoef(x, y)[0, 1]:.2f}", transform=ax.transAxes, fontsize=9
         )
         x, y = x.clip(x_bins[0]), y.clip(y_bins[0])
-        ax.hist2d(x, y, (x_bins, y_bins), cmap="cividis", cmin=1, rasterized=True)
-        ends = [max(x_bins[0], y_bins[0]), min(x_bins[-1], y_bins[-1])]
-        if ends[0] < ends[1]:
-            ax.plot(ends, ends, color=COLOURS[1], linewidth=1.0)
+        ax.hist2d(x, y, (x_bins, y_bins), cmap=cmap, norm=LogNorm(), cmin=1, rasterized=True)
+        low, high = max(x_bins[0], y_bins[0]), min(x_bins[-1], y_bins[-1])
+        if low < high:
+            equal = np.union1d(x_bins, y_bins)  # many, as it is a curve where one scale is log
+            equal = equal[(equal >= low) & (equal <= high)]
+            ax.plot(equal, equal, color=COLOURS[1], linewidth=1.0)
         ax.set_xscale("log" if x_log else "linear")
         ax.set_yscale("log" if y_log else "linear")
 

@@ -264,7 +264,20 @@ def test_predictions_show_every_pair_and_their_correlation():
     x, y = ax.get_lines()[0].get_data()
     np.testing.assert_array_equal(x, y)  # where the score was the loss
     both = (scores[good], losses[good])
-    assert x[0] == max(map(np.min, both)) and x[1] == min(map(np.max, both))
+    assert x[0] == max(map(np.min, both)) and x[-1] == min(map(np.max, both))
+
+
+def test_the_line_of_equality_is_one_where_scales_differ():
+    """Zeros make the losses' scale linear: halfway up the picture is not halfway across it."""
+    scores = np.geomspace(0.01, 1.0, 200)
+    losses = np.where(np.arange(200) % 5 < 3, 0.0, scores)
+    (ax,) = visible(draw_predictions({LOSS: [drawn(scores, losses)]}))
+    assert ax.get_xscale() == "log" and ax.get_yscale() == "linear"
+    (line,) = ax.get_lines()
+    drawn_x = line.get_xdata()
+    for x in (0.03, 0.1, 0.3):  # as near to the truth as the next point, in either direction
+        y = np.interp(np.log(x), np.log(drawn_x[drawn_x > 0]), drawn_x[drawn_x > 0])
+        assert y == pytest.approx(x, rel=0.02)
 
 
 @pytest.mark.parametrize("losses", [[1.0] * 30, [np.nan] * 30], ids=["alike", "nan"])

@@ -1,14 +1,16 @@
 """The page of a comparison: one HTML file that needs no other, and its figures as PNG."""
 
 import base64
+import inspect
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from isjax import recipes
 from isjax.behaviour import Behaviour, load_behaviour
 from isjax.behaviour_figures import draw_behaviour, draw_draws, draw_predictions, draw_time
 from isjax.figures import draw_curves
@@ -80,6 +82,7 @@ def write_page(runs: Sequence[Run], folder: str | Path) -> Path:
         dataset=runs[0].dataset,
         counted=f"{len(runs)} run{'s' if len(runs) > 1 else ''} of "
         + ", ".join(dict.fromkeys(group.method for group in groups)),
+        methods=_methods(groups),
         verdicts=_verdicts(summaries, groups),
         table=_table(summaries),
         explanation=explanation(runs),
@@ -111,6 +114,13 @@ def _save(figure: "Figure", name: str, folder: Path) -> str:
     )
 
 
+def _methods(groups: Iterable[Group]) -> list[tuple[str, str]]:
+    """What each of the methods is, by the first line of its docstring."""
+    names = dict.fromkeys(group.method for group in groups if group.method in recipes.__all__)
+    about = {name: inspect.getdoc(getattr(recipes, name)) or "" for name in names}
+    return [(name, text.partition("\n")[0].replace("`", "")) for name, text in about.items()]
+
+
 def _verdicts(summaries: Sequence[Summary], groups: Mapping[Group, Sequence[Run]]) -> list[str]:
     """What each method comes to beside uniform draws, a sentence each; none before all is done."""
     uniform = reference(groups)
@@ -123,13 +133,18 @@ def _verdicts(summaries: Sequence[Summary], groups: Mapping[Group, Sequence[Run]
             continue
         times = summary.train_loss.time or ()
         reached = [time for time in times if np.isfinite(time)]
-        if not reached:
+        diverged = np.sum(~np.isfinite(summary.train_loss.final))
+        if diverged:
+            some = f" ({diverged} of {len(times)} seeds)" if diverged < len(times) else ""
+            first = f"diverged: its final train loss is not finite{some}"
+        elif not reached:
             first = f"never reaches {base.group.label}'s final train loss"
         else:
             some = "" if len(reached) == len(times) else f" ({len(reached)} of {len(times)} seeds)"
             share = np.mean(reached)
             first = (
-                f"reaches {base.group.label}'s final train loss in {share:.2f} of its time{some}"
+                f"reaches {base.group.label}'s final train loss in {share:.2f} of the time that "
+                f"{base.group.label} takes{some}"
             )
         ours, theirs = np.mean(summary.score.final), np.mean(base.score.final)
         label = summary.score.metric.label

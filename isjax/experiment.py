@@ -65,7 +65,8 @@ def run(
     Args:
         config: see `isjax.config.default_config`.
         workdir: made if need be.
-        dataset: to use in place of the one that the config names.
+        dataset: to use in place of the one that the config names; `config.dataset` is then only
+            what a report calls it.
         task: to use in place of what the config names: data set, network and loss.
         on_draw: `(step, draw)`, called with what each step drew (`isjax.base.Draw`, as NumPy
             arrays), shortly after.

@@ -67,11 +67,13 @@ def importance_sampler(
             traced, if the pool is smaller than the batch, the scorer lacks its input, or scores
             or losses are not one for each example.
     """
-    if not isinstance(scorer, Scorer) or not isinstance(transform, ScoreTransform):
-        raise TypeError(
-            f"got scorer {scorer} and transform {transform}; pass what their functions return, as "
-            "in importance_sampler(scorers.last_loss(), transforms.smooth(0.1), batch_size=128)"
-        )
+    for given, kind, name in ((scorer, Scorer, "scorer"), (transform, ScoreTransform, "transform")):
+        if not isinstance(given, kind):
+            raise TypeError(
+                f"{name} is {getattr(given, '__name__', given)}, no isjax.{kind.__name__}; pass "
+                "what its function returns, as in importance_sampler(scorers.last_loss(), "
+                "transforms.smooth(0.1), batch_size=128)"
+            )
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; draw at least 1 example")
     exponent = exponent_schedule(k)

@@ -571,10 +571,17 @@ def test_an_overflow_does_not_stay_in_the_state_of_a_transform():
 
 
 @pytest.mark.parametrize(
-    "arguments", [(isjax.scorers.last_loss,), (isjax.scorers.last_loss(), isjax.identity)]
+    ("arguments", "named"),
+    [
+        ((isjax.scorers.last_loss,), "scorer is last_loss, no isjax.Scorer"),
+        (
+            (isjax.scorers.last_loss(), isjax.mix_uniform),
+            "transform is mix_uniform, no isjax.ScoreTransform",
+        ),
+    ],
 )
-def test_a_factory_that_was_not_called_is_named(arguments):
-    with pytest.raises(TypeError, match=r"pass what their functions return, as in .*last_loss\(\)"):
+def test_a_factory_that_was_not_called_is_named(arguments, named):
+    with pytest.raises(TypeError, match=rf"^{named}; pass what its function returns"):
         isjax.importance_sampler(*arguments, batch_size=2)
 
 

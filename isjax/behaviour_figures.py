@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from isjax.behaviour import Behaviour
-from isjax.figures import COLOURS, GREY, new_figure, plain, styles
+from isjax.figures import COLOURS, GREY, mean_and_band, new_figure, plain, styles
 from isjax.runs import Group, final
 from isjax.timeline import PARTS
 
@@ -49,9 +49,9 @@ def draw_time(
     left = np.zeros(len(names))
     colours = {"train": GREY, "score": COLOURS[1], "draw": COLOURS[0], "observe": COLOURS[2]}
     colours |= {"diagnose": COLOURS[3], "other": "#bbbbbb"}
-    for part in sorted(PARTS, key=lambda part: list(colours).index(part)):
+    for part, colour in colours.items():
         values = np.array([spent[part] for spent in known.values()])
-        ax.barh(names, values, left=left, color=colours[part], label=PARTS[part], height=0.62)
+        ax.barh(names, values, left=left, color=colour, label=PARTS[part], height=0.62)
         left += values
     for y, total in enumerate(left):
         ax.text(total, y, f"  {total:.3g} ms", va="center", fontsize=9)
@@ -94,11 +94,8 @@ def draw_behaviour(behaviours: Mapping[Group, Sequence[Behaviour]]) -> "Figure |
             values = np.array([columns[name][:length] for columns in seeds])
             steps = seeds[0]["step"][:length]
             style = style | {"linewidth": 1.2, "markersize": 3}
-            (line,) = ax.plot(steps, values.mean(0), markevery=0.1, label=group.label, **style)
+            line = mean_and_band(ax, steps, values, group.label, style)
             lines.setdefault(group.label, line)
-            if len(values) > 1:
-                band = values.min(0), values.max(0)
-                ax.fill_between(steps, *band, color=style["color"], alpha=0.2, linewidth=0)
         ax.set_title(title, fontsize=9, loc="left")
         ax.set_ylim(low, high)
         plain(ax)

@@ -13,7 +13,16 @@ from isjax.runs import TRAIN_LOSS, Group, Metric, Run, by_group, final, referenc
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["COLOURS", "GREY", "draw_comparison", "draw_curves", "new_figure", "plain", "styles"]
+__all__ = [
+    "COLOURS",
+    "GREY",
+    "draw_comparison",
+    "draw_curves",
+    "mean_and_band",
+    "new_figure",
+    "plain",
+    "styles",
+]
 
 GREY = "#444444"  # uniform; the others take Okabe-Ito, yellow last because it is faint on white
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#F0E442")
@@ -80,6 +89,17 @@ def styles(groups: Iterable[Group]) -> dict[Group, dict[str, Any]]:
     }
 
 
+def mean_and_band(
+    ax: Any, grid: np.ndarray, curves: np.ndarray, label: str, style: dict[str, Any]
+) -> Any:
+    """Draw the mean of curves, shape (seeds, grid), and from least to most; return its line."""
+    (line,) = ax.plot(grid, curves.mean(0), label=label, markevery=0.1, **style)
+    if len(curves) > 1:
+        low, high = curves.min(0), curves.max(0)
+        ax.fill_between(grid, low, high, color=style["color"], alpha=0.2, linewidth=0)
+    return line
+
+
 def _draw_panel(ax: Any, groups: dict[Group, list[Run]], x: str, metric: Metric) -> np.ndarray:
     """Draw a line and a band per group, and uniform's final value; return all values drawn."""
     drawn = []
@@ -87,10 +107,7 @@ def _draw_panel(ax: Any, groups: dict[Group, list[Run]], x: str, metric: Metric)
         runs = groups[group]
         grid, curves = _curves(runs, x, metric)
         drawn.append(curves.ravel())
-        ax.plot(grid, curves.mean(0), label=group.label, markevery=0.1, **style)
-        if len(runs) > 1:
-            low, high = curves.min(0), curves.max(0)
-            ax.fill_between(grid, low, high, color=style["color"], alpha=0.2, linewidth=0)
+        mean_and_band(ax, grid, curves, group.label, style)
     uniform = reference(groups)
     if uniform is not None:
         end = _as_drawn(np.mean(final(groups[uniform], metric.name)), metric)

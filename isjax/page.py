@@ -125,11 +125,11 @@ def _verdicts(summaries: Sequence[Summary], groups: Mapping[Group, Sequence[Run]
     """What each method comes to beside uniform draws, a sentence each; none before all is done."""
     uniform = reference(groups)
     base = next((s for s in summaries if s.group == uniform), None)
-    if base is None or not _finished(groups[base.group]):
+    if base is None or not all(run.finished for run in groups[base.group]):
         return []
     verdicts = []
     for summary in summaries:
-        if summary.group == uniform or not _finished(groups[summary.group]):
+        if summary.group == uniform or not all(run.finished for run in groups[summary.group]):
             continue
         times = summary.train_loss.time or ()
         reached = [time for time in times if np.isfinite(time)]
@@ -153,10 +153,6 @@ def _verdicts(summaries: Sequence[Summary], groups: Mapping[Group, Sequence[Run]
             f"{base.group.label}'s {theirs:.4g}."
         )
     return verdicts
-
-
-def _finished(runs: Sequence[Run]) -> bool:
-    return all(run.metrics["step"][-1] >= run.total_steps for run in runs)
 
 
 def _table(summaries: Sequence[Summary]) -> list[list[str]]:

@@ -82,6 +82,6 @@ def recorded(
 
 def latest(record: Record) -> dict[str, Any]:
     """Of the last draws `scores`, `losses`, `probs`, NumPy arrays [<= K], in no order."""
-    record = jax.device_get(record)
     rings = {"scores": record.scores, "losses": record.losses, "probs": record.probs}
-    return {name: ring[record.probs > 0] for name, ring in rings.items()}
+    rings = jax.device_get(rings)
+    return {name: ring[rings["probs"] > 0] for name, ring in rings.items()}

@@ -86,6 +86,11 @@ class Run(NamedTuple):
         """The step at which the run ends."""
         return max(1, round(self.num_steps * self.budget))
 
+    @property
+    def finished(self) -> bool:
+        """Whether it was evaluated at that step."""
+        return bool(self.metrics["step"][-1] >= self.total_steps)
+
 
 def _budget(value: Any) -> float:
     """Convert a budget; ValueError unless it is a share of num_steps that can be taken."""

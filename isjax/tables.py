@@ -207,7 +207,7 @@ def notes(runs: Sequence[Run]) -> list[str]:
         counts = ", ".join(map(str, sorted(lengths)))
         found.append(f"the runs differ in their number of steps: {counts}")
     for run in runs:
-        if run.metrics["step"][-1] < run.total_steps:
+        if not run.finished:
             found.append(
                 f"{run.path} is at step {run.metrics['step'][-1]:.0f} of {run.total_steps}"
             )

@@ -2,7 +2,6 @@
 
 import os
 import pathlib
-import tempfile
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -10,6 +9,7 @@ import jax
 import numpy as np
 
 from isjax.base import Batch
+from isjax.files import write_whole
 from isjax.training import num_examples
 
 __all__ = ["SETS", "Dataset", "cache_dir", "from_arrays", "save", "with_label_noise"]
@@ -136,8 +136,5 @@ def cache_dir() -> pathlib.Path:
 
 def save(path: pathlib.Path, **arrays: np.ndarray) -> None:
     """Writes all of an npz file or nothing, so that no run reads half of what another writes."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent) as folder:
-        part = pathlib.Path(folder, path.name)
-        np.savez(part, **arrays)  # ty: ignore[invalid-argument-type] (compressed, it loads slowly)
-        os.replace(part, path)
+    with write_whole(path) as file:
+        np.savez(file, **arrays)  # ty: ignore[invalid-argument-type] (compressed, it loads slowly)

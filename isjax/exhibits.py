@@ -12,6 +12,7 @@ import numpy as np
 from isjax import records, timeline
 from isjax.base import Batch
 from isjax.dataset import save
+from isjax.files import write_whole
 from isjax.gallery import make_gallery
 from isjax.loop import Program
 from isjax.runs import DRAWS, EXAMPLES, TIME
@@ -45,7 +46,8 @@ def make_exhibits(
         save(workdir / EXAMPLES, **show(state, count))
         if not (workdir / TIME).exists():
             shares = timeline.shares(_rehearsal(program, state, data), program.run)
-            (workdir / TIME).write_text(json.dumps({"step": int(state.step), "shares": shares}))
+            with write_whole(workdir / TIME) as file:
+                file.write(json.dumps({"step": int(state.step), "shares": shares}).encode())
         return {"coverage": float(np.mean(count > 0))}
 
     return put_by

@@ -1,12 +1,13 @@
 """A run's lines, shown by Weights & Biases: https://docs.wandb.ai."""
 
 import json
-import os
 import pathlib
 import uuid
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
+
+from isjax.files import write_whole
 
 __all__ = ["WandbWriter"]
 
@@ -94,6 +95,5 @@ class WandbWriter:
         self._run.finish(exit_code=int(error is not None))
 
     def _keep(self) -> None:
-        new = self._kept.with_suffix(".new")
-        new.write_text(json.dumps({"id": self._id, "next": self._next}) + "\n")
-        os.replace(new, self._kept)
+        with write_whole(self._kept) as file:
+            file.write(json.dumps({"id": self._id, "next": self._next}).encode() + b"\n")

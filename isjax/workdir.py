@@ -2,13 +2,13 @@
 
 import contextlib
 import json
-import os
 import pathlib
 from collections.abc import Generator
 
 from ml_collections import ConfigDict
 
 from isjax.config import ConfigError, differences
+from isjax.files import write_whole
 
 __all__ = ["ADVICE", "check_workdir", "locked", "write_config"]
 
@@ -71,12 +71,9 @@ def locked(workdir: pathlib.Path) -> Generator[None]:
 
 def write_config(workdir: pathlib.Path, config: ConfigDict) -> None:
     """Writes all of `config.json` or nothing."""
-    part = workdir / "config.part"
-    with open(part, "w") as file:
-        file.write(_as_json(config))
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, workdir / "config.json")
+    settings = _as_json(config).encode()
+    with write_whole(workdir / "config.json") as file:
+        file.write(settings)
 
 
 def _as_json(config: ConfigDict) -> str:

@@ -16,6 +16,7 @@ FLOORS = [
         "conditions",
         "descent",
         "distributions",
+        "files",
         "finite",
         "gradients",
         "mixing",

@@ -69,7 +69,7 @@ def test_saved_arrays_come_back(tmp_path):
 
 def test_nothing_is_left_of_a_file_that_could_not_be_written(tmp_path, monkeypatch):
     def fail(file, **_):
-        file.write_bytes(b"half")
+        file.write(b"half")
         raise OSError("disk full")
 
     monkeypatch.setattr(dataset.np, "savez", fail)

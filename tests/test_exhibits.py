@@ -1,6 +1,7 @@
 import contextlib
 import itertools
 import json
+import os
 from typing import NamedTuple
 
 import jax
@@ -132,6 +133,22 @@ def test_time_is_measured_once_after_the_first_steps(told):
     assert list(found["shares"]) == list(PARTS)
     assert sum(found["shares"].values()) == pytest.approx(1)
     assert found["shares"]["train"] > 0
+
+
+def test_half_a_file_is_never_there(tmp_path, monkeypatch):
+    """As when the process is killed just before the file is complete."""
+    replace = os.replace
+
+    def killed(part, path):
+        if path.name == "time.json":
+            raise KeyboardInterrupt
+        replace(part, path)
+
+    monkeypatch.setattr(exhibits.timeline, "shares", lambda *_: None)
+    monkeypatch.setattr(os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        experiment.run(make_config(), tmp_path, make_dataset())
+    assert (tmp_path / "draws.npz").exists() and not (tmp_path / "time.json").exists()
 
 
 def untimed(folder, *without):

@@ -19,10 +19,9 @@ from typing import Any
 import jax
 import numpy as np
 from absl import flags
-from ml_collections import ConfigDict
 
 from isjax import experiment, main, recipes
-from isjax.config import ConfigError, check, check_name, num_steps
+from isjax.config import ConfigDict, ConfigError, check, check_name, num_steps
 from isjax.figures import draw_comparison
 from isjax.objects import make_sampler, make_task
 from isjax.references import needed

@@ -9,7 +9,6 @@ from types import FunctionType, MappingProxyType
 from typing import Any
 
 import optax
-from ml_collections import ConfigDict
 
 from isjax import (
     augmentations,
@@ -21,6 +20,11 @@ from isjax import (
     tasks,
     weights,
 )
+
+try:
+    from ml_collections import ConfigDict
+except ImportError:
+    raise ImportError("runs from a config need ml_collections: pip install 'isjax[run]'") from None
 
 __all__ = [
     "ConfigError",

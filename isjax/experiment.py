@@ -8,11 +8,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from ml_collections import ConfigDict
 
 from isjax import records
 from isjax.checkpoints import Checkpoints
-from isjax.config import ConfigError, check, num_steps
+from isjax.config import ConfigDict, ConfigError, check, num_steps
 from isjax.dataset import Dataset
 from isjax.evaluation import make_evaluation
 from isjax.exhibits import make_exhibits

@@ -14,7 +14,11 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from absl import app, flags, logging
-from ml_collections import ConfigDict, config_flags
+
+try:
+    from ml_collections import ConfigDict, config_flags
+except ImportError:
+    sys.exit("isjax: runs from a config need ml_collections: pip install 'isjax[run]'")
 
 from isjax import experiment
 from isjax.config import ConfigError, check_name, default_config

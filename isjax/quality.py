@@ -15,10 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from absl import flags
-from ml_collections import ConfigDict
 
 from isjax import experiment, main
-from isjax.config import ConfigError, check
+from isjax.config import ConfigDict, ConfigError, check
 from isjax.diagnostics import Quality, make_gradient_quality
 from isjax.objects import make_optimizer, make_sampler, make_task
 from isjax.references import needed

@@ -13,6 +13,7 @@ from isjax import data, recipes, tasks
 from isjax.config import names
 
 ROOT = pathlib.Path(__file__).parent.parent
+NEEDED = "runs from a config need ml_collections: pip install 'isjax[run]'"
 CONFIG = """
 from isjax.config import default_config
 
@@ -98,6 +99,25 @@ def test_without_arguments_there_is_the_usage(name):
     done = module(name)
     assert done.returncode == 2 and not done.stdout
     assert done.stderr.startswith(f"usage: python -m isjax.{name} ")
+
+
+def without_the_extra(script):
+    """Runs it where ml_collections, which nothing else installs, cannot be imported."""
+    hide = "import sys; sys.modules['ml_collections'] = None"
+    command = [sys.executable, "-c", f"{hide}\n{script}"]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+
+
+def test_without_the_extra_it_is_named_in_one_line():
+    done = without_the_extra("import runpy; runpy.run_module('isjax.main', run_name='__main__')")
+    assert done.returncode == 1
+    assert done.stderr == f"isjax: {NEEDED}\n"
+
+
+@pytest.mark.parametrize("name", ["compare", "config", "experiment", "quality"])
+def test_to_import_what_needs_the_extra_says_so(name):
+    done = without_the_extra(f"import isjax.{name}")
+    assert done.stderr.splitlines()[-1] == f"ImportError: {NEEDED}"
 
 
 def test_a_config_must_be_named():

@@ -225,9 +225,12 @@ def _check_options(config: ConfigDict) -> None:
     }
     for setting, taker in takers.items():
         parameters = inspect.signature(taker).parameters if taker else {}
+        owner = config[setting.removesuffix("_options")]
+        kind = f"an option of {owner}" if owner else "an option"
         for name in config[setting]:
             if name not in parameters:
-                check_name(name, parameters.keys() - _DECIDED, "an option", f"config.{setting}.")
+                known = parameters.keys() - _DECIDED
+                check_name(name, known, kind, f"config.{setting}.")
 
 
 def build(
@@ -250,10 +253,13 @@ def build(
         ConfigError: if there is no such option, or `function` refuses its value.
     """
     parameters = inspect.signature(function).parameters
+    owner = getattr(function, "__name__", f"the {setting.removesuffix('_options')}")
     for name in options:
         if name in fixed:
             raise ConfigError(f"config.{setting}.{name} is decided by the run; leave it out")
-        check_name(name, parameters.keys() - fixed.keys(), "an option", f"config.{setting}.")
+        check_name(
+            name, parameters.keys() - fixed.keys(), f"an option of {owner}", f"config.{setting}."
+        )
     suggested = {**(defaults or {}), **fixed}
     known = {name: value for name, value in suggested.items() if name in parameters}
     try:

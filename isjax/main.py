@@ -9,6 +9,7 @@ TensorBoard, and checkpoints; `python -m isjax.report runs` compares what is bel
 
 import difflib
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -38,6 +39,8 @@ _ALLOW = flags.DEFINE_bool(
     False,
     "Go on with a run although its config was another.",
 )
+
+_KINDS = {bool: "True or False", float: "a number", int: "an int"}  # of settings
 
 
 def command(
@@ -78,7 +81,11 @@ def command(
             sys.exit("isjax: --config is missing; name a file, such as configs/mnist1d.py")
         path = config_flags.get_config_filename(flags.FLAGS["config"])
         if not os.path.isfile(path.partition(":")[0]):
-            sys.exit(f"isjax: there is no config file {path}; the configs/ folder has some")
+            near = f"configs/{path.removesuffix('.py')}.py"
+            hint = (
+                f"did you mean {near}?" if os.path.isfile(near) else "the configs/ folder has some"
+            )
+            sys.exit(f"isjax: there is no config file {path}; {hint}")
         if not _WORKDIR.value:
             sys.exit("isjax: --workdir is missing; name a folder for the files of this run")
         try:
@@ -100,10 +107,21 @@ def _parse(argv: list[str], known: Iterable[str]) -> list[str]:
             check_name(setting.partition(".")[0], settings, "a setting", "--config.")
     try:
         return flags.FLAGS(argv)
+    except flags.IllegalFlagValueError as error:
+        _refuse_value(str(error), settings)
+        raise
     except flags.UnrecognizedFlagError as error:
         near = difflib.get_close_matches(error.flagname, settings, n=1)
         check_name(error.flagname, [*known, *(f"config.{name}" for name in near)], "a flag", "--")
         raise
+
+
+def _refuse_value(message: str, settings: ConfigDict) -> None:
+    """Says what the setting that absl complains of needs, where absl quotes Python."""
+    found = re.match(r"flag --config\.(\w+)=(.*?): ", message)
+    kind = found and _KINDS.get(type(settings.get(found[1])))
+    if kind:
+        raise ConfigError(f"config.{found[1]} is {found[2]}; {kind} is needed")
 
 
 if __name__ == "__main__":

@@ -73,7 +73,7 @@ def _augmentation(name: str, config: ConfigDict) -> tasks.Augmentation:
     options = config.augment_options.get(name, {})
     known = list(inspect.signature(function).parameters)[2:]  # after key and images
     for option in options:
-        check_name(option, known, "an option", f"config.augment_options.{name}.")
+        check_name(option, known, f"an option of {name}", f"config.augment_options.{name}.")
     return functools.partial(function, **options)
 
 

@@ -85,23 +85,23 @@ def test_a_bad_setting_is_named_with_its_remedy(settings, message):
 @pytest.mark.parametrize(
     ("settings", "option", "hint"),
     [
-        ({"method": "last_loss"}, "method_options.smooting", "did you mean smoothing"),
-        ({"method": "uniform"}, "method_options.k", "leave it out"),
-        ({"network": "CNN"}, "network_options.chanels", "did you mean channels"),
-        ({"optimizer": "adam"}, "optimizer_options.betas", "choose from b1, b2, "),
+        ({"method": "last_loss"}, "method_options.smooting", "last_loss; did you mean smoothing"),
+        ({"method": "uniform"}, "method_options.k", "uniform; leave it out"),
+        ({"network": "CNN"}, "network_options.chanels", "CNN; did you mean channels"),
+        ({"optimizer": "adam"}, "optimizer_options.betas", "adam; choose from b1, b2, "),
         ({"optimizer": "nadam"}, "optimizer_options.nestrov", "did you mean nesterov"),
         ({"schedule": "step"}, "schedule_options.boundary", "did you mean boundaries"),
         ({"dataset": "mnist1d"}, "dataset_options.num_trian", "did you mean num_train"),
         ({"dataset": "whatever_tfds_has"}, "dataset_options.tran", "did you mean train"),
         ({"gate": "tau"}, "gate_options.treshold", "did you mean threshold"),
-        ({"gate": ""}, "gate_options.threshold", "leave it out"),
+        ({"gate": ""}, "gate_options.threshold", "; leave it out"),
         ({"weighting": "biased"}, "weighting_options.kk", "did you mean k"),
     ],
 )
 def test_an_option_that_nothing_takes_is_refused_before_data_are_loaded(settings, option, hint):
     setting, name = option.split(".")
     config = with_settings(**settings, **{setting: {name: 1}})
-    with pytest.raises(ConfigError, match=f"^config.{option} is not an option; .*({hint})"):
+    with pytest.raises(ConfigError, match=f"^config.{option} is not an option.*({hint})"):
         configs.check(config)
 
 
@@ -264,7 +264,10 @@ def test_build_passes_what_the_function_takes():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"exponnt": 3}, "config.power_options.exponnt is not an option; did you mean exponent"),
+        (
+            {"exponnt": 3},
+            "config.power_options.exponnt is not an option of power; did you mean exponent",
+        ),
         ({"base": 3}, "config.power_options.base is decided by the run; leave it out"),
         ({"exponent": 4}, "config.power_options: exponent is 4; choose at most 3"),
         ({"exponent": "a"}, "config.power_options: "),

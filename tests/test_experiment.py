@@ -227,9 +227,12 @@ def test_a_task_of_ones_own_with_tuples_for_batches(tmp_path, method):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"method_options": {"kk": 1.0}, "method": "last_loss"}, "kk is not an option"),
+        (
+            {"method_options": {"kk": 1.0}, "method": "last_loss"},
+            "kk is not an option of last_loss",
+        ),
         ({"method_options": {"k": 2.0}, "method": "last_loss"}, "k is 2.0; choose k <= 1"),
-        ({"method_options": {"k": 0.5}, "method": "uniform"}, "k is not an option"),
+        ({"method_options": {"k": 0.5}, "method": "uniform"}, "k is not an option of uniform"),
         ({"method_options": {"batch_size": 9}}, "batch_size is decided by the run"),
         ({"network_options": {"hiden": (3,)}}, "did you mean hidden"),
         ({"optimizer_options": {"momentun": 0.9}}, "did you mean momentum"),

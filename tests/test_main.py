@@ -66,7 +66,11 @@ def test_a_run_from_the_command_line(tmp_path):
         (["--config=pyproject.toml", "--workdir=unused"], "pyproject.toml"),
         (["--config.seed=1"], "--workdir is missing"),
         (["--workdir=unused", "seed=1"], "unexpected argument seed=1"),
-        (["--config.num_steps=ten", "--workdir=unused"], "invalid literal for int"),
+        (["--config.num_steps=ten"], "config.num_steps is ten; an int is needed"),
+        (["--config.batch_size=1.5"], "config.batch_size is 1.5; an int is needed"),
+        (["--config.learning_rate=fast"], "config.learning_rate is fast; a number is needed"),
+        (["--config.exhibits=maybe"], "config.exhibits is maybe; True or False is needed"),
+        (["--config.method_options=3"], "flag --config.method_options=3: "),
     ],
 )
 def test_a_mistake_is_one_line_without_traceback(tmp_path, arguments, message):
@@ -124,6 +128,13 @@ def test_a_config_must_be_named():
     done = module("main", "--workdir=unused")
     assert done.returncode == 1
     assert done.stderr == "isjax: --config is missing; name a file, such as configs/mnist1d.py\n"
+
+
+@pytest.mark.parametrize("name", ["mnist1d", "mnist1d.py"])
+def test_the_config_file_probably_meant_is_named(name):
+    done = module("main", f"--config={name}", "--workdir=unused")
+    message = f"there is no config file {name}; did you mean configs/mnist1d.py?"
+    assert done.returncode == 1 and done.stderr == f"isjax: {message}\n"
 
 
 def test_a_missing_config_file_is_named(tmp_path):

@@ -15,7 +15,7 @@ from isjax.behaviour import Behaviour, load_behaviour
 from isjax.behaviour_figures import draw_behaviour, draw_draws, draw_predictions, draw_time
 from isjax.figures import draw_curves
 from isjax.runs import Group, Run, by_group, reference
-from isjax.tables import Summary, columns, explanation, interval, notes, summarise
+from isjax.tables import Outcome, Summary, columns, explanation, interval, notes, summarise
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -127,7 +127,8 @@ def _verdicts(summaries: Sequence[Summary], groups: Mapping[Group, Sequence[Run]
     base = next((s for s in summaries if s.group == uniform), None)
     if base is None or not all(run.finished for run in groups[base.group]):
         return []
-    verdicts = []
+    name, verdicts = base.group.label, []
+    ends = f"{name}'s final train loss"
     for summary in summaries:
         if summary.group == uniform or not all(run.finished for run in groups[summary.group]):
             continue
@@ -137,22 +138,26 @@ def _verdicts(summaries: Sequence[Summary], groups: Mapping[Group, Sequence[Run]
         if diverged:
             some = f" ({diverged} of {len(times)} seeds)" if diverged < len(times) else ""
             first = f"diverged: its final train loss is not finite{some}"
-        elif not reached:
-            first = f"never reaches {base.group.label}'s final train loss"
-        else:
+        elif not np.isfinite(base.train_loss.final).all():
+            first = f"ends at a train loss of {_mean(summary.train_loss)}, where {name} diverged"
+        elif reached:
             some = "" if len(reached) == len(times) else f" ({len(reached)} of {len(times)} seeds)"
             share = np.mean(reached)
-            first = (
-                f"reaches {base.group.label}'s final train loss in {share:.2f} of the time that "
-                f"{base.group.label} takes{some}"
-            )
-        ours, theirs = np.mean(summary.score.final), np.mean(base.score.final)
+            first = f"reaches {ends} in {share:.2f} of the time that {name} takes{some}"
+        elif _mean(summary.train_loss) == _mean(base.train_loss):
+            first = f"ends at {ends}, {_mean(base.train_loss)}"
+        else:
+            first = f"never reaches {ends}"
         label = summary.score.metric.label
         verdicts.append(
-            f"{summary.group.label} {first}; its final {label} is {ours:.4g}, "
-            f"{base.group.label}'s {theirs:.4g}."
+            f"{summary.group.label} {first}; its final {label} is {_mean(summary.score)}, "
+            f"{name}'s {_mean(base.score)}."
         )
     return verdicts
+
+
+def _mean(outcome: Outcome) -> str:
+    return f"{np.mean(outcome.final):.4g}"
 
 
 def _table(summaries: Sequence[Summary]) -> list[list[str]]:

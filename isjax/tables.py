@@ -62,7 +62,8 @@ def _ratios(
     total = np.mean(final(uniform, cost)) if uniform else 0.0
     if total == 0:
         return None
-    target = np.mean(final(uniform, metric.name))
+    ends = final(uniform, metric.name)
+    target = np.mean(ends) if len(set(ends)) > 1 else ends[0]  # the mean of equals may differ
     as_good = np.greater_equal if metric.higher_is_better else np.less_equal
     hits = [run.metrics[cost][as_good(run.metrics[metric.name], target)] for run in runs]
     return tuple(float(hit[0] / total) if hit.size else math.inf for hit in hits)

@@ -187,6 +187,7 @@ def test_what_each_method_comes_to_is_said_when_all_is_done(tmp_path):
     write_run(tmp_path / "h0", "half", 0, rows([2.0, 0.4, 0.3], [0.1, 0.5, 0.6], 1.0))
     write_run(tmp_path / "h1", "half", 1, rows([2.0, 1.0, 0.9], [0.1, 0.5, 0.6], 1.0))
     write_run(tmp_path / "s", "slow", 0, rows([2.0, 1.0, 0.9], [0.1, 0.5, 0.25], 1.0))
+    write_run(tmp_path / "e", "even", 0, rows([2.0, 1.0, 0.40001], [0.1, 0.5, 0.7], 1.0))
     write_run(tmp_path / "w0", "wild", 0, rows([2.0, 1.0, np.nan], [0.1, 0.5, 0.25], 1.0))
     write_run(tmp_path / "w1", "wild", 1, rows([2.0, 1.0, 0.3], [0.1, 0.5, 0.75], 1.0))
     write_run(tmp_path / "g", "going", 0, rows([2.0, 0.1], [0.1, 0.9], 1.0))
@@ -196,12 +197,15 @@ def test_what_each_method_comes_to_is_said_when_all_is_done(tmp_path):
         f"quick reaches {ends} in 0.30 of the time that uniform takes; its final test accuracy is",
         f"half reaches {ends} in 0.50 of the time that uniform takes (1 of 2 seeds); its final",
         f"slow never reaches {ends}; its final test accuracy is 0.25, uniform's 0.7.",
+        f"even ends at {ends}, 0.4; its final test accuracy is 0.7, uniform's 0.7.",
         "wild diverged: its final train loss is not finite (1 of 2 seeds); its final test accuracy",
     ):
         assert verdict in found.said
     assert "going reaches" not in found.said and "going never" not in found.said
     write_run(tmp_path / "u", "uniform", 0, rows([2.0, 1.0], [0.1, 0.5], 1.0))  # still going
     assert "reaches" not in read(tmp_path)[1].said
+    write_run(tmp_path / "u", "uniform", 0, rows([2.0, 1.0, np.nan], [0.1, 0.5, 0.1], 1.0))
+    assert "slow ends at a train loss of 0.9, where uniform diverged;" in read(tmp_path)[1].said
 
 
 def test_the_methods_of_isjax_are_told_in_a_line_each(tmp_path):

@@ -178,6 +178,16 @@ def test_a_run_that_diverged_is_in_the_table(tmp_path, value):
     assert line.endswith("never | never | never | never")
 
 
+def test_what_ends_as_uniform_does_gets_there_at_its_end(tmp_path):
+    """Although NumPy's mean of three times 0.7 is below 0.7."""
+    ends = rows([1.0, 0.8, 0.7], [0.1, 0.5, 0.6], 1.0)
+    for seed in range(3):
+        write_run(tmp_path / f"u{seed}", seed=seed, rows=ends)
+    write_run(tmp_path / "l", "loss", rows=ends)
+    summary = summarise(load_runs([tmp_path]))[1]
+    assert summary.train_loss.time == summary.train_loss.steps == summary.score.time == (1.0,)
+
+
 def test_no_uniform(folder):
     runs = load_runs([folder / "deep"])
     line = cells(format_table(summarise(runs)))["loss"]

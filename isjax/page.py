@@ -43,7 +43,7 @@ _LONGEST = 140  # characters of an example
 
 
 def write_page(runs: Sequence[Run], folder: str | Path) -> Path:
-    """Writes `index.html` and the figures.
+    """Writes `index.html` and the figures, in place of what an earlier report left there.
 
     Args:
         runs: on one data set; they may still be going.
@@ -74,6 +74,8 @@ def write_page(runs: Sequence[Run], folder: str | Path) -> Path:
             "predictions": draw_predictions(behaviours),
         }
         figures = {name: _save(figure, name, folder) for name, figure in drawn.items() if figure}
+    for name in drawn.keys() - figures.keys():  # of an earlier report
+        (folder / f"{name}.png").unlink(missing_ok=True)
     summaries = summarise(runs)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("isjax", "."), autoescape=True, trim_blocks=True

@@ -307,6 +307,17 @@ def test_runs_that_put_nothing_by(folder):
     assert {path.name for path in (folder / "report").iterdir()} == {"index.html", "curves.png"}
 
 
+def test_figures_of_an_earlier_report_go_and_files_of_others_stay(folder):
+    report = folder / "report"
+    report.mkdir()
+    for name in ("curves.png", "time.png", "draws.png", "mine.png", "time.txt"):
+        (report / name).write_bytes(b"old")
+    read(folder)
+    left = {path.name for path in report.iterdir()}
+    assert left == {"index.html", "curves.png", "mine.png", "time.txt"}
+    assert (report / "curves.png").read_bytes() != b"old"
+
+
 def test_a_run_of_which_everything_is_torn_or_not_there_yet(tmp_path):
     """One evaluation, before any step; a line and files half written; no uniform."""
     write_run(tmp_path, "loss", rows=[(0, 0.0, 2.0, 0.1)], tail='{"step": 10, "sec')

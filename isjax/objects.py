@@ -81,12 +81,15 @@ def check_task(task: Task) -> None:
     """Refuses a network, augmentation or loss that cannot take the data; nothing is computed.
 
     Raises:
-        ConfigError: with what it says of two examples of each part.
+        ConfigError: with what it says of two such examples as each part has.
     """
     parts = (task.dataset.train, task.dataset.valid, task.dataset.test)
     for part in parts:
         if part is not None:
-            batch = jax.tree.map(lambda x: jnp.asarray(x[:2]), part)
+            # Two, also of a part of one: else a mean would pass for one loss per example.
+            batch = jax.tree.map(
+                lambda x: jax.ShapeDtypeStruct((2, *x.shape[1:]), jnp.asarray(x[:1]).dtype), part
+            )
             try:
                 jax.eval_shape(functools.partial(_try, task), batch, jax.random.key(0))
             except (FlaxError, LookupError, TypeError, ValueError) as error:

@@ -673,6 +673,20 @@ def test_a_bad_option_of_an_augmentation_is_named(option):
         objects.make_task(config, make_classes())
 
 
+def test_a_part_of_one_example_passes_and_a_mean_loss_there_does_not():
+    one = {"x": np.ones((1, 8), np.float32), "label": np.zeros(1, np.int32)}
+    for dataset in (make_classes()._replace(valid=one), from_arrays(one, one, 3)):
+        task = objects.make_task(make_config(), dataset)
+        objects.check_task(task)
+
+        def loss_fn(*args, of=task.loss_fn):
+            losses, model_state = of(*args)
+            return losses.mean(keepdims=True), model_state
+
+        with pytest.raises(ConfigError, match=r"got losses of shape \(1,\) for 2 examples"):
+            objects.check_task(task._replace(loss_fn=loss_fn))
+
+
 def images_of(size=6):
     x = np.random.default_rng(0).integers(0, 256, (size, 8, 8, 3)).astype(np.uint8)
     part = {"x": x, "label": np.arange(size, dtype=np.int32) % 3}

@@ -136,6 +136,7 @@ def main():
             one = ConfigDict(config.to_dict())
             one.method, one.learning_rate, one.seed, one.budget = method, rate, seed, budget
             one.method_options = ConfigDict(options[method])
+            one.stop_on_nonfinite = False  # a rate that diverges is a result
             lines[name] = experiment.run(one, folder / name, task=task)
             kept.write_text(json.dumps(lines))
         return lines[name]

@@ -54,7 +54,13 @@ def compare(config: ConfigDict, workdir: str, methods: Sequence[str], seeds: int
     lines: Lines = {equal: {} for equal in EQUAL}
 
     def run(equal: str, method: str, seed: int, budget: float) -> None:
-        one = _with(config, method=method, seed=config.seed + seed, budget=config.budget * budget)
+        one = _with(
+            config,
+            method=method,
+            seed=config.seed + seed,
+            budget=config.budget * budget,
+            stop_on_nonfinite=False,  # what diverges is a result, and costs what it costs
+        )
         print(f"== equal {equal}: {method}, seed {one.seed}, {budget:.1%}", flush=True)
         line = experiment.run(one, folder / equal / f"{method}-{one.seed}", task.dataset)
         lines[equal].setdefault(method, []).append({**line, "budget": budget})

@@ -110,7 +110,7 @@ def default_config() -> ConfigDict:
             "exhibits": True,  # keep draws, examples and times for isjax.report
             "wandb": "",  # a project of Weights & Biases, to which the lines also go; "" = none
             "log_every": 100,  # steps over which diagnostics are averaged for training.jsonl
-            "stop_on_nonfinite": False,  # end the run at an evaluation that finds NaN or infinity
+            "stop_on_nonfinite": True,  # end a run that has skipped every step since an evaluation
             # How it runs.
             "checkpoint_every": 1000,  # steps; 0 = never, and the run cannot be resumed
             "steps_per_call": 0,  # of the compiled program; 0 = 1 on a CPU, 50 elsewhere

@@ -81,8 +81,8 @@ def run(
             another run.
         ImportError: likewise, if a package is missing that the config asks for.
         ConnectionError: likewise, if Weights & Biases cannot be reached.
-        FloatingPointError: with `config.stop_on_nonfinite`, at the evaluation that finds a loss
-            that was not finite.
+        FloatingPointError: with `config.stop_on_nonfinite`, at an evaluation, if every step since
+            the last one was skipped for a loss or a gradient that was not finite.
         SystemExit: with status 0, after SIGTERM, when all is saved; after Ctrl-C KeyboardInterrupt.
     """
     check(config)

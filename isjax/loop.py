@@ -34,7 +34,8 @@ class Plan(NamedTuple):
         num_evals: evenly spaced, after the one before training.
         log_every: steps over which a line of diagnostics is averaged.
         checkpoint_every: steps; 0 = never.
-        stop_on_nonfinite: whether an evaluation that finds NaN or infinity ends the run.
+        stop_on_nonfinite: whether an evaluation ends the run if every step since the last one was
+            skipped, since a loss or the gradient was not finite: nothing more is learned.
         name: shown with the progress.
     """
 
@@ -42,7 +43,7 @@ class Plan(NamedTuple):
     num_evals: int
     log_every: int
     checkpoint_every: int
-    stop_on_nonfinite: bool = False
+    stop_on_nonfinite: bool = True
     name: str = ""
 
     def evaluations(self) -> list[int]:
@@ -167,7 +168,6 @@ def train(
         FloatingPointError: with `plan.stop_on_nonfinite`.
     """
     evaluations = plan.evaluations()
-    seen = _counts(progress)  # a run that stopped at NaN may be resumed on data that are mended
     bar = tqdm(
         total=plan.num_steps, initial=progress.step, desc=plan.name, unit="step", disable=None
     )
@@ -210,7 +210,8 @@ def train(
         progress.eval_seconds += time.perf_counter() - start
         if evaluated is None:  # asked to stop: evaluated when the run is resumed
             return False
-        counts = _counts(progress)
+        steps = progress.step - progress.evaluated
+        skipped = progress.since_evaluation.get("skipped", 0)
         progress.line = {
             "step": progress.step,
             "seconds": round(progress.seconds, 4),
@@ -218,8 +219,8 @@ def train(
             "eval_seconds": round(progress.eval_seconds, 4),
             **{name: _total(progress, name) for name in _EXAMPLES},
             **evaluated,
-            **_means(progress.since_evaluation, progress.step - progress.evaluated),
-            **counts,
+            **_means(progress.since_evaluation, steps),
+            **_counts(progress),
         }
         progress.evaluated, progress.since_evaluation = progress.step, {}
         writer.write("evaluation", progress.line)
@@ -227,13 +228,11 @@ def train(
         if bar.disable:
             took = f"{progress.seconds:.1f} s"
             print(f"step {progress.step}, {took}: {describe(progress.line)}", flush=True)
-        new = {name: count - seen[name] for name, count in counts.items()}
-        seen.update(counts)
-        if plan.stop_on_nonfinite and any(new.values()):
+        if plan.stop_on_nonfinite and skipped == steps:
             raise FloatingPointError(
-                f"stopped at step {progress.step}: since the last evaluation {new['nonfinite']} "
-                f"losses or scores were not finite, and {new['skipped']} steps skipped; lower the "
-                "learning rate, or look at the data"
+                f"stopped at step {progress.step}: each of the {steps} steps since the last "
+                "evaluation was skipped, since losses or gradients were not finite; lower the "
+                "learning rate, clip the gradient, or look at the data"
             )
         loss = progress.line.get("valid_loss", progress.line["test_loss"])
         if not loss < progress.best_loss:  # worse, or not a number

@@ -14,7 +14,7 @@ from isjax import recipes
 from isjax.behaviour import Behaviour, load_behaviour
 from isjax.behaviour_figures import draw_behaviour, draw_draws, draw_predictions, draw_time
 from isjax.figures import draw_curves
-from isjax.runs import Group, Run, by_group, reference
+from isjax.runs import TRAIN_LOSS, Group, Run, by_group, final, reference
 from isjax.tables import Outcome, Summary, columns, explanation, interval, notes, summarise
 
 if TYPE_CHECKING:
@@ -127,12 +127,12 @@ def _verdicts(summaries: Sequence[Summary], groups: Mapping[Group, Sequence[Run]
     """What each method comes to beside uniform draws, a sentence each; none before all is done."""
     uniform = reference(groups)
     base = next((s for s in summaries if s.group == uniform), None)
-    if base is None or not all(run.finished for run in groups[base.group]):
+    if base is None or not all(map(_ended, groups[base.group])):
         return []
     name, verdicts = base.group.label, []
     ends = f"{name}'s final train loss"
     for summary in summaries:
-        if summary.group == uniform or not all(run.finished for run in groups[summary.group]):
+        if summary.group == uniform or not all(map(_ended, groups[summary.group])):
             continue
         times = summary.train_loss.time or ()
         reached = [time for time in times if np.isfinite(time)]
@@ -156,6 +156,11 @@ def _verdicts(summaries: Sequence[Summary], groups: Mapping[Group, Sequence[Run]
             f"{name}'s {_mean(base.score)}."
         )
     return verdicts
+
+
+def _ended(run: Run) -> bool:
+    """Whether it is finished, or has diverged, as one that was stopped for NaN."""
+    return run.finished or not np.isfinite(final([run], TRAIN_LOSS.name)).all()
 
 
 def _mean(outcome: Outcome) -> str:

@@ -120,6 +120,7 @@ def test_budgets_are_shares_of_the_configs_and_seeds_follow_its_own(runs, tmp_pa
     }
     for key, one, dataset in runs.made:
         assert one.method in key and one.seed == int(key[-1])
+        assert not one.stop_on_nonfinite  # one that diverges does not end the comparison
         assert len(dataset.train["x"]) == 64 and one.dataset == "friedman"
     assert config.method == "uniform" and config.seed == 7 and config.budget == 0.5
 

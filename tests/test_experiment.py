@@ -17,12 +17,11 @@ from isjax.training import init_train_state, make_train_step
 METHODS = {"uniform": 1, "last_loss": 1, "learned_loss": 1, "biased_loss": 3}  # forward passes / b
 
 
-def make_dataset(num=300, nan=False):
+def make_dataset(num=300, nan=0):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(num, 8)).astype(np.float32)
     label = (x[:, :3] + 0.1 * rng.normal(size=(num, 3))).argmax(axis=1).astype(np.int32)
-    if nan:
-        x[:5] = np.nan
+    x[:nan] = np.nan
     part = {"x": x, "label": label}
     return data.from_arrays(part, {name: value[-100:] for name, value in part.items()}, 3)
 
@@ -99,17 +98,27 @@ def test_the_seed_decides_a_run(tmp_path):
 
 
 def test_nan_losses_are_counted_and_the_run_goes_on(tmp_path, capsys):
-    last = experiment.run(make_config(method="last_loss"), tmp_path, make_dataset(nan=True))
+    last = experiment.run(make_config(method="last_loss"), tmp_path, make_dataset(nan=5))
     assert last["nonfinite"] >= last["skipped"] > 0
     assert last["step"] == 60 and np.isfinite(last["test_loss"]) and last["test_accuracy"] > 0.7
     assert f"NOT FINITE: {last['nonfinite']} losses" in capsys.readouterr().out
 
 
-def test_a_run_stops_at_nan_if_asked_and_keeps_its_lines(tmp_path):
-    config = make_config(stop_on_nonfinite=True)
-    with pytest.raises(FloatingPointError, match=r"5 losses .* 5 steps skipped; lower the"):
-        experiment.run(config, tmp_path, make_dataset(nan=True))
-    assert lines_of(tmp_path)[-1]["nonfinite"] > 0
+def test_a_run_that_learns_nothing_more_stops_and_keeps_its_lines(tmp_path):
+    """At a rate so high that soon every loss is infinite or NaN, though the parameters are not."""
+    message = "stopped at step 30: each of the 15 steps since .* was skipped, .*; lower the"
+    for method in ("uniform", "default"):
+        config = make_config(method=method, learning_rate=1e30, num_evals=4)
+        with pytest.raises(FloatingPointError, match=message):
+            experiment.run(config, tmp_path / method, make_dataset())
+        first, *_, last = lines_of(tmp_path / method)
+        assert np.isfinite(first["train_loss"]) and not np.isfinite(last["train_loss"])
+        assert last["step"] == 30 and 15 < last["skipped"] < 30
+
+
+def test_a_run_that_learns_nothing_more_goes_on_if_asked(tmp_path):
+    config = make_config(learning_rate=1e30, stop_on_nonfinite=False)
+    assert experiment.run(config, tmp_path, make_dataset())["step"] == 60
 
 
 def test_the_same_run_again_trains_no_more(tmp_path, capsys):
@@ -285,9 +294,9 @@ def test_totals_and_means_hold_when_the_config_changes(tmp_path, monkeypatch):
 
 
 def test_a_run_stopped_at_nan_goes_on_when_the_data_are_mended(tmp_path):
-    config = make_config(stop_on_nonfinite=True, checkpoint_every=10)
+    config = make_config(checkpoint_every=10, num_evals=2)
     with pytest.raises(FloatingPointError):
-        experiment.run(config, tmp_path, make_dataset(nan=True))
+        experiment.run(config, tmp_path, make_dataset(nan=200))
     assert experiment.run(config, tmp_path, make_dataset())["step"] == 60
 
 

@@ -190,6 +190,7 @@ def test_what_each_method_comes_to_is_said_when_all_is_done(tmp_path):
     write_run(tmp_path / "e", "even", 0, rows([2.0, 1.0, 0.40001], [0.1, 0.5, 0.7], 1.0))
     write_run(tmp_path / "w0", "wild", 0, rows([2.0, 1.0, np.nan], [0.1, 0.5, 0.25], 1.0))
     write_run(tmp_path / "w1", "wild", 1, rows([2.0, 1.0, 0.3], [0.1, 0.5, 0.75], 1.0))
+    write_run(tmp_path / "n", "stopped", 0, rows([2.0, np.nan], [0.1, 0.1], 1.0))
     write_run(tmp_path / "g", "going", 0, rows([2.0, 0.1], [0.1, 0.9], 1.0))
     _, found = read(tmp_path)
     ends = "uniform's final train loss"
@@ -198,6 +199,7 @@ def test_what_each_method_comes_to_is_said_when_all_is_done(tmp_path):
         f"half reaches {ends} in 0.50 of the time that uniform takes (1 of 2 seeds); its final",
         f"slow never reaches {ends}; its final test accuracy is 0.25, uniform's 0.7.",
         f"even ends at {ends}, 0.4; its final test accuracy is 0.7, uniform's 0.7.",
+        "stopped diverged: its final train loss is not finite; its final test accuracy is 0.1,",
         "wild diverged: its final train loss is not finite (1 of 2 seeds); its final test accuracy",
     ):
         assert verdict in found.said

@@ -94,6 +94,9 @@ class Draw(NamedTuple):
         pool_size: [] int32 B.
         passes: [] int32 forward passes of the main model that the choice took, a backward pass
             counting as two.
+        mass: [] float32, the pool's mean of what the draw is proportional to; 0 = it was uniform
+            for want of any.
+        k: [] float32, the exponent of the weights.
     """
 
     ids: Array
@@ -105,6 +108,8 @@ class Draw(NamedTuple):
     nonfinite: Array | int = 0
     pool_size: Array | int = 0
     passes: Array | int = 0
+    mass: Array | float = 1.0
+    k: Array | float = 1.0
 
 
 class SamplerState(NamedTuple):
@@ -115,12 +120,20 @@ class SamplerState(NamedTuple):
         buffer: `isjax.buffer.ScoreBuffer`.
         scorer: the scorer's state.
         transform: the transform's state.
+        first: [] int32, the id of the first example, where the state is of a part of the data set;
+            None = of the whole.
     """
 
     step: Array
     buffer: PyTree
     scorer: PyTree
     transform: PyTree
+    first: Array | None = None
+
+
+def take(data: Batch, ids: Array) -> Batch:
+    """The examples `ids` [b] of a data set, a pytree of arrays with leading axis N."""
+    return jax.tree.map(lambda x: x[ids], data)
 
 
 class Sampler(NamedTuple):
@@ -134,6 +147,7 @@ class Sampler(NamedTuple):
         weigh: `(state, draw, losses) -> weights`, [b] float32, for the gradient: `draw.weights`,
             unless they depend on the losses of the batch.
         own_pool: whether it chooses by itself where to look, so that no `ids` are passed.
+        take: `(data, ids [b]) -> batch`, how what was drawn is gathered from the data set.
     """
 
     init: Callable[[Array, int], SamplerState]
@@ -141,3 +155,4 @@ class Sampler(NamedTuple):
     update: Callable[..., SamplerState]
     weigh: Callable[[SamplerState, Draw, Array], Array] = lambda state, draw, losses: draw.weights
     own_pool: bool = False
+    take: Callable[[Batch, Array], Batch] = take

@@ -84,6 +84,8 @@ def gate(sampler: Sampler, condition: Condition | float) -> Sampler:
                 nonfinite=zero,
                 pool_size=jnp.int32(pool_size),
                 passes=zero,
+                mass=jnp.float32(1),
+                k=jnp.float32(1),
             )
             return draw, state._replace(step=state.step + 1)
 

@@ -47,6 +47,7 @@ _LEAST = {
     "eval_examples": 0,
     "checkpoint_every": 0,
     "steps_per_call": 0,
+    "strata": 1,
     "weight_decay": 0,
     "clip_norm": 0,
 }
@@ -114,6 +115,9 @@ def default_config() -> ConfigDict:
             # How it runs.
             "checkpoint_every": 1000,  # steps; 0 = never, and the run cannot be resumed
             "steps_per_call": 0,  # of the compiled program; 0 = 1 on a CPU, 50 elsewhere
+            "distributed": False,  # join the other processes, see isjax.distributed.connect
+            "mesh": ConfigDict({"data": 0, "model": 1}),  # devices along each axis; data 0 = all
+            "strata": 1,  # parts of the data set with draws of their own; 1 = draws from the whole
         }
     )
 
@@ -203,6 +207,14 @@ def check(config: ConfigDict) -> None:
             f"config.pool_size is {config.pool_size}, smaller than config.batch_size, which is "
             f"{config.batch_size}; enlarge the pool or shrink the batch"
         )
+    for setting in ("batch_size", "pool_size"):
+        if config[setting] % config.strata:
+            raise ConfigError(
+                f"config.{setting} is {config[setting]}, of which each of config.strata = "
+                f"{config.strata} parts cannot have its share; choose a multiple"
+            )
+    for name in config.mesh:
+        check_name(name, ("data", "model"), "an axis", prefix="config.mesh.")
     if not 0 < config.learning_rate < math.inf:
         raise ConfigError(f"config.learning_rate is {config.learning_rate}; choose more than 0")
     for setting in ("budget", "reference_budget"):

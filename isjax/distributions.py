@@ -25,6 +25,15 @@ def normalize(scores: Array) -> Array:
     return scores / jnp.sum(scores)
 
 
+def mean_mass(scores: Array) -> Array:
+    """The mean of what `normalize` goes by, 0 where it is uniform for want of any. [B] -> [].
+
+    Scores above 2^64 count as that, so that no sum of them overflows.
+    """
+    scores = jnp.nan_to_num(scores.astype(jnp.float32), nan=0.0)
+    return jnp.mean(jnp.clip(scores, 0.0, 2.0**64))
+
+
 def effective_sample_size(probs: Array) -> Array:
     """1 / sum p^2: between 1 (one item has all the mass) and B (uniform). [B] -> []."""
     return 1.0 / jnp.sum(jnp.square(probs))

@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from isjax.base import Batch
+from isjax.mesh import shards
 from isjax.tasks import Task
 from isjax.training import TrainState, make_eval_step, num_examples
 
@@ -76,6 +77,7 @@ def over_examples(
     """What an evaluation step says of each example, batch by batch: trees of arrays [<= batch]."""
     size = num_examples(part)
     rows = min(size, batch_size)
+    rows += -rows % shards()
     for start in range(0, size, rows):
         # The last batch is filled up from the front: one shape, one compilation.
         ids = np.arange(start, start + rows) % size

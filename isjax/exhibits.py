@@ -12,12 +12,13 @@ import numpy as np
 from isjax import records, timeline
 from isjax.base import Batch
 from isjax.dataset import save
+from isjax.distributed import alone, fetch, is_main
 from isjax.files import write_whole
 from isjax.gallery import make_gallery
 from isjax.loop import Program
 from isjax.runs import DRAWS, EXAMPLES, TIME
 from isjax.tasks import Task
-from isjax.training import TrainState
+from isjax.training import TrainState, num_examples
 
 __all__ = ["make_exhibits"]
 
@@ -31,7 +32,7 @@ def make_exhibits(
       `probs` over those of uniform draws.
     - `examples.npz`: those drawn most and least, see `isjax.gallery`.
     - `time.json`: the shares of `isjax.timeline.PARTS`, measured on a copy of the state after the
-      first steps, or null where they cannot be told.
+      first steps, or null where they cannot be told; only of a run in one process.
 
     Returns:
         `put_by(state) -> {"coverage": share of the training examples drawn so far}`.
@@ -41,10 +42,12 @@ def make_exhibits(
     def put_by(state: TrainState) -> dict[str, float]:
         if int(state.step) == 0:
             return {"coverage": 0.0}
-        count = np.asarray(state.record.count)
-        save(workdir / DRAWS, count=count, **records.latest(state.record))
-        save(workdir / EXAMPLES, **show(state, count))
-        if not (workdir / TIME).exists():
+        count = fetch(state.record.count)[: num_examples(task.dataset.train)]
+        draws, examples = records.latest(state.record), show(state, count)
+        if is_main():
+            save(workdir / DRAWS, count=count, **draws)
+            save(workdir / EXAMPLES, **examples)
+        if alone() and not (workdir / TIME).exists():
             shares = timeline.shares(_rehearsal(program, state, data), program.run)
             with write_whole(workdir / TIME) as file:
                 file.write(json.dumps({"step": int(state.step), "shares": shares}).encode())

@@ -8,22 +8,28 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from isjax import records
+from isjax.base import Array, Params, PyTree
 from isjax.checkpoints import Checkpoints
 from isjax.config import ConfigDict, ConfigError, check, num_steps
 from isjax.dataset import Dataset
+from isjax.distributed import alone, connect, is_main, together
 from isjax.evaluation import make_evaluation
 from isjax.exhibits import make_exhibits
 from isjax.loop import OnDraw, Plan, Progress, compile_steps, describe, train
+from isjax.mesh import DATA, make_mesh
 from isjax.objects import check_task, make_optimizer, make_sampler, make_task
-from isjax.preemption import asked_to_stop
+from isjax.padding import pad_state
+from isjax.preemption import asked_to_stop, asked_together
 from isjax.references import Prepared, Stopped, needed, prepare
+from isjax.sharding import build, last_axis, place
 from isjax.tasks import Task
 from isjax.training import TrainState, init_train_state, make_train_step, num_examples
 from isjax.wandb_writer import WandbWriter
 from isjax.workdir import ADVICE, check_workdir, locked, write_config
-from isjax.writers import Writer
+from isjax.writers import Silent, Writer
 
 __all__ = ["run"]
 
@@ -86,79 +92,111 @@ def run(
         SystemExit: with status 0, after SIGTERM, when all is saved; after Ctrl-C KeyboardInterrupt.
     """
     check(config)
-    workdir = pathlib.Path(workdir).expanduser()
-    check_workdir(workdir, config, allow_config_changes)
-    shown = WandbWriter(config.wandb, workdir, config.to_dict()) if config.wandb else None
-    task = task or make_task(config, dataset)
-    check_task(task)
-    size = num_examples(task.dataset.train)
-    if config.pool_size > size:
-        raise ConfigError(
-            f"config.pool_size is {config.pool_size}, but the training data have {size} "
-            f"examples; choose at most {size}"
-        )
-    init_key, state_key = jax.random.split(jax.random.key(config.seed))
-    params, model_state = task.init(init_key)
-    tx = make_optimizer(config)
-    plan = _plan(config)
+    try:
+        connect(config.distributed)
+        mesh = make_mesh(**config.mesh)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    _check_mesh(config, mesh)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(together())
+        if not is_main():
+            nowhere = stack.enter_context(open(os.devnull, "w"))
+            stack.enter_context(contextlib.redirect_stdout(nowhere))
+        workdir = pathlib.Path(workdir).expanduser()
+        check_workdir(workdir, config, allow_config_changes)
+        shown = config.wandb and is_main() and WandbWriter(config.wandb, workdir, config.to_dict())
+        task = task or make_task(config, dataset)
+        check_task(task)
+        size = num_examples(task.dataset.train)
+        if config.pool_size > size:
+            raise ConfigError(
+                f"config.pool_size is {config.pool_size}, but the training data have {size} "
+                f"examples; choose at most {size}"
+            )
+        init_key, state_key = jax.random.split(jax.random.key(config.seed))
+        params, model_state = task.init(init_key)
+        tx = make_optimizer(config)
+        plan = _plan(config)
 
-    # Whatever must be refused is, before reference models are trained.
-    zeros = dict.fromkeys(needed(config), np.zeros(size, np.float32))
-    make_sampler(config, task, model_state, zeros)
-    with asked_to_stop() as stop:
-        with contextlib.ExitStack() as stack:
+        # Whatever must be refused is, before reference models are trained.
+        zeros = dict.fromkeys(needed(config), np.zeros(size, np.float32))
+        make_sampler(config, task, model_state, zeros)
+        stop = stack.enter_context(asked_to_stop() if alone() else asked_together())
+        if is_main():
             stack.enter_context(locked(workdir))
-            if not (
-                workdir / "config.json"
-            ).exists():  # what another config left that never trained
+            if not (workdir / "config.json").exists():  # left by another config that never trained
                 (workdir / "prepared.npz").unlink(missing_ok=True)
-            try:
-                prepared = prepare(config, task, workdir, stop)
-            except Stopped:
-                print("asked to stop while preparing; nothing of it is kept", flush=True)
-                return {}
-            sampler = make_sampler(config, task, model_state, prepared.arrays)
-            state = init_train_state(state_key, params, tx, sampler, size, model_state)
+        try:
+            prepared = prepare(config, task, workdir, stop)
+        except Stopped:
+            print("asked to stop while preparing; nothing of it is kept", flush=True)
+            return {}
+        sampler = make_sampler(config, task, model_state, prepared.arrays)
+
+        def begin(key: Array, params: Params, model_state: PyTree) -> TrainState:
+            state = init_train_state(key, params, tx, sampler, size, model_state)
             if config.exhibits:
                 state = state._replace(record=records.init(size))
-            step = make_train_step(
-                task.loss_fn,
-                tx,
-                sampler,
-                pool_size=None if sampler.own_pool else config.pool_size,
-                with_draw=config.exhibits or on_draw is not None,
-            )
-            step = records.recorded(step, with_draw=on_draw is not None)
-            progress, checkpoints = _beginning(prepared), None
-            if config.checkpoint_every:
-                checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints"))
-                state, progress = _resume(checkpoints, state, progress)
-            if progress.evaluated >= plan.num_steps:
-                print(f"{workdir} holds this run, finished")
-                return progress.line
-            if progress.step:
-                print(f"resuming at step {progress.step} of {plan.num_steps}")
+            return pad_state(state, mesh.shape[DATA])
+
+        if mesh.size == 1:
+            state = begin(state_key, params, model_state)
             data = jax.device_put(task.dataset.train)
-            try:
-                program = compile_steps(step, state, data, _steps_per_call(config))
+        else:
+            stack.enter_context(jax.set_mesh(mesh))
+            state = build(begin, (state_key, params, model_state), mesh, last_axis)
+            data = place(task.dataset.train, mesh)
+        step = make_train_step(
+            task.loss_fn,
+            tx,
+            sampler,
+            pool_size=None if sampler.own_pool else config.pool_size,
+            size=size,
+            with_draw=config.exhibits or on_draw is not None,
+        )
+        step = records.recorded(step, with_draw=on_draw is not None)
+        progress, checkpoints = _beginning(prepared), None
+        if config.checkpoint_every:
+            checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints"))
+            state, progress = _resume(checkpoints, state, progress)
+        if progress.evaluated >= plan.num_steps:
+            print(f"{workdir} holds this run, finished")
+            return progress.line
+        if progress.step:
+            print(f"resuming at step {progress.step} of {plan.num_steps}")
+        try:
+            program = compile_steps(step, state, data, _steps_per_call(config))
+            writer = Silent()
+            if is_main():
                 write_config(workdir, config)
                 also = stack.enter_context(shown).add if shown else None
                 writer = stack.enter_context(Writer(workdir, progress.files, also))
-            except (TypeError, ValueError) as error:
-                raise ConfigError(str(error)) from error
-            progress.compile_seconds += program.seconds
-            further = [on_evaluation] if on_evaluation else []
-            if config.exhibits:
-                further.append(make_exhibits(workdir, task, program, data))
-            evaluate = make_evaluation(task, config.eval_batch_size, config.eval_examples, further)
-            train(
-                plan, program, state, progress, data, evaluate, writer, checkpoints, stop, on_draw
-            )
+        except (TypeError, ValueError) as error:
+            raise ConfigError(str(error)) from error
+        progress.compile_seconds += program.seconds
+        further = [on_evaluation] if on_evaluation else []
+        if config.exhibits:
+            further.append(make_exhibits(workdir, task, program, data))
+        evaluate = make_evaluation(task, config.eval_batch_size, config.eval_examples, further)
+        train(plan, program, state, progress, data, evaluate, writer, checkpoints, stop, on_draw)
         if progress.evaluated < plan.num_steps:
             saved = "saved; the same command resumes" if checkpoints else "no checkpoints, all lost"
             print(f"asked to stop at step {progress.step} of {plan.num_steps}; {saved}", flush=True)
-    print(_summary(config, progress.line))
+        else:
+            print(_summary(config, progress.line))
     return progress.line
+
+
+def _check_mesh(config: ConfigDict, mesh: Mesh) -> None:
+    """Refuses what the devices cannot share among them."""
+    shards = mesh.shape[DATA]
+    for setting in ("batch_size", "pool_size", "strata"):
+        if config[setting] % shards and not (setting == "strata" and config.strata == 1):
+            raise ConfigError(
+                f"config.{setting} is {config[setting]}, which {shards} devices along the data "
+                f"axis cannot share; choose a multiple of {shards}, or another config.mesh.data"
+            )
 
 
 def _beginning(prepared: Prepared) -> Progress:

@@ -1,6 +1,7 @@
 """The loop of a run: training between evaluations, metrics written, checkpoints saved."""
 
 import dataclasses
+import functools
 import math
 import time
 from collections.abc import Callable
@@ -13,9 +14,11 @@ from tqdm import tqdm
 
 from isjax.base import Array, Batch, Draw
 from isjax.checkpoints import Checkpoints
+from isjax.distributed import is_main
 from isjax.evaluation import Evaluate
+from isjax.mesh import gathered
 from isjax.training import TrainState
-from isjax.writers import Writer
+from isjax.writers import Silent, Writer
 
 __all__ = ["Plan", "Program", "Progress", "compile_steps", "describe", "train"]
 
@@ -130,7 +133,7 @@ def compile_steps(step: Step, state: TrainState, data: Batch, steps_per_call: in
     ) -> tuple[TrainState, Array, Draw | None]:
         if steps_per_call == 1:
             state, *out = one(state, data)
-            return state, *jax.tree.map(lambda x: x[None], out)
+            return state, *gathered(jax.tree.map(lambda x: x[None], out))
 
         def body(i: Array, carry: tuple) -> tuple:
             state, *out = one(carry[0], data)
@@ -140,11 +143,14 @@ def compile_steps(step: Step, state: TrainState, data: Batch, steps_per_call: in
             return jnp.zeros((steps_per_call, *x.shape), x.dtype)
 
         empty = zeros(jax.ShapeDtypeStruct((len(names),), jnp.float32))
-        return jax.lax.fori_loop(
+        state, *out = jax.lax.fori_loop(
             0, num, body, (state, empty, jax.tree.map(zeros, shapes.get("draw")))
         )
+        return state, *gathered(out)
 
-    run = jax.jit(several, donate_argnums=0).lower(state, data, jnp.int32(1)).compile()
+    placed = jax.tree.map(lambda x: x.sharding, state)
+    run = jax.jit(several, donate_argnums=0, out_shardings=(placed, None, None))
+    run = run.lower(state, data, _number(1, state)).compile()
     return Program(run, steps_per_call, names, time.perf_counter() - start)
 
 
@@ -155,7 +161,7 @@ def train(
     progress: Progress,
     data: Batch,
     evaluate: Evaluate,
-    writer: Writer,
+    writer: Writer | Silent,
     checkpoints: Checkpoints | None,
     asked_to_stop: Callable[[], bool],
     on_draw: OnDraw | None = None,
@@ -169,8 +175,14 @@ def train(
     """
     evaluations = plan.evaluations()
     bar = tqdm(
-        total=plan.num_steps, initial=progress.step, desc=plan.name, unit="step", disable=None
+        total=plan.num_steps,
+        initial=progress.step,
+        desc=plan.name,
+        unit="step",
+        disable=None if is_main() else True,
     )
+
+    number = functools.cache(lambda num: _number(num, state))
 
     def record(rows: Array, draws: Draw | None, num: int) -> None:
         """Adds the metrics of a call, and writes a line of diagnostics where one is due."""
@@ -194,7 +206,7 @@ def train(
         taken, pending = progress.step, None
         while taken < stop and not asked_to_stop():
             num = min(program.steps, stop - taken)
-            state, rows, draws = program.run(state, data, jax.device_put(np.int32(num)))
+            state, rows, draws = program.run(state, data, number(num))
             if pending:
                 record(*pending)
             taken, pending = taken + num, (rows, draws, num)
@@ -253,6 +265,11 @@ def train(
             if ended:
                 return
             state = advance(state, plan.next_pause(progress.step))
+
+
+def _number(num: int, state: TrainState) -> Array:
+    """Where the state's own step counter lies, in all processes."""
+    return jax.make_array_from_callback((), state.step.sharding, lambda _: np.int32(num))
 
 
 def describe(line: dict[str, Any]) -> str:

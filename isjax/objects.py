@@ -28,6 +28,7 @@ from isjax.combinators import gate, reweight
 from isjax.config import ConfigError, build, check_name, num_steps
 from isjax.dataset import Dataset, with_label_noise
 from isjax.gradients import check_losses
+from isjax.strata import stratified
 from isjax.tasks import Task, num_outputs, predicts_every_token
 from isjax.training import num_examples
 
@@ -171,8 +172,8 @@ def make_sampler(
         return lambda params, batch: function(params, model_state, batch)
 
     offered = {
-        "batch_size": config.batch_size,
-        "pool_size": config.pool_size,
+        "batch_size": config.batch_size // config.strata,
+        "pool_size": config.pool_size // config.strata,
         "num_steps": num_steps(config),
         "loss_fn": of_variables(task.score_fn),
         "num_classes": task.dataset.num_classes,
@@ -200,6 +201,9 @@ def make_sampler(
     )
     size = num_examples(task.dataset.train)
     try:
+        if config.strata > 1:
+            pool_size = config.pool_size // config.strata
+            sampler = stratified(sampler, config.strata, None if sampler.own_pool else pool_size)
         jax.eval_shape(lambda key: sampler.init(key, size), jax.random.key(0))
     except ValueError as error:
         raise ConfigError(f"config.method is {config.method}: {error}") from error

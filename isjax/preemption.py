@@ -1,11 +1,33 @@
 """Ending a run in good order when the machine is taken away, or its user presses Ctrl-C."""
 
 import contextlib
+import itertools
 import signal
 import threading
 from collections.abc import Callable, Generator
 
-__all__ = ["asked_to_stop"]
+from jax.experimental import multihost_utils
+
+__all__ = ["asked_to_stop", "asked_together"]
+
+
+@contextlib.contextmanager
+def asked_together() -> Generator[Callable[[], bool]]:
+    """The same for several processes, which all stop where any of them gets SIGTERM.
+
+    The function it yields is to be called by all, equally often; JAX's coordinator sees to it that
+    it turns True for all at the same call. Ctrl-C ends a process at once.
+    """
+    calls, stopped = itertools.count(), threading.Event()
+
+    def stop() -> bool:
+        if not stopped.is_set() and multihost_utils.reached_preemption_sync_point(next(calls)):
+            stopped.set()
+        return stopped.is_set()
+
+    yield stop
+    if stopped.is_set():
+        raise SystemExit(0)
 
 
 @contextlib.contextmanager

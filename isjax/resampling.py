@@ -18,11 +18,16 @@ from isjax.descent import descend, invert_cdf
 __all__ = ["categorical", "presample", "systematic", "top_k", "without_replacement"]
 
 
-def presample(key: Array, num_examples: int, size: int) -> Array:
+def presample(key: Array, num_examples: Array | int, size: int) -> Array:
     """The pool: `size` distinct ids, each example with the same probability.
 
     One id from each of `size` nearly equal stretches of the data set, at a common random shift, so
     that data sorted by class is spread evenly over the pool. O(size).
+
+    Args:
+        key: typed PRNG key.
+        num_examples: N; an array, [] int32, is not checked.
+        size: B.
 
     Returns:
         [size] int32.
@@ -30,7 +35,7 @@ def presample(key: Array, num_examples: int, size: int) -> Array:
     Raises:
         ValueError: if the pool is empty or larger than the data set.
     """
-    if not 0 < size <= num_examples:
+    if isinstance(num_examples, int) and not 0 < size <= num_examples:
         raise ValueError(
             f"a pool of {size} cannot be drawn from {num_examples} examples; "
             f"choose a pool size between 1 and {num_examples}"

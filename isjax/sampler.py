@@ -19,7 +19,7 @@ from isjax.base import (
     Scorer,
     ScoreTransform,
 )
-from isjax.distributions import effective_sample_size, normalize
+from isjax.distributions import effective_sample_size, mean_mass, normalize
 from isjax.finite import if_finite
 from isjax.gradients import check_losses
 from isjax.weights import exponent_schedule, importance_weights
@@ -117,18 +117,22 @@ def importance_sampler(
         # Nor must a transform that prefers low scores seek it: it counts as the least of the pool.
         least = jnp.min(jnp.where(worth, transformed, jnp.inf))
         transformed = jnp.where(worth, transformed, jnp.minimum(transformed, least))
-        probs = normalize(jnp.where(finite, transformed, 0.0))
+        transformed = jnp.where(finite, transformed, 0.0)
+        probs = normalize(transformed)
         index, draw_probs = resample(key, probs, batch_size)
+        power = jnp.asarray(exponent(state.step), jnp.float32)
         draw = Draw(
             ids=ids[index],
             index=index,
-            weights=importance_weights(draw_probs, pool_size, exponent(state.step)),
+            weights=importance_weights(draw_probs, pool_size, power),
             draw_probs=draw_probs,
             scores=scores[index],
             ess=effective_sample_size(probs) / pool_size,
             nonfinite=jnp.sum(~finite, dtype=jnp.int32),
             pool_size=jnp.int32(pool_size),
             passes=jnp.int32(pool_size * scorer.passes),
+            mass=mean_mass(transformed),
+            k=power,
         )
         if rescale is not None:
             draw = draw._replace(weights=rescale(draw))
@@ -168,7 +172,9 @@ def require_whole(batch: Batch, size: int, name: str) -> None:
 def rows_of(state: SamplerState, ids: Array, batch: Batch, params: Params = None) -> Rows:
     """What a scorer may see of the examples `ids` [B], of which `batch` holds the data."""
     history, count = buffer.read(state.buffer, ids)
-    return Rows(history, count, batch, params, ids, buffer.age(state.buffer, ids, state.step))
+    age = buffer.age(state.buffer, ids, state.step)
+    ids = ids if state.first is None else ids + state.first
+    return Rows(history, count, batch, params, ids, age)
 
 
 def everything(state: SamplerState, batch: Batch) -> Array:

@@ -9,10 +9,12 @@ import jax.numpy as jnp
 import optax
 
 from isjax import buffer, resampling
-from isjax.base import Array, Batch, Params, PyTree, Sampler, SamplerState
+from isjax.base import Array, Batch, Params, PyTree, Sampler, SamplerState, take
 from isjax.diagnostics import draw_metrics
 from isjax.finite import all_finite
 from isjax.gradients import weighted_value_and_grad
+from isjax.mesh import gathered, spread
+from isjax.padding import counts_examples
 
 __all__ = ["TrainState", "init_train_state", "make_eval_step", "make_train_step", "num_examples"]
 
@@ -70,6 +72,7 @@ def make_train_step(
     sampler: Sampler,
     *,
     pool_size: int | None = None,
+    size: int | None = None,
     with_draw: bool = False,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Any]]]:
     """One step of training: pool, draw, weighted gradient, write-back.
@@ -86,6 +89,8 @@ def make_train_step(
         sampler: chooses the batch.
         pool_size: B, of the uniform presample that the sampler chooses from; None leaves it to
             the sampler where to look: to one with a pool of its own, or in the whole data set.
+        size: N, of data that have more rows than that, see `isjax.padding`; None = each row is an
+            example.
         with_draw: also return what was drawn, the `Draw` with the weights as used, as
             `metrics["draw"]`, and `metrics["losses"]`, [b].
 
@@ -95,11 +100,15 @@ def make_train_step(
         and `skipped`, 1 where a gradient that was not finite left the model as it was (0 * NaN is
         NaN: no weight protects it) while step and sampler went on.
 
+    In `jax.set_mesh(mesh)` batch and pool are spread over the mesh's data axis; see
+    `isjax.sharding` for the state.
+
     Raises:
         ValueError: here if the sampler has a pool of its own and is given another; when first
             called, if the data set is empty, ragged, or not the one that the sampler was
-            initialised for; if the pool does not fit between batch and data set; or if `loss_fn`
-            does not return one loss per example.
+            initialised for; if the pool does not fit between batch and data set; if `size` is
+            given to a sampler that cannot leave rows out; or if `loss_fn` does not return one
+            loss per example.
     """
     if sampler.own_pool and pool_size is not None:
         raise ValueError(
@@ -113,26 +122,31 @@ def make_train_step(
 
     @functools.partial(jax.jit, donate_argnums=0)
     def step(state: TrainState, data: Batch) -> tuple[TrainState, dict[str, Any]]:
-        size = num_examples(data)
+        rows = num_examples(data)
         known = buffer.size(state.sampler.buffer)
-        if known not in (0, size):
+        if known not in (0, rows):
             raise ValueError(
-                f"the sampler was initialised for {known} examples, but the data set has {size}; "
-                f"call init_train_state with num_examples={size}"
+                f"the sampler was initialised for {known} examples, but the data set has {rows}; "
+                f"call init_train_state with num_examples={rows}"
+            )
+        if size not in (None, rows) and sampler.own_pool and not counts_examples(state.sampler):
+            raise ValueError(
+                f"the data have {rows} rows for {size} examples, which this sampler cannot tell "
+                f"apart; leave out {size - rows % size} examples, or take as many rows as examples"
             )
         key = jax.random.fold_in(state.key, state.step)
         pool_key, draw_key, loss_key = jax.random.split(key, 3)
 
         with jax.named_scope("draw"):
             # What no scorer reads of the pool is not gathered: XLA drops it.
-            ids = None if pool_size is None else resampling.presample(pool_key, size, pool_size)
-            pool = data if ids is None else _take(data, ids)
+            ids = _pool_ids(pool_key, sampler, size or rows, pool_size, size not in (None, rows))
+            pool = data if ids is None else spread(take(data, ids))
             stateful = bool(jax.tree.leaves(state.model_state))
             variables = (state.params, state.model_state) if stateful else state.params
             draw, sampler_state = sampler.sample(draw_key, state.sampler, ids, pool, variables)
 
         with jax.named_scope("train"):
-            batch = _take(data, draw.ids)
+            batch = spread(sampler.take(data, draw.ids))
             weights = functools.partial(sampler.weigh, sampler_state, draw)
             (_, (losses, model_state)), grads = value_and_grad(
                 state.params, batch, weights, state.model_state, loss_key
@@ -141,13 +155,13 @@ def make_train_step(
 
             _check_model_state(model_state, state.model_state)
 
-            def take():
+            def accepted():
                 updates, opt_state = tx.update(grads, state.opt_state, state.params)
                 return optax.apply_updates(state.params, updates), model_state, opt_state
 
             sound = all_finite((losses, grads, model_state))
             params, model_state, opt_state = jax.lax.cond(
-                sound, take, lambda: (state.params, state.model_state, state.opt_state)
+                sound, accepted, lambda: (state.params, state.model_state, state.opt_state)
             )
         with jax.named_scope("observe"):
             sampler_state = sampler.update(sampler_state, draw, losses, batch)
@@ -179,7 +193,7 @@ def make_eval_step(metrics_fn: EvalFn) -> Callable[[TrainState, Batch], PyTree]:
 
     @jax.jit
     def evaluate(state: TrainState, batch: Batch) -> PyTree:
-        return metrics_fn(state.params, state.model_state, batch)
+        return gathered(metrics_fn(state.params, state.model_state, spread(batch)))
 
     return evaluate
 
@@ -202,6 +216,15 @@ def num_examples(data: Batch) -> int:
     return sizes.pop()
 
 
+def _pool_ids(
+    key: Array, sampler: Sampler, size: int, pool_size: int | None, padded: bool
+) -> Array | None:
+    """Where the sampler is to look; None leaves it to the sampler."""
+    if pool_size is not None:
+        return resampling.presample(key, size, pool_size)
+    return jnp.arange(size, dtype=jnp.int32) if padded and not sampler.own_pool else None
+
+
 def _check_model_state(new: PyTree, old: PyTree) -> None:
     new, old = (jax.tree.map(lambda x: (jnp.shape(x), jnp.asarray(x).dtype), t) for t in (new, old))
     if new != old:
@@ -209,7 +232,3 @@ def _check_model_state(new: PyTree, old: PyTree) -> None:
             f"loss_fn returned model_state {new}, but the train state holds {old}; return what it "
             "was given, updated, and pass the first one as init_train_state(model_state=...)"
         )
-
-
-def _take(data: Batch, ids: Array) -> Batch:
-    return jax.tree.map(lambda x: x[ids], data)

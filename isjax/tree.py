@@ -64,6 +64,14 @@ def update(tree: Tree, ids: Array, scores: Array) -> Tree:
     return tree._replace(levels=tuple(levels))
 
 
+def first(tree: Tree, size: int) -> Tree:
+    """The tree of the first `size` examples alone; the others' rows stay, without mass."""
+    scores = tree.levels[0].reshape(-1)
+    return init(jnp.where(jnp.arange(scores.shape[0]) < size, scores, 0.0))._replace(
+        size=jnp.int32(size)
+    )
+
+
 def total(tree: Tree) -> Array:
     """The sum of all scores, [] float32."""
     return jnp.sum(tree.levels[-1])

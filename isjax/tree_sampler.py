@@ -115,33 +115,37 @@ def tree_sampler(
         params: Params = None,
     ) -> tuple[Draw, SamplerState]:
         del params
-        size = buffer.size(state.buffer)
         if ids is not None:
             raise ValueError(
                 "tree_sampler chooses from the whole data set; pass no ids, no pool_size"
             )
-        require_whole(batch, size, "tree_sampler")
+        require_whole(batch, buffer.size(state.buffer), "tree_sampler")
         scores, start = state.transform
+        size = scores.size  # less than the buffer has, where that is padded
         nonfinite = jnp.int32(0)
         if refresh:
-            stale = (start + jnp.arange(min(refresh, size), dtype=jnp.int32)) % size
+            number = min(refresh, buffer.size(state.buffer))
+            stale = (start + jnp.arange(number, dtype=jnp.int32)) % size
             rows = jax.tree.map(lambda x: x[stale], batch)
             scores, nonfinite = scored(state, stale, rows)
             start = (start + refresh) % size
         share = jnp.asarray(smooth(state.step), jnp.float32)
         constant = jnp.minimum(share, _UNIFORM) * tree.total(scores) / size
+        power = jnp.asarray(exponent(state.step), jnp.float32)
         ids, draw_probs, raw = tree.sample(key, scores, batch_size, constant)
         draw = Draw(
             ids=ids,
             index=ids,
-            weights=importance_weights(draw_probs, size, exponent(state.step)),
+            weights=importance_weights(draw_probs, size, power),
             draw_probs=draw_probs,
             scores=raw,
             # sum p^2 is the mean of p over draws by p.
             ess=jnp.minimum(1 / (size * jnp.mean(draw_probs)), 1.0),
             nonfinite=nonfinite,
-            pool_size=jnp.int32(size),
+            pool_size=size,
             passes=jnp.int32(0),
+            mass=tree.total(scores) / size + constant,
+            k=power,
         )
         return draw, state._replace(step=state.step + 1, transform=TreeState(scores, start))
 

@@ -12,6 +12,8 @@ from isjax.files import write_whole
 
 __all__ = ["ADVICE", "check_workdir", "locked", "write_config"]
 
+# Settings of where a run runs, which may change when it is resumed.
+_PLACE = ("distributed", "mesh.")
 ADVICE = "choose another --workdir, or delete it"
 
 
@@ -32,6 +34,7 @@ def check_workdir(workdir: pathlib.Path, config: ConfigDict, allow_changes: bool
         changed = differences(json.loads(path.read_text()), json.loads(settings))
     except (AttributeError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read ({error}); {ADVICE}") from error
+    changed = {name: both for name, both in changed.items() if not name.startswith(_PLACE)}
     if changed and not allow_changes:
         listed = ", ".join(
             f"config.{name} was {before} and is {now}" for name, (before, now) in changed.items()

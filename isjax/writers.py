@@ -7,7 +7,7 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["Writer"]
+__all__ = ["Silent", "Writer"]
 
 _FILES = {"training": "training.jsonl", "evaluation": "metrics.jsonl"}  # of a step, in this order
 
@@ -87,6 +87,17 @@ class Writer:
         for name, value in line.items():
             if name != "step" and math.isfinite(value):
                 self._events.add_scalar(f"{kind}/{name}", value, line["step"])
+
+
+class Silent:
+    """In place of a `Writer` where another process writes."""
+
+    def write(self, kind: str, line: Mapping[str, Any]) -> None:
+        """Writes nothing."""
+
+    def sizes(self) -> dict[str, int]:
+        """None of any file."""
+        return {}
 
 
 def _open(path: pathlib.Path, size: int) -> Any:

@@ -1,0 +1,64 @@
+"""A mesh of devices: over one axis the examples are spread, over another perhaps the parameters.
+
+Within `jax.set_mesh(mesh)` the functions here say where arrays lie, and XLA finds the
+communication. Without a mesh they do nothing.
+"""
+
+import jax
+from jax.sharding import AxisType, Mesh
+from jax.sharding import PartitionSpec as P
+
+from isjax.base import Array, PyTree
+
+__all__ = ["DATA", "MODEL", "gathered", "make_mesh", "shards", "spread"]
+
+DATA, MODEL = "data", "model"
+
+
+def make_mesh(data: int = 0, model: int = 1) -> Mesh:
+    """Devices, of all processes, as a mesh of `data` times `model`.
+
+    Args:
+        data: devices along the axis of that name; 0 = all there are.
+        model: devices along the axis of that name.
+
+    Raises:
+        ValueError: if there are fewer devices, or if one is left out although there are several
+            processes.
+    """
+    devices = jax.devices()
+    size = (data or len(devices) // max(model, 1)) * model
+    if not 0 < size <= len(devices) or (jax.process_count() > 1 and size < len(devices)):
+        raise ValueError(
+            f"a mesh of data={data} times model={model} was asked for, but there are "
+            f"{len(devices)} devices, in {jax.process_count()} processes; choose two numbers of "
+            "which the product is at most that, and just that for several processes"
+        )
+    return jax.make_mesh(
+        (size // model, model),
+        (DATA, MODEL),
+        axis_types=(AxisType.Auto, AxisType.Auto),
+        devices=devices[:size],
+    )
+
+
+def shards() -> int:
+    """Devices along the data axis of the mesh that is set; 1 without a mesh."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return mesh.shape[DATA] if DATA in mesh.axis_names else 1
+
+
+def spread(batch: PyTree) -> PyTree:
+    """The leading axis of each array over the data axis, where that divides it."""
+    divides = lambda x: x.ndim and x.shape[0] % shards() == 0  # noqa: E731
+    return jax.tree.map(lambda x: _constrained(x, P(DATA) if divides(x) else P()), batch)
+
+
+def gathered(tree: PyTree) -> PyTree:
+    """All of each array on each device."""
+    return jax.tree.map(lambda x: _constrained(x, P()), tree)
+
+
+def _constrained(x: Array, spec: P) -> Array:
+    meshed = DATA in jax.sharding.get_abstract_mesh().axis_names
+    return jax.lax.with_sharding_constraint(x, spec) if meshed else x

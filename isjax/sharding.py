@@ -1,0 +1,96 @@
+"""Where the arrays of a train state and of a data set lie on a mesh."""
+
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from isjax.base import Array, Batch, PyTree
+from isjax.buffer import ScoreBuffer
+from isjax.mesh import DATA, MODEL
+from isjax.padding import by_example
+from isjax.records import Record
+from isjax.strata import StrataState
+from isjax.tree import Tree
+
+__all__ = ["build", "last_axis", "place", "replicated", "shardings"]
+
+Rule = Callable[[Array, Mesh], P]
+
+
+def replicated(x: Array, mesh: Mesh) -> P:
+    """The rule by which each device has all parameters."""
+    del x, mesh
+    return P()
+
+
+def last_axis(x: Array, mesh: Mesh) -> P:
+    """The rule by which the last axis of each matrix is divided over the model axis, if it can."""
+    if x.ndim > 1 and x.shape[-1] % mesh.shape[MODEL] == 0:
+        return P(*[None] * (x.ndim - 1), MODEL)
+    return P()
+
+
+def shardings(state: PyTree, mesh: Mesh, rule: Rule = replicated) -> PyTree:
+    """The `NamedSharding` of each array of a train state, or of a part of one.
+
+    What is kept by example, padded by `padding.pad_state`, and by stratum, is divided over the data
+    axis; all else, parameters and moments of the optimiser, by the rule.
+
+    Args:
+        state: arrays, or their shapes as `jax.eval_shape` has them.
+        mesh: of `make_mesh`.
+        rule: `(array, mesh) -> PartitionSpec`, such as `last_axis`.
+    """
+    rows, everywhere = NamedSharding(mesh, P(DATA)), NamedSharding(mesh, P())
+
+    def everywhere_but(part: PyTree, divided: PyTree) -> PyTree:
+        """The arrays of `part` everywhere, those that are also among `divided` by rows."""
+        among = {id(x) for x in jax.tree.leaves(divided)}
+        return jax.tree.map(lambda x: rows if id(x) in among else everywhere, part)
+
+    def of_part(part: PyTree) -> PyTree:
+        if isinstance(part, StrataState):
+            return everywhere_but(part, part.inner)
+        if isinstance(part, Record):
+            return everywhere_but(part, part.count)
+        if isinstance(part, Tree):
+            return everywhere_but(part, part.levels[0])
+        if isinstance(part, ScoreBuffer):
+            return everywhere_but(part, part)
+        return NamedSharding(mesh, rule(part, mesh))
+
+    return jax.tree.map(
+        of_part, state, is_leaf=lambda part: isinstance(part, StrataState) or by_example(part)
+    )
+
+
+def build(
+    make: Callable[..., PyTree], inputs: tuple, mesh: Mesh, rule: Rule = replicated
+) -> PyTree:
+    """The state that `make(*inputs)` returns, each device making its own part."""
+    shapes = jax.eval_shape(make, *inputs)
+    return jax.jit(make, out_shardings=shardings(shapes, mesh, rule))(*inputs)
+
+
+def place(data: Batch, mesh: Mesh) -> Batch:
+    """NumPy arrays on a mesh, each device getting its part of the leading axis.
+
+    A process reads of `data` only what its devices are to hold. The leading axis is padded with
+    zeros to what the data axis divides, as by `padding.pad`.
+    """
+    sharding = NamedSharding(mesh, P(DATA))
+
+    def of_array(x: np.ndarray) -> Array:
+        rows = x.shape[0] + -x.shape[0] % mesh.shape[DATA]
+
+        def part(index: tuple[slice, ...] | None) -> np.ndarray:
+            start, stop, _ = (index or (slice(None),))[0].indices(rows)
+            held = np.asarray(x[start:stop])
+            return np.pad(held, ((0, stop - start - len(held)), *((0, 0) for _ in x.shape[1:])))
+
+        return jax.make_array_from_callback((rows, *x.shape[1:]), sharding, part)
+
+    return jax.tree.map(of_array, data)

@@ -131,6 +131,12 @@ class SamplerState(NamedTuple):
     first: Array | None = None
 
 
+def drawn_weights(state: SamplerState, draw: Draw, losses: Array) -> Array:
+    """Those of the draw, whatever the losses. -> [b]."""
+    del state, losses
+    return draw.weights
+
+
 def take(data: Batch, ids: Array) -> Batch:
     """The examples `ids` [b] of a data set, a pytree of arrays with leading axis N."""
     return jax.tree.map(lambda x: x[ids], data)
@@ -153,6 +159,6 @@ class Sampler(NamedTuple):
     init: Callable[[Array, int], SamplerState]
     sample: Callable[..., tuple[Draw, SamplerState]]
     update: Callable[..., SamplerState]
-    weigh: Callable[[SamplerState, Draw, Array], Array] = lambda state, draw, losses: draw.weights
+    weigh: Callable[[SamplerState, Draw, Array], Array] = drawn_weights
     own_pool: bool = False
     take: Callable[[Batch, Array], Batch] = take

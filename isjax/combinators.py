@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from isjax import conditions, resampling
-from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, SamplerState
+from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, SamplerState, drawn_weights
 from isjax.conditions import Condition
 from isjax.sampler import everything, require_whole
+from isjax.tree import Tree
 from isjax.weights import Policy
 
 __all__ = ["break_even", "epochs", "gate", "reweight"]
@@ -190,7 +191,17 @@ def epochs(sampler: Sampler, pool_size: int) -> Sampler:
     def weigh(state: SamplerState, draw: Draw, losses: Array) -> Array:
         return sampler.weigh(state._replace(transform=state.transform.inner), draw, losses)
 
-    return Sampler(init, sample, update, weigh, own_pool=True)
+    plain = sampler.weigh is drawn_weights
+    return Sampler(init, sample, update, drawn_weights if plain else weigh, own_pool=True)
+
+
+def counts_examples(state: SamplerState) -> bool:
+    """Whether a sampler with a pool of its own knows how many of its rows are examples.
+
+    It then leaves out those that `isjax.padding` adds: a tree does, and epochs.
+    """
+    parts = jax.tree.leaves(state.transform, is_leaf=lambda x: isinstance(x, Tree | EpochState))
+    return any(isinstance(part, Tree | EpochState) for part in parts)
 
 
 def reweight(sampler: Sampler, policy: Policy) -> Sampler:

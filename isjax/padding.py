@@ -12,7 +12,7 @@ from isjax.buffer import ScoreBuffer
 from isjax.records import Record
 from isjax.tree import Tree
 
-__all__ = ["by_example", "counts_examples", "pad", "pad_state"]
+__all__ = ["by_example", "pad", "pad_state"]
 
 
 def pad(data: Batch, parts: int) -> Batch:
@@ -39,12 +39,6 @@ def pad_state(state: PyTree, parts: int) -> PyTree:
         return pad(part, parts) if isinstance(part, ScoreBuffer) else part
 
     return jax.tree.map(padded, state, is_leaf=by_example)
-
-
-def counts_examples(state: PyTree) -> bool:
-    """Whether a sampler's state knows how many of its rows are examples: it then has a `Tree`."""
-    parts = jax.tree.leaves(state, is_leaf=by_example)
-    return any(isinstance(part, Tree) for part in parts)
 
 
 def by_example(part: PyTree) -> bool:

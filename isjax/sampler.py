@@ -160,9 +160,12 @@ def observe(
 
 
 def require_whole(batch: Batch, size: int, name: str) -> None:
-    """Refuses a batch that is not the whole data set of `size`; `name` is for the message."""
+    """Refuses a batch that is less than the data set of `size`; `name` is for the message.
+
+    It may have more rows than that, of which `isjax.padding` tells.
+    """
     for leaf in jax.tree.leaves(batch):
-        if leaf.shape[0] != size:
+        if leaf.shape[0] < size:
             raise ValueError(
                 f"{name}: got a batch of {leaf.shape[0]} examples, but the data set has {size}; "
                 "pass all of it, or none"

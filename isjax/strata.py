@@ -10,8 +10,17 @@ import jax
 import jax.numpy as jnp
 
 from isjax import resampling
-from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, SamplerState, take
-from isjax.padding import counts_examples
+from isjax.base import (
+    Array,
+    Batch,
+    Draw,
+    Params,
+    PyTree,
+    Sampler,
+    SamplerState,
+    drawn_weights,
+    take,
+)
 from isjax.tree import Tree, first
 
 __all__ = ["stratified"]
@@ -62,7 +71,7 @@ def stratified(sampler: Sampler, strata: int, pool_size: int | None = None) -> S
             if sampler.own_pool
             else "stratified: give pool_size, the presample in each part"
         )
-    if sampler.weigh is not Sampler._field_defaults["weigh"]:
+    if sampler.weigh is not drawn_weights:
         raise ValueError(
             "stratified: this sampler switches, or weighs by the losses of a whole batch: put that "
             "outside, as in reweight(stratified(...), policy), or draw from the whole"
@@ -77,7 +86,7 @@ def stratified(sampler: Sampler, strata: int, pool_size: int | None = None) -> S
                 f"the last, fewer than its pool of {pool_size or 1}; choose fewer strata"
             )
         state = sampler.init(key, rows)
-        if last < rows and sampler.own_pool and not counts_examples(state):
+        if last < rows and sampler.own_pool and not _trees(state.transform):
             raise ValueError(
                 f"stratified: {num_examples} examples are not a multiple of {strata}, and this "
                 "sampler needs parts of one size; leave some out, or choose other strata"
@@ -187,8 +196,16 @@ def _merge(draws: Draw, start: Array, sizes: Array) -> Draw:
 
 def _first(state: PyTree, size: int) -> PyTree:
     """A sampler's transform state, of the first `size` examples alone."""
-    is_tree = lambda part: isinstance(part, Tree)  # noqa: E731
-    return jax.tree.map(lambda x: first(x, size) if is_tree(x) else x, state, is_leaf=is_tree)
+    return jax.tree.map(lambda x: first(x, size) if _is_tree(x) else x, state, is_leaf=_is_tree)
+
+
+def _trees(state: PyTree) -> list[Tree]:
+    """Those of a sampler's transform state; each knows how many examples there are."""
+    return list(filter(_is_tree, jax.tree.leaves(state, is_leaf=_is_tree)))
+
+
+def _is_tree(part: PyTree) -> bool:
+    return isinstance(part, Tree)
 
 
 def _mean(parts: Array) -> Array:

@@ -10,11 +10,11 @@ import optax
 
 from isjax import buffer, resampling
 from isjax.base import Array, Batch, Params, PyTree, Sampler, SamplerState, take
+from isjax.combinators import counts_examples
 from isjax.diagnostics import draw_metrics
 from isjax.finite import all_finite
 from isjax.gradients import weighted_value_and_grad
 from isjax.mesh import gathered, spread
-from isjax.padding import counts_examples
 
 __all__ = ["TrainState", "init_train_state", "make_eval_step", "make_train_step", "num_examples"]
 
@@ -132,7 +132,7 @@ def make_train_step(
         if size not in (None, rows) and sampler.own_pool and not counts_examples(state.sampler):
             raise ValueError(
                 f"the data have {rows} rows for {size} examples, which this sampler cannot tell "
-                f"apart; leave out {size - rows % size} examples, or take as many rows as examples"
+                f"apart; take as many examples as rows, or another sampler"
             )
         key = jax.random.fold_in(state.key, state.step)
         pool_key, draw_key, loss_key = jax.random.split(key, 3)

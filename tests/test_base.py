@@ -8,8 +8,8 @@ FIELDS = {
     base.Rows: ["history", "count", "batch", "params", "ids", "age"],
     base.Scorer: ["init", "score", "update", "history", "remember", "passes"],
     base.ScoreTransform: ["init", "update"],
-    base.SamplerState: ["step", "buffer", "scorer", "transform"],
-    base.Sampler: ["init", "sample", "update", "weigh", "own_pool"],
+    base.SamplerState: ["step", "buffer", "scorer", "transform", "first"],
+    base.Sampler: ["init", "sample", "update", "weigh", "own_pool", "take"],
     training.TrainState: ["step", "key", "params", "model_state", "opt_state", "sampler", "record"],
 }
 

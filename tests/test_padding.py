@@ -1,0 +1,80 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import isjax
+from isjax import buffer, padding, records, scorers, tree
+from isjax.training import init_train_state, make_train_step
+
+
+def test_data_get_rows_of_zeros_up_to_a_multiple():
+    padded = padding.pad({"x": jnp.ones((5, 2)), "y": jnp.arange(5)}, 4)
+    np.testing.assert_array_equal(padded["x"], np.pad(np.ones((5, 2)), ((0, 3), (0, 0))))
+    np.testing.assert_array_equal(padded["y"], [0, 1, 2, 3, 4, 0, 0, 0])
+
+
+def test_what_divides_stays():
+    np.testing.assert_array_equal(padding.pad(jnp.arange(8), 4), np.arange(8))
+
+
+def test_of_a_state_that_alone_is_padded_which_is_by_example():
+    sampler = isjax.tree_sampler(scorers.last_loss(), batch_size=2)
+    state = {
+        "sampler": sampler.init(jax.random.key(0), 5 * tree.FANOUT + 1),
+        "record": records.init(321, kept=7),
+        "params": jnp.ones((5, 3)),
+    }
+    padded = padding.pad_state(state, 4)
+    assert padded["sampler"].buffer.losses.shape == (324, 1)
+    assert padded["record"].count.shape == (324,) and padded["record"].scores.shape == (7,)
+    assert padded["params"].shape == (5, 3)
+    scores = padded["sampler"].transform.scores
+    assert [level.shape for level in scores.levels] == [(8, tree.FANOUT), (1, tree.FANOUT)]
+    assert int(scores.size) == 321
+
+
+def run(sampler, data, size, pool_size, parts):
+    """60 steps of a linear model, on data and state padded for so many parts."""
+
+    def loss_fn(params, model_state, batch, key):
+        return jnp.square(batch["x"] @ params - batch["y"]), model_state
+
+    tx = optax.sgd(0.01)
+    step = make_train_step(loss_fn, tx, sampler, pool_size=pool_size, size=size, with_draw=True)
+    state = init_train_state(jax.random.key(0), jnp.zeros(3), tx, sampler, size)
+    state, data, drawn = padding.pad_state(state, parts), padding.pad(data, parts), []
+    for _ in range(60):
+        state, metrics = step(state, data)
+        drawn.append(metrics["draw"].ids)
+    return np.stack(drawn), state
+
+
+def test_a_padded_run_draws_what_one_without_padding_draws():
+    size = 3 * tree.FANOUT + 5
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(size, 3)).astype(np.float32)
+    data = {"x": jnp.asarray(x), "y": jnp.asarray(x @ np.float32([1, -2, 3]))}
+    pooled = isjax.importance_sampler(
+        scorers.last_loss(), isjax.transforms.smooth_by_mean(0.5), batch_size=8, k=0.5
+    )
+    by_tree = isjax.tree_sampler(scorers.last_loss(), batch_size=8, k=0.5, refresh=3)
+    cases = [(pooled, 64), (pooled, None), (by_tree, None)]
+    cases.append((isjax.recipes.reshuffled(batch_size=8), None))
+    for sampler, pool_size in cases:
+        ids, state = run(sampler, data, size, pool_size, parts=1)
+        padded_ids, padded = run(sampler, data, size, pool_size, parts=8)
+        np.testing.assert_array_equal(padded_ids, ids)
+        np.testing.assert_array_equal(padded.params, state.params)
+        if buffer.size(state.sampler.buffer):
+            np.testing.assert_array_equal(
+                padded.sampler.buffer.losses[:size], state.sampler.buffer.losses
+            )
+            assert not np.any(padded.sampler.buffer.count[size:])
+
+
+def test_a_sampler_that_cannot_tell_padding_refuses_it():
+    sampler = isjax.recipes.cached(batch_size=8)
+    with pytest.raises(ValueError, match="take as many examples as rows"):
+        run(sampler, {"x": jnp.ones((13, 3)), "y": jnp.ones(13)}, 13, None, parts=8)

@@ -1,0 +1,195 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import assert_mean
+
+import isjax
+from isjax import padding, recipes, scorers, strata, transforms
+
+SIZE, STRATA, BATCH, POOL = 61, 4, 3, 8  # the last part has 13 examples, the others 16
+
+
+def pooled(k=1.0, batch_size=BATCH, scorer=None):
+    return isjax.importance_sampler(
+        scorer or scorers.last_loss(), transforms.smooth(0.1), batch_size=batch_size, k=k
+    )
+
+
+def by_tree(k=1.0, batch_size=BATCH):
+    return isjax.tree_sampler(scorers.last_loss(), batch_size=batch_size, k=k, smoothing=0.2)
+
+
+def observed(sampler, losses):
+    """The state after one batch has told the losses of all examples."""
+    state = sampler.init(jax.random.key(0), len(losses))
+    rows = -(-len(losses) // STRATA)
+    ids = np.arange(STRATA * rows) % rows + np.repeat(np.arange(STRATA) * rows, rows)
+    ids = np.minimum(ids, len(losses) - 1)
+    draw, state = sampler.sample(jax.random.key(1), state)
+    draw = draw._replace(ids=jnp.asarray(ids, jnp.int32))
+    return sampler.update(state, draw, jnp.asarray(losses[ids]))
+
+
+def estimates(sampler, state, values, trials=20_000):
+    """Weighted means of the values [N] over draws, [trials]; and the ids drawn."""
+
+    def one(key):
+        draw, _ = sampler.sample(key, state)
+        return jnp.mean(draw.weights * values[draw.ids]), draw.ids
+
+    return jax.jit(jax.vmap(one))(jax.random.split(jax.random.key(2), trials))
+
+
+def losses_by_part(seed=0):
+    """Parts that differ much in mass."""
+    rng = np.random.default_rng(seed)
+    return (rng.uniform(0.1, 1, SIZE) * np.repeat([1, 8, 0.5, 3], 16)[:SIZE]).astype(np.float32)
+
+
+@pytest.mark.parametrize("make", [pooled, by_tree])
+def test_weights_are_unbiased_for_the_mean_of_the_data_set(make):
+    sampler = strata.stratified(make(), STRATA, POOL if make is pooled else None)
+    state = observed(sampler, losses_by_part())
+    values = np.random.default_rng(3).normal(2, 1, SIZE).astype(np.float32)
+    found, ids = estimates(sampler, state, jnp.asarray(values))
+    assert_mean(found, values.astype(np.float64).mean())
+    assert set(np.unique(ids)) == set(range(SIZE))  # every example, and no row of the padding
+
+
+@pytest.mark.parametrize("k", [0.5, 0.0, -1.0])
+def test_biased_weights_follow_the_objective_of_a_draw_from_the_whole(k):
+    sampler = strata.stratified(by_tree(k), STRATA)
+    losses = losses_by_part()
+    state = observed(sampler, losses)
+    values = np.random.default_rng(3).normal(2, 1, SIZE)
+    found, _ = estimates(sampler, state, jnp.asarray(values, jnp.float32))
+    # By hand: p is proportional to s + c mean(s) of the part; w as the docstring has it.
+    losses, rows = losses.astype(np.float64), 16
+    parts = [losses[i * rows : (i + 1) * rows] for i in range(STRATA)]
+    masses = np.concatenate([part + 0.2 * part.mean() for part in parts])
+    assert_mean(found, np.mean((masses / masses.mean()) ** (1 - k) * values))
+
+
+def test_of_one_part_it_is_the_sampler_itself():
+    sampler, plain = strata.stratified(by_tree(0.5), 1), by_tree(0.5)
+    state, expected = sampler.init(jax.random.key(0), 50), plain.init(jax.random.key(0), 50)
+    for number in range(5):
+        key = jax.random.key(number)
+        draw, state = sampler.sample(key, state)
+        one, expected = plain.sample(jax.random.split(key, 1)[0], expected)
+        for name in ("ids", "index", "weights", "draw_probs", "scores", "ess", "pool_size", "mass"):
+            np.testing.assert_allclose(getattr(draw, name), getattr(one, name), rtol=1e-6)
+        losses = jnp.linspace(0.1, 3, BATCH)
+        state, expected = (
+            sampler.update(state, draw, losses),
+            plain.update(expected, one, losses),
+        )
+
+
+def test_each_part_gives_its_share_of_the_batch():
+    sampler = strata.stratified(pooled(), STRATA, POOL)
+    draw, _ = sampler.sample(jax.random.key(1), observed(sampler, losses_by_part()))
+    np.testing.assert_array_equal(draw.ids // 16, np.repeat(np.arange(STRATA), BATCH))
+    np.testing.assert_array_equal(draw.index // POOL, np.repeat(np.arange(STRATA), BATCH))
+    assert draw.pool_size == STRATA * POOL
+
+
+def test_what_is_drawn_is_taken_from_the_padded_data():
+    sampler = strata.stratified(pooled(), STRATA, POOL)
+    data = {"x": jnp.arange(SIZE * 2.0).reshape(SIZE, 2), "y": jnp.arange(SIZE)}
+    draw, _ = sampler.sample(jax.random.key(1), observed(sampler, losses_by_part()))
+    batch = sampler.take(padding.pad(data, STRATA), draw.ids)
+    np.testing.assert_array_equal(batch["y"], draw.ids)
+    np.testing.assert_array_equal(batch["x"][:, 0], 2 * draw.ids)
+
+
+def test_losses_are_written_to_their_examples():
+    sampler = strata.stratified(pooled(), STRATA, POOL)
+    state = sampler.init(jax.random.key(0), SIZE)
+    draw, state = sampler.sample(jax.random.key(1), state)
+    state = sampler.update(state, draw, draw.ids.astype(jnp.float32))
+    seen = np.unique(draw.ids)
+    assert state.buffer.losses.shape == (64, 1)
+    np.testing.assert_array_equal(np.flatnonzero(state.buffer.count), seen)
+    np.testing.assert_array_equal(state.buffer.losses[seen, 0], seen)
+
+
+def test_one_scorer_learns_from_all_parts():
+    sampler = strata.stratified(recipes.learned_loss(batch_size=BATCH), STRATA, POOL)
+    state = sampler.init(jax.random.key(0), SIZE)
+    shapes = jax.tree.map(jnp.shape, state.scorer)
+    draw, state = sampler.sample(jax.random.key(1), state)
+    learned = sampler.update(state, draw, jnp.linspace(0, 5, STRATA * BATCH))
+    assert jax.tree.map(jnp.shape, learned.scorer) == shapes
+    assert int(learned.scorer.step) == 1
+    moved = jax.tree.map(
+        lambda x, y: bool(jnp.any(x != y)), state.scorer.params, learned.scorer.params
+    )
+    assert any(jax.tree.leaves(moved))
+
+
+def test_a_scorer_sees_the_ids_of_the_whole_data_set():
+    worth = jnp.zeros(SIZE).at[jnp.array([3, 20, 40, 60])].set(1.0)
+    given = isjax.importance_sampler(scorers.given(worth), batch_size=BATCH)
+    sampler = strata.stratified(given, STRATA, 13)
+    state = sampler.init(jax.random.key(0), SIZE)
+    drawn = set()
+    for number in range(40):
+        draw, state = sampler.sample(jax.random.key(number), state)
+        ids = np.asarray(draw.ids).reshape(STRATA, BATCH)
+        for part in ids:  # a pool without any that is worth something is drawn from uniformly
+            drawn |= set(part.tolist()) if set(part.tolist()) & {3, 20, 40, 60} else set()
+    assert drawn == {3, 20, 40, 60}
+
+
+def test_equal_scores_weigh_exactly_one():
+    sampler = strata.stratified(recipes.uniform(batch_size=BATCH), STRATA, POOL)
+    draw, _ = sampler.sample(jax.random.key(0), sampler.init(jax.random.key(0), 64))
+    np.testing.assert_array_equal(draw.weights, 1.0)
+    assert draw.ess == 1
+
+
+def test_it_compiles_once():
+    sampler = strata.stratified(by_tree(), STRATA)
+    state, sample = sampler.init(jax.random.key(0), SIZE), jax.jit(sampler.sample)
+    update = jax.jit(sampler.update)
+    for number in range(3):
+        draw, state = sample(jax.random.key(number), state)
+        state = update(state, draw, jnp.ones(STRATA * BATCH))
+    assert sample._cache_size() == update._cache_size() == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((pooled(), 0, POOL), "strata is 0"),
+        ((pooled(), 2), "give pool_size"),
+        ((by_tree(), 2, POOL), "leave pool_size out"),
+        ((isjax.gate(pooled(), 1.5), 2, POOL), "put that outside"),
+    ],
+)
+def test_what_cannot_be_stratified_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        strata.stratified(*arguments)
+
+
+def test_parts_that_are_too_small_are_refused():
+    with pytest.raises(ValueError, match="fewer than its pool of 8; choose fewer strata"):
+        strata.stratified(pooled(), 4, 8).init(jax.random.key(0), 30)
+    with pytest.raises(ValueError, match="leave 0 to the last"):
+        strata.stratified(by_tree(), 8).init(jax.random.key(0), 10)
+
+
+def test_epochs_need_parts_of_one_size():
+    sampler = strata.stratified(recipes.reshuffled(batch_size=BATCH), STRATA)
+    with pytest.raises(ValueError, match="needs parts of one size"):
+        sampler.init(jax.random.key(0), SIZE)
+    draw, _ = sampler.sample(jax.random.key(0), sampler.init(jax.random.key(0), 64))
+    assert len(set(draw.ids.tolist())) == STRATA * BATCH
+
+
+def test_ids_are_refused():
+    sampler = strata.stratified(pooled(), STRATA, POOL)
+    with pytest.raises(ValueError, match="pass no ids"):
+        sampler.sample(jax.random.key(0), sampler.init(jax.random.key(0), SIZE), jnp.arange(4))

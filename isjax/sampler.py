@@ -164,12 +164,13 @@ def require_whole(batch: Batch, size: int, name: str) -> None:
 
     It may have more rows than that, of which `isjax.padding` tells.
     """
-    for leaf in jax.tree.leaves(batch):
-        if leaf.shape[0] < size:
-            raise ValueError(
-                f"{name}: got a batch of {leaf.shape[0]} examples, but the data set has {size}; "
-                "pass all of it, or none"
-            )
+    sizes = sorted({leaf.shape[0] for leaf in jax.tree.leaves(batch)})
+    if sizes and (sizes[0] < size or len(sizes) > 1):
+        wrong = next(number for number in sizes if number != size)
+        raise ValueError(
+            f"{name}: got a batch of {wrong} examples, but the data set has {size}; pass all of "
+            "it, or none"
+        )
 
 
 def rows_of(state: SamplerState, ids: Array, batch: Batch, params: Params = None) -> Rows:

@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from isjax.padding import has_rows
 from isjax.training import TrainState
 
 __all__ = ["Checkpoints"]
@@ -19,8 +20,13 @@ class Checkpoints:
     `orbax.checkpoint.CheckpointManager` reads the folder too: item `state` is the train state.
     """
 
-    def __init__(self, folder: pathlib.Path):
+    def __init__(self, folder: pathlib.Path, num_examples: int):
         """Opens the folder, making it if need be.
+
+        Args:
+            folder: of the checkpoints, seen by all processes if there are several.
+            num_examples: N; a state may have more rows than that, see `isjax.padding`, and others
+                when it is restored, on other devices.
 
         Raises:
             ImportError: without Orbax.
@@ -43,7 +49,7 @@ class Checkpoints:
             best_mode="min",
             cleanup_tmp_directories=True,
         )
-        self._args = ocp.args
+        self._ocp, self._args, self._num_examples = ocp, ocp.args, num_examples
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
 
     @property
@@ -59,7 +65,8 @@ class Checkpoints:
             progress: what JSON can hold.
             loss: by which the best is kept; infinite where there was no evaluation.
         """
-        progress = {"progress": progress, "shapes": _shapes(state)}
+        shapes = _shapes(state, self._num_examples)
+        progress = {"progress": progress, "shapes": shapes}
         state = jax.block_until_ready(jax.tree.map(jnp.copy, state))
         args = self._args.Composite(
             state=self._args.StandardSave(state), progress=self._args.JsonSave(progress)
@@ -73,7 +80,7 @@ class Checkpoints:
         """The newest checkpoint, or None if there is none.
 
         Args:
-            like: a state of the same structure, shapes and types.
+            like: a state of the same structure, shapes and types, on the devices wanted.
 
         Raises:
             ValueError: if the checkpoint is of another.
@@ -82,14 +89,21 @@ class Checkpoints:
             return None
         item = self._args.Composite(progress=self._args.JsonRestore())
         saved = self._manager.restore(self.step, args=item)["progress"]
-        ours, theirs = _shapes(like), saved["shapes"]
+        ours, theirs = _shapes(like, self._num_examples), saved["shapes"]
         for name in sorted(ours.keys() | theirs.keys()):
             if ours.get(name) != theirs.get(name):
                 raise ValueError(
                     f"{name} is {theirs.get(name, 'missing')} in the checkpoint of step "
                     f"{self.step}, but would be {ours.get(name, 'missing')} now"
                 )
-        item = self._args.Composite(state=self._args.StandardRestore(like))
+        # Not strict: rows of padding are added or left out as these devices need them.
+        how = jax.tree.map(
+            lambda x: self._ocp.ArrayRestoreArgs(
+                sharding=x.sharding, global_shape=x.shape, dtype=x.dtype, strict=False
+            ),
+            like,
+        )
+        item = self._args.Composite(state=self._args.PyTreeRestore(like, restore_args=how))
         return self._manager.restore(self.step, args=item)["state"], saved["progress"]
 
     def __enter__(self) -> "Checkpoints":
@@ -102,7 +116,14 @@ class Checkpoints:
         self._manager.close()
 
 
-def _shapes(state: TrainState) -> dict[str, str]:
-    """Type and shape of each array, by its place in the state."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(state)
-    return {jax.tree_util.keystr(path): f"{x.dtype}{list(x.shape)}" for path, x in leaves}
+def _shapes(state: TrainState, num_examples: int) -> dict[str, str]:
+    """Type and shape of each array, by its place in the state; of padded rows the true number."""
+
+    def of_array(x: jax.Array, rows: bool) -> str:
+        shape = [num_examples, *x.shape[1:]] if rows else list(x.shape)
+        return f"{x.dtype}{shape}"
+
+    shapes = jax.tree.map(of_array, state, has_rows(state))
+    return {
+        jax.tree_util.keystr(path): x for path, x in jax.tree_util.tree_leaves_with_path(shapes)
+    }

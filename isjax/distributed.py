@@ -5,13 +5,14 @@ import os
 import re
 import sys
 from collections.abc import Generator
+from typing import NoReturn
 
 import jax
 import numpy as np
 
 from isjax.base import PyTree
 
-__all__ = ["PeerLostError", "alone", "connect", "fetch", "is_main", "quit_at_once", "together"]
+__all__ = ["PeerLostError", "alone", "connect", "fetch", "is_main", "leave", "together"]
 
 # What a collective says when another process is gone: of Gloo, of NCCL, of JAX's coordinator.
 _LOST = re.compile("gloo|nccl|connection (closed|reset)|coordination|heartbeat|barrier", re.I)
@@ -99,11 +100,16 @@ def together() -> Generator[None]:
         ) from error
 
 
-def quit_at_once(status: int) -> None:
-    """Ends a process that failed among several; the others then notice at their next collective.
+def leave(status: int | str) -> NoReturn:
+    """Ends a process that failed, with a status or a message; among several at once.
 
-    An orderly end would wait for the others, which wait for this one.
+    An orderly end would wait for the others, which wait for this one. So they notice at their next
+    collective.
     """
+    if not jax.distributed.is_initialized():
+        sys.exit(status)
+    if isinstance(status, str):
+        print(status, file=sys.stderr)
     sys.stdout.flush()
     sys.stderr.flush()
-    os._exit(status)
+    os._exit(status if isinstance(status, int) else 1)

@@ -158,7 +158,7 @@ def run(
         step = records.recorded(step, with_draw=on_draw is not None)
         progress, checkpoints = _beginning(prepared), None
         if config.checkpoint_every:
-            checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints"))
+            checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", size))
             state, progress = _resume(checkpoints, state, progress)
         if progress.evaluated >= plan.num_steps:
             print(f"{workdir} holds this run, finished")

@@ -23,6 +23,7 @@ except ImportError:
 
 from isjax import experiment
 from isjax.config import ConfigError, check_name, default_config
+from isjax.distributed import PeerLostError, leave
 from isjax.usage import usage
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -90,10 +91,10 @@ def command(
             sys.exit("isjax: --workdir is missing; name a folder for the files of this run")
         try:
             run(_CONFIG.value, _WORKDIR.value)
-        except (ConfigError, FloatingPointError, ImportError, OSError) as error:
-            sys.exit(f"isjax: {error}")
+        except (ConfigError, FloatingPointError, ImportError, OSError, PeerLostError) as error:
+            leave(f"isjax: {error}")
         except KeyboardInterrupt:
-            sys.exit(130)
+            leave(130)
 
     app.run(main, flags_parser=parse)
 

@@ -12,7 +12,7 @@ from isjax.buffer import ScoreBuffer
 from isjax.records import Record
 from isjax.tree import Tree
 
-__all__ = ["by_example", "pad", "pad_state"]
+__all__ = ["has_rows", "pad", "pad_state"]
 
 
 def pad(data: Batch, parts: int) -> Batch:
@@ -25,22 +25,28 @@ def pad(data: Batch, parts: int) -> Batch:
 
 
 def pad_state(state: PyTree, parts: int) -> PyTree:
-    """A state of sampler or training in which what is kept by example divides into `parts`.
+    """A state of sampler or training in which what `has_rows` divides into `parts`.
 
-    That is each `ScoreBuffer`, the counts of a `Record`, and the lowest level of a `Tree`, which
-    itself knows how many examples there are. The rest stays as it is.
+    A `Tree` still knows how many examples there are.
+    """
+    return jax.tree.map(lambda x, rows: pad(x, parts) if rows else x, state, has_rows(state))
+
+
+def has_rows(state: PyTree) -> PyTree:
+    """For each array of a state, whether its rows are examples: a tree of bool.
+
+    Those of a `ScoreBuffer` are, the counts of a `Record`, and the lowest level of a `Tree`.
     """
 
-    def padded(part: PyTree) -> PyTree:
+    def of_part(part: PyTree) -> PyTree:
+        none = jax.tree.map(lambda x: False, part)
+        if isinstance(part, ScoreBuffer):
+            return jax.tree.map(lambda x: True, part)
         if isinstance(part, Record):
-            return part._replace(count=pad(part.count, parts))
+            return none._replace(count=True)
         if isinstance(part, Tree):
-            return part._replace(levels=(pad(part.levels[0], parts), *part.levels[1:]))
-        return pad(part, parts) if isinstance(part, ScoreBuffer) else part
+            return none._replace(levels=(True, *none.levels[1:]))
+        return none
 
-    return jax.tree.map(padded, state, is_leaf=by_example)
-
-
-def by_example(part: PyTree) -> bool:
-    """Whether it holds something of each example."""
-    return isinstance(part, ScoreBuffer | Record | Tree)
+    kinds = ScoreBuffer | Record | Tree
+    return jax.tree.map(of_part, state, is_leaf=lambda part: isinstance(part, kinds))

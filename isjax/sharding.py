@@ -8,12 +8,9 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from isjax.base import Array, Batch, PyTree
-from isjax.buffer import ScoreBuffer
 from isjax.mesh import DATA, MODEL
-from isjax.padding import by_example
-from isjax.records import Record
+from isjax.padding import has_rows
 from isjax.strata import StrataState
-from isjax.tree import Tree
 
 __all__ = ["build", "last_axis", "place", "replicated", "shardings"]
 
@@ -44,27 +41,16 @@ def shardings(state: PyTree, mesh: Mesh, rule: Rule = replicated) -> PyTree:
         mesh: of `make_mesh`.
         rule: `(array, mesh) -> PartitionSpec`, such as `last_axis`.
     """
-    rows, everywhere = NamedSharding(mesh, P(DATA)), NamedSharding(mesh, P())
+    divided, whole = NamedSharding(mesh, P(DATA)), NamedSharding(mesh, P())
 
-    def everywhere_but(part: PyTree, divided: PyTree) -> PyTree:
-        """The arrays of `part` everywhere, those that are also among `divided` by rows."""
-        among = {id(x) for x in jax.tree.leaves(divided)}
-        return jax.tree.map(lambda x: rows if id(x) in among else everywhere, part)
-
-    def of_part(part: PyTree) -> PyTree:
+    def of_part(part: PyTree, rows: PyTree) -> PyTree:
         if isinstance(part, StrataState):
-            return everywhere_but(part, part.inner)
-        if isinstance(part, Record):
-            return everywhere_but(part, part.count)
-        if isinstance(part, Tree):
-            return everywhere_but(part, part.levels[0])
-        if isinstance(part, ScoreBuffer):
-            return everywhere_but(part, part)
-        return NamedSharding(mesh, rule(part, mesh))
+            of_strata = jax.tree.map(lambda x: divided, part.inner)
+            return part._replace(inner=of_strata, sizes=whole)
+        return divided if rows else NamedSharding(mesh, rule(part, mesh))
 
-    return jax.tree.map(
-        of_part, state, is_leaf=lambda part: isinstance(part, StrataState) or by_example(part)
-    )
+    is_strata = lambda part: isinstance(part, StrataState)  # noqa: E731
+    return jax.tree.map(of_part, state, has_rows(state), is_leaf=is_strata)
 
 
 def build(

@@ -47,10 +47,10 @@ def assert_equal(one, other):
 def test_every_recipes_state_comes_back_bit_for_bit(tmp_path, method, options):
     """Key, step, optimiser, model state and sampler."""
     state, _ = make_state(method, **options)
-    with Checkpoints(tmp_path) as checkpoints:
+    with Checkpoints(tmp_path, 40) as checkpoints:
         checkpoints.save(state, {})
     template = jax.tree.map(jnp.empty_like, make_state(method, **options)[0])
-    with Checkpoints(tmp_path) as checkpoints:
+    with Checkpoints(tmp_path, 40) as checkpoints:
         assert_equal(checkpoints.restore(template)[0], state)
 
 
@@ -60,11 +60,11 @@ def test_training_goes_on_while_a_state_is_saved(tmp_path):
     for _ in range(3):
         state, _ = step(state, DATA)
     kept = jax.tree.map(jnp.copy, state)
-    with Checkpoints(tmp_path) as checkpoints:
+    with Checkpoints(tmp_path, 40) as checkpoints:
         checkpoints.save(state, {"seconds": 0.1 + 0.2})
         for _ in range(20):
             state, _ = step(state, DATA)
-    with Checkpoints(tmp_path) as checkpoints:
+    with Checkpoints(tmp_path, 40) as checkpoints:
         assert checkpoints.step == 3
         restored, progress = checkpoints.restore(state)
     assert_equal(restored, kept)
@@ -74,10 +74,10 @@ def test_training_goes_on_while_a_state_is_saved(tmp_path):
 def test_the_newest_and_the_best_are_kept(tmp_path):
     state, _ = make_state()
     at = lambda step: state._replace(step=jnp.int32(step))  # noqa: E731
-    with Checkpoints(tmp_path) as checkpoints:
+    with Checkpoints(tmp_path, 40) as checkpoints:
         for step, loss in ((1, 3.0), (2, 1.0), (3, math.inf)):
             checkpoints.save(at(step), {}, loss)
-    with Checkpoints(tmp_path) as checkpoints:  # the losses are remembered across processes
+    with Checkpoints(tmp_path, 40) as checkpoints:  # the losses are remembered across processes
         for step, loss in ((4, 2.0), (5, math.inf), (6, math.inf)):
             checkpoints.save(at(step), {}, loss)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "6"]
@@ -85,24 +85,24 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
 
 def test_an_empty_folder_has_no_checkpoint(tmp_path):
     state, _ = make_state()
-    with Checkpoints(tmp_path / "new") as checkpoints:
+    with Checkpoints(tmp_path / "new", 40) as checkpoints:
         assert checkpoints.step is None and checkpoints.restore(state) is None
 
 
 def test_half_a_checkpoint_does_not_count(tmp_path):
     """What a kill leaves of a checkpoint that was being written."""
     state, _ = make_state()
-    with Checkpoints(tmp_path) as checkpoints:
+    with Checkpoints(tmp_path, 40) as checkpoints:
         checkpoints.save(state._replace(step=jnp.int32(4)), {})
     name = next(tmp_path.iterdir()).name
     (tmp_path / f"{name.replace('4', '8')}.orbax-checkpoint-tmp" / "state").mkdir(parents=True)
-    with Checkpoints(tmp_path) as checkpoints:
+    with Checkpoints(tmp_path, 40) as checkpoints:
         assert checkpoints.step == 4
 
 
 def test_a_state_of_another_shape_is_refused(tmp_path):
     state, _ = make_state()
-    with Checkpoints(tmp_path) as checkpoints:
+    with Checkpoints(tmp_path, 40) as checkpoints:
         checkpoints.save(state, {})
         with pytest.raises(ValueError, match=r"\.params\['b'\] is float32\[2, 3\] in .* of step 0"):
             checkpoints.restore(state._replace(params={"w": jnp.ones(()), "b": jnp.zeros((4, 3))}))

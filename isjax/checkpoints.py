@@ -69,7 +69,7 @@ class Checkpoints:
         progress = {"progress": progress, "shapes": shapes}
         state = jax.block_until_ready(jax.tree.map(jnp.copy, state))
         args = self._args.Composite(
-            state=self._args.StandardSave(state), progress=self._args.JsonSave(progress)
+            state=self._args.PyTreeSave(state), progress=self._args.JsonSave(progress)
         )
         first = self.step is None
         self._manager.save(int(state.step), args=args, metrics={"loss": loss})

@@ -62,7 +62,7 @@ print(json.dumps(sizes))
         ("method=default",),
         ("method=learned_loss",),
         ("method=biased_loss",),
-        ("method=default", "dataset_options.num_train=3997"),
+        ("method=default", "dataset_options.num_train=3997", "dataset_options.num_test=1003"),
         ("method=default", "strata=8"),
         ("method=learned_loss", "strata=8"),
     ],
@@ -90,7 +90,10 @@ def test_parameters_divided_over_a_model_axis_train_the_same(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
-    [("method=default", "dataset_options.num_train=3997"), ("method=last_loss", "strata=8")],
+    [
+        ("method=default", "dataset_options.num_train=3997", "dataset_options.num_test=1003"),
+        ("method=last_loss", "strata=8"),
+    ],
     ids=" ".join,
 )
 def test_a_run_saved_on_eight_devices_resumes_on_two(tmp_path, settings):

@@ -1,0 +1,81 @@
+"""What needs no second process; tests/test_many_processes.py has the rest."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from isjax import distributed
+
+VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+
+
+@pytest.fixture
+def joined(monkeypatch):
+    """What JAX was asked to join, and with what."""
+    calls = []
+    monkeypatch.setattr(jax.distributed, "initialize", lambda *a, **k: calls.append((a, k)))
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    return calls
+
+
+def test_alone_nothing_is_joined(joined):
+    distributed.connect()
+    assert not joined and distributed.alone() and distributed.is_main()
+
+
+def test_the_variables_say_what_to_join(joined, monkeypatch):
+    for name, value in zip(VARIABLES, ("host:1234", "4", "2"), strict=True):
+        monkeypatch.setenv(name, value)
+    distributed.connect()
+    assert [call[0] for call in joined] == [("host:1234", 4, 2)]
+
+
+def test_wanted_without_variables_it_is_left_to_jax(joined):
+    distributed.connect(wanted=True)
+    assert [call[0] for call in joined] == [()]
+
+
+def test_some_of_the_variables_are_refused(joined, monkeypatch):
+    monkeypatch.setenv("JAX_PROCESS_ID", "1")
+    with pytest.raises(ValueError, match="only JAX_PROCESS_ID is set; set all, or none"):
+        distributed.connect()
+
+
+def test_what_cannot_be_joined_says_how_to(joined, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("no cluster")
+
+    monkeypatch.setattr(jax.distributed, "initialize", fail)
+    with pytest.raises(ValueError, match="cannot join the other processes: no cluster; set JAX"):
+        distributed.connect(wanted=True)
+
+
+def test_a_lost_process_is_named_among_several_only(monkeypatch):
+    def lose():
+        with distributed.together():
+            raise ValueError("Gloo all-reduce failed: Connection closed by peer")
+
+    with pytest.raises(ValueError, match="Gloo"):
+        lose()
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(
+        distributed.PeerLostError, match="process 0 of 2: another process has ended"
+    ):
+        lose()
+    with pytest.raises(ValueError, match="mine"), distributed.together():
+        raise ValueError("an error of mine")
+
+
+def test_what_is_here_is_fetched_as_numpy():
+    found = distributed.fetch({"x": jnp.arange(3)})
+    assert isinstance(found["x"], np.ndarray)
+    np.testing.assert_array_equal(found["x"], [0, 1, 2])
+
+
+@pytest.mark.parametrize("status", [130, "isjax: why"])
+def test_alone_a_process_ends_in_order(status):
+    with pytest.raises(SystemExit) as ended:
+        distributed.leave(status)
+    assert ended.value.code == status

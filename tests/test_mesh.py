@@ -1,0 +1,49 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from processes import python
+
+from isjax import mesh
+
+PLACED = """
+import json, jax, jax.numpy as jnp
+from isjax import mesh
+
+small = mesh.make_mesh(2, 2)
+inside = {}
+with jax.set_mesh(mesh.make_mesh(4, 2)):
+    inside["shards"] = mesh.shards()
+    spread = jax.jit(lambda x: mesh.spread({"even": x, "odd": x[:3], "none": x[0]}))(jnp.arange(8))
+    inside |= {name: x.sharding.shard_shape(x.shape) for name, x in spread.items()}
+    whole = jax.jit(lambda x: mesh.gathered(x * 1))(spread["even"])
+    inside["whole"] = whole.sharding.shard_shape(whole.shape)
+    inside["values"] = whole.tolist()
+print(json.dumps(inside | {"small": dict(small.shape), "all": dict(mesh.make_mesh().shape)}))
+"""
+
+
+def test_examples_are_spread_over_the_data_axis_where_it_divides_them():
+    found = python(PLACED, devices=8)
+    assert found["shards"] == 4
+    assert found["even"] == [2] and found["odd"] == [3] and found["none"] == []
+    assert found["whole"] == [8] and found["values"] == list(range(8))
+    assert found["small"] == {"data": 2, "model": 2} and found["all"] == {"data": 8, "model": 1}
+
+
+def test_without_a_mesh_nothing_happens():
+    tree = {"x": jnp.ones((3, 2))}
+    assert mesh.spread(tree)["x"] is tree["x"]
+    assert mesh.gathered(tree)["x"] is tree["x"]
+    assert mesh.shards() == 1
+
+
+def test_one_device_is_a_mesh_of_one():
+    assert dict(mesh.make_mesh(1).shape) == {"data": 1, "model": 1}
+    np.testing.assert_array_equal(mesh.make_mesh(1).devices, [[jax.devices()[0]]])
+
+
+@pytest.mark.parametrize(("data", "model"), [(99, 1), (0, 99), (1, 0), (-1, 1), (1, -1)])
+def test_a_mesh_that_the_devices_do_not_make_is_refused(data, model):
+    with pytest.raises(ValueError, match=f"data={data} times model={model} was asked for"):
+        mesh.make_mesh(data, model)

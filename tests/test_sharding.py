@@ -1,0 +1,92 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import PartitionSpec as P
+from processes import python
+
+import isjax
+from isjax import padding, records, scorers, sharding, strata
+from isjax.mesh import make_mesh
+from isjax.training import init_train_state
+
+LAID = """
+import json, jax, numpy as np
+from isjax import sharding
+from isjax.mesh import make_mesh
+
+mesh = make_mesh(4, 2)
+read = []
+
+class Watched(np.ndarray):
+    def __getitem__(self, index):
+        read.append([index.start, index.stop])
+        return np.asarray(self)[index]
+
+x = np.arange(10).reshape(10, 1).view(Watched)
+placed = sharding.place({"x": x}, mesh)["x"]
+print(json.dumps({
+    "values": np.asarray(placed)[:, 0].tolist(),
+    "parts": sorted({s.data[:, 0].tolist().__str__() for s in placed.addressable_shards}),
+    "read": sorted(read),
+}))
+"""
+
+
+def begin(sampler, size=100):
+    params = {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(4)}
+    state = init_train_state(jax.random.key(0), params, optax.adam(0.1), sampler, size)
+    return padding.pad_state(state._replace(record=records.init(size)), 1)
+
+
+def specs(sampler, rule=sharding.replicated):
+    state = begin(sampler)
+    placed = sharding.shardings(state, make_mesh(1), rule)
+    assert jax.tree.structure(placed) == jax.tree.structure(state)
+    return jax.tree.map(lambda x: x.spec, placed)
+
+
+def test_what_is_by_example_is_divided_and_the_rest_is_everywhere():
+    found = specs(isjax.tree_sampler(scorers.last_loss(), batch_size=4))
+    assert set(jax.tree.leaves(found.sampler.buffer)) == {P("data")}
+    assert found.sampler.transform.scores.levels == (P("data"), P())
+    assert found.record.count == P("data") and found.record.scores == P()
+    assert set(jax.tree.leaves((found.params, found.opt_state, found.key))) == {P()}
+
+
+def test_what_each_part_keeps_is_divided():
+    inner = isjax.tree_sampler(scorers.last_loss(), batch_size=4)
+    found = specs(strata.stratified(inner, 4)).sampler.transform
+    assert set(jax.tree.leaves(found.inner)) == {P("data")} and found.sizes == P()
+
+
+def test_parameters_and_their_moments_follow_a_rule():
+    found = specs(isjax.recipes.uniform(batch_size=4), sharding.last_axis)
+    moments = found.opt_state[0]
+    for tree in (found.params, moments.mu, moments.nu):
+        assert tree == {"kernel": P(None, "model"), "bias": P()}
+
+
+def test_each_device_gets_its_rows_and_reads_no_others():
+    found = python(LAID, devices=8)
+    assert found["values"] == [*range(10), 0, 0]
+    assert found["parts"] == ["[0, 1, 2]", "[3, 4, 5]", "[6, 7, 8]", "[9, 0, 0]"]
+    assert {tuple(part) for part in found["read"]} == {(0, 3), (3, 6), (6, 9), (9, 12)}
+
+
+def test_a_state_is_built_as_it_is_made():
+    sampler = isjax.tree_sampler(scorers.last_loss(), batch_size=4)
+    made = sharding.build(lambda scale: scale * jnp.ones(3), (2.0,), make_mesh(1))
+    np.testing.assert_array_equal(made, 2)
+    built = sharding.build(lambda: begin(sampler), (), make_mesh(1))
+    for found, expected in zip(
+        jax.tree.leaves(built), jax.tree.leaves(begin(sampler)), strict=True
+    ):
+        if not jnp.issubdtype(found.dtype, jax.dtypes.prng_key):
+            np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("shape", [(3, 4), (4,), ()])
+def test_the_plain_rule_divides_nothing(shape):
+    assert sharding.replicated(jnp.ones(shape), make_mesh(1)) == P()

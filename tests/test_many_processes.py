@@ -20,7 +20,7 @@ def wait_for_checkpoint(workdir, step, started):
     ("processes", "settings"),
     [
         (2, ("method=default",)),
-        (4, ("method=learned_loss", "strata=4")),
+        (4, ("method=last_loss", "strata=4")),
     ],
     ids=["two, global draws", "four, draws by part"],
 )

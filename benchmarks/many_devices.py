@@ -126,7 +126,7 @@ def main():
     with jax.set_mesh(mesh):
         for size in map(int, args.sizes):
             for method in ("last_loss", "default", "learned_loss"):
-                for strata in (1, args.devices):
+                for strata in sorted({1, args.devices}):
                     sampler, pool_size = make_sampler(method, strata)
                     program, state = compiled(sampler, pool_size, size, mesh)
                     choice, images = sent(program.as_text())

@@ -21,7 +21,7 @@ from isjax.exhibits import make_exhibits
 from isjax.loop import OnDraw, Plan, Progress, compile_steps, describe, train
 from isjax.mesh import DATA, make_mesh
 from isjax.objects import check_task, make_optimizer, make_sampler, make_task
-from isjax.padding import pad_state
+from isjax.padding import pad, pad_state
 from isjax.preemption import asked_to_stop, asked_together
 from isjax.references import Prepared, Stopped, needed, prepare
 from isjax.sharding import build, last_axis, place
@@ -108,7 +108,7 @@ def run(
         shown = config.wandb and is_main() and WandbWriter(config.wandb, workdir, config.to_dict())
         task = task or make_task(config, dataset)
         check_task(task)
-        size = num_examples(task.dataset.train)
+        size, parts = num_examples(task.dataset.train), max(config.strata, mesh.shape[DATA])
         if config.pool_size > size:
             raise ConfigError(
                 f"config.pool_size is {config.pool_size}, but the training data have {size} "
@@ -123,63 +123,68 @@ def run(
         zeros = dict.fromkeys(needed(config), np.zeros(size, np.float32))
         make_sampler(config, task, model_state, zeros)
         stop = stack.enter_context(asked_to_stop() if alone() else asked_together())
-        if is_main():
-            stack.enter_context(locked(workdir))
-            if not (workdir / "config.json").exists():  # left by another config that never trained
-                (workdir / "prepared.npz").unlink(missing_ok=True)
-        try:
-            prepared = prepare(config, task, workdir, stop)
-        except Stopped:
-            print("asked to stop while preparing; nothing of it is kept", flush=True)
-            return {}
-        sampler = make_sampler(config, task, model_state, prepared.arrays)
-
-        def begin(key: Array, params: Params, model_state: PyTree) -> TrainState:
-            state = init_train_state(key, params, tx, sampler, size, model_state)
-            if config.exhibits:
-                state = state._replace(record=records.init(size))
-            return pad_state(state, mesh.shape[DATA])
-
-        if mesh.size == 1:
-            state = begin(state_key, params, model_state)
-            data = jax.device_put(task.dataset.train)
-        else:
-            stack.enter_context(jax.set_mesh(mesh))
-            state = build(begin, (state_key, params, model_state), mesh, last_axis)
-            data = place(task.dataset.train, mesh)
-        step = make_train_step(
-            task.loss_fn,
-            tx,
-            sampler,
-            pool_size=None if sampler.own_pool else config.pool_size,
-            size=size,
-            with_draw=config.exhibits or on_draw is not None,
-        )
-        step = records.recorded(step, with_draw=on_draw is not None)
-        progress, checkpoints = _beginning(prepared), None
-        if config.checkpoint_every:
-            checkpoints = stack.enter_context(Checkpoints(workdir / "checkpoints", size))
-            state, progress = _resume(checkpoints, state, progress)
-        if progress.evaluated >= plan.num_steps:
-            print(f"{workdir} holds this run, finished")
-            return progress.line
-        if progress.step:
-            print(f"resuming at step {progress.step} of {plan.num_steps}")
-        try:
-            program = compile_steps(step, state, data, _steps_per_call(config))
-            writer = Silent()
+        with contextlib.ExitStack() as held:  # what is closed before the run says how it ended
             if is_main():
-                write_config(workdir, config)
-                also = stack.enter_context(shown).add if shown else None
-                writer = stack.enter_context(Writer(workdir, progress.files, also))
-        except (TypeError, ValueError) as error:
-            raise ConfigError(str(error)) from error
-        progress.compile_seconds += program.seconds
-        further = [on_evaluation] if on_evaluation else []
-        if config.exhibits:
-            further.append(make_exhibits(workdir, task, program, data))
-        evaluate = make_evaluation(task, config.eval_batch_size, config.eval_examples, further)
-        train(plan, program, state, progress, data, evaluate, writer, checkpoints, stop, on_draw)
+                held.enter_context(locked(workdir))
+                if not (
+                    workdir / "config.json"
+                ).exists():  # left by another config that never trained
+                    (workdir / "prepared.npz").unlink(missing_ok=True)
+            try:
+                prepared = prepare(config, task, workdir, stop)
+            except Stopped:
+                print("asked to stop while preparing; nothing of it is kept", flush=True)
+                return {}
+            sampler = make_sampler(config, task, model_state, prepared.arrays)
+
+            def begin(key: Array, params: Params, model_state: PyTree) -> TrainState:
+                state = init_train_state(key, params, tx, sampler, size, model_state)
+                if config.exhibits:
+                    state = state._replace(record=records.init(size))
+                return pad_state(state, parts)
+
+            if mesh.size == 1:
+                state = begin(state_key, params, model_state)
+                data = pad(jax.device_put(task.dataset.train), parts)
+            else:
+                stack.enter_context(jax.set_mesh(mesh))
+                state = build(begin, (state_key, params, model_state), mesh, last_axis)
+                data = place(task.dataset.train, mesh, parts)
+            step = make_train_step(
+                task.loss_fn,
+                tx,
+                sampler,
+                pool_size=None if sampler.own_pool else config.pool_size,
+                size=size,
+                with_draw=config.exhibits or on_draw is not None,
+            )
+            step = records.recorded(step, with_draw=on_draw is not None)
+            progress, checkpoints = _beginning(prepared), None
+            if config.checkpoint_every:
+                checkpoints = held.enter_context(Checkpoints(workdir / "checkpoints", size))
+                state, progress = _resume(checkpoints, state, progress)
+            if progress.evaluated >= plan.num_steps:
+                print(f"{workdir} holds this run, finished")
+                return progress.line
+            if progress.step:
+                print(f"resuming at step {progress.step} of {plan.num_steps}")
+            try:
+                program = compile_steps(step, state, data, _steps_per_call(config))
+                writer = Silent()
+                if is_main():
+                    write_config(workdir, config)
+                    also = held.enter_context(shown).add if shown else None
+                    writer = held.enter_context(Writer(workdir, progress.files, also))
+            except (TypeError, ValueError) as error:
+                raise ConfigError(str(error)) from error
+            progress.compile_seconds += program.seconds
+            further = [on_evaluation] if on_evaluation else []
+            if config.exhibits:
+                further.append(make_exhibits(workdir, task, program, data))
+            evaluate = make_evaluation(task, config.eval_batch_size, config.eval_examples, further)
+            train(
+                plan, program, state, progress, data, evaluate, writer, checkpoints, stop, on_draw
+            )
         if progress.evaluated < plan.num_steps:
             saved = "saved; the same command resumes" if checkpoints else "no checkpoints, all lost"
             print(f"asked to stop at step {progress.step} of {plan.num_steps}; {saved}", flush=True)

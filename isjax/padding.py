@@ -19,7 +19,8 @@ def pad(data: Batch, parts: int) -> Batch:
     """Data whose leading axis is the next multiple of `parts`; the rows added are zeros."""
 
     def extend(x: Array) -> Array:
-        return jnp.pad(x, ((0, -x.shape[0] % parts), *((0, 0) for _ in x.shape[1:])))
+        more = -x.shape[0] % parts
+        return jnp.pad(x, ((0, more), *((0, 0) for _ in x.shape[1:]))) if more else x
 
     return jax.tree.map(extend, data)
 

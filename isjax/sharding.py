@@ -1,5 +1,6 @@
 """Where the arrays of a train state and of a data set lie on a mesh."""
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -61,16 +62,21 @@ def build(
     return jax.jit(make, out_shardings=shardings(shapes, mesh, rule))(*inputs)
 
 
-def place(data: Batch, mesh: Mesh) -> Batch:
+def place(data: Batch, mesh: Mesh, parts: int = 1) -> Batch:
     """NumPy arrays on a mesh, each device getting its part of the leading axis.
 
-    A process reads of `data` only what its devices are to hold. The leading axis is padded with
-    zeros to what the data axis divides, as by `padding.pad`.
+    A process reads of `data` only what its devices are to hold.
+
+    Args:
+        data: pytree of arrays with leading axis N.
+        mesh: of `make_mesh`.
+        parts: the leading axis is padded with zeros, as by `padding.pad`, until both this and the
+            data axis divide it: S of `strata.stratified`.
     """
     sharding = NamedSharding(mesh, P(DATA))
 
     def of_array(x: np.ndarray) -> Array:
-        rows = x.shape[0] + -x.shape[0] % mesh.shape[DATA]
+        rows = x.shape[0] + -x.shape[0] % math.lcm(mesh.shape[DATA], parts)
 
         def part(index: tuple[slice, ...] | None) -> np.ndarray:
             start, stop, _ = (index or (slice(None),))[0].indices(rows)

@@ -5,6 +5,7 @@ import pytest
 from processes import finish, metrics, python, start
 
 SETTINGS = ("num_steps=60", "num_evals=3", "log_every=10", "checkpoint_every=20")
+UNEVEN = ("dataset_options.num_train=3997", "dataset_options.num_test=1003")
 
 # What the compiled step of a sampler sends between 8 devices: [shape, operation] of each.
 TRAFFIC = """
@@ -62,8 +63,8 @@ print(json.dumps(sizes))
         ("method=default",),
         ("method=learned_loss",),
         ("method=biased_loss",),
-        ("method=default", "dataset_options.num_train=3997", "dataset_options.num_test=1003"),
-        ("method=default", "strata=8"),
+        ("method=default", *UNEVEN),
+        ("method=default", "strata=8", *UNEVEN),
         ("method=learned_loss", "strata=8"),
     ],
     ids=" ".join,
@@ -91,7 +92,7 @@ def test_parameters_divided_over_a_model_axis_train_the_same(tmp_path):
 @pytest.mark.parametrize(
     "settings",
     [
-        ("method=default", "dataset_options.num_train=3997", "dataset_options.num_test=1003"),
+        ("method=default", *UNEVEN),
         ("method=last_loss", "strata=8"),
     ],
     ids=" ".join,

@@ -26,10 +26,12 @@ class Watched(np.ndarray):
 
 x = np.arange(10).reshape(10, 1).view(Watched)
 placed = sharding.place({"x": x}, mesh)["x"]
+more = sharding.place({"x": np.ones((10, 1))}, mesh, 6)["x"]
 print(json.dumps({
     "values": np.asarray(placed)[:, 0].tolist(),
     "parts": sorted({s.data[:, 0].tolist().__str__() for s in placed.addressable_shards}),
     "read": sorted(read),
+    "more": more.shape,
 }))
 """
 
@@ -71,6 +73,7 @@ def test_parameters_and_their_moments_follow_a_rule():
 def test_each_device_gets_its_rows_and_reads_no_others():
     found = python(LAID, devices=8)
     assert found["values"] == [*range(10), 0, 0]
+    assert found["more"] == [12, 1]
     assert found["parts"] == ["[0, 1, 2]", "[3, 4, 5]", "[6, 7, 8]", "[9, 0, 0]"]
     assert {tuple(part) for part in found["read"]} == {(0, 3), (3, 6), (6, 9), (9, 12)}
 

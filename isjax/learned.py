@@ -10,7 +10,7 @@ import optax
 from isjax.base import Array, Batch, PyTree, Rows, Scorer
 from isjax.rows import labels_of
 
-__all__ = ["Network", "history_lstm", "history_mlp", "learned"]
+__all__ = ["Network", "features_mlp", "history_lstm", "history_mlp", "learned"]
 
 
 class Network(NamedTuple):
@@ -55,16 +55,21 @@ def learned(
         num_classes: classes, numbered from 0, that the default network embeds; None = it reads
             losses alone.
         label_fn: `(batch) -> classes [B] int`; by default `batch["label"]`.
-        history: H, the past losses that the network reads.
+        history: H, the past losses that the network reads; 0 = it goes by `rows.batch` alone, and
+            nothing is remembered of any example: for a stream, with a `network` such as
+            `features_mlp`.
         log_losses: predict log losses: errors then count in proportion.
         train_every: updates from one optimiser step to the next.
 
     Raises:
-        ValueError: if `history` or `train_every` is not positive, or `num_classes` is given beside
-            a `network`.
+        ValueError: if `history` is negative, or 0 for the default network, `train_every` is not
+            positive, or `num_classes` is given beside a `network`.
     """
-    if history < 1:
-        raise ValueError(f"scorers.learned: history is {history}; a network reads at least 1 loss")
+    if history < 0 or (network is None and history == 0):
+        raise ValueError(
+            f"scorers.learned: history is {history}; the default network reads at least 1 loss, "
+            "and one that reads the batch alone is to be given as network="
+        )
     if train_every < 1:
         raise ValueError(f"scorers.learned: train_every is {train_every}; choose 1 or more")
     if network is None:
@@ -90,6 +95,8 @@ def learned(
         predicted = compared(network.apply(state.params, rows))
         if log_losses:
             predicted = jnp.exp(jnp.minimum(predicted, 80.0))
+        if not history:
+            return predicted
         return jnp.where(rows.count > 0, predicted, jnp.maximum(rows.history[:, 0], 0.0))
 
     def update(state: LearnedState, rows: Rows, losses: Array) -> LearnedState:
@@ -150,6 +157,25 @@ def history_mlp(
         (jnp.zeros((1, history), jnp.float32), none, none),
         num_classes,
         label_fn,
+    )
+
+
+def features_mlp(
+    features: Callable[[Batch], Array], num_features: int, hidden: tuple[int, ...] = (64,)
+) -> Network:
+    """A small proxy of the main model: dense layers over features of the example itself.
+
+    For streams, of whose examples nothing is remembered: `learned(features_mlp(...), history=0)`.
+
+    Args:
+        features: `(batch) -> [B, num_features]`, of about unit scale, cheap to compute.
+        num_features: of an example.
+        hidden: sizes of the hidden layers.
+    """
+    module = _networks().MLP(outputs=1, hidden=hidden)
+    return Network(
+        init=lambda key: module.init(key, jnp.zeros((1, num_features), jnp.float32)),
+        apply=lambda params, rows: jnp.asarray(module.apply(params, features(rows.batch)))[:, 0],
     )
 
 

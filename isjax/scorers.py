@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from isjax.base import Array, Batch, Params, PyTree, Rows, Scorer
 from isjax.gradients import check_losses, per_example_grad_norms
-from isjax.learned import Network, history_lstm, history_mlp, learned
+from isjax.learned import Network, features_mlp, history_lstm, history_mlp, learned
 from isjax.rows import labels_of, require_model
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "cached",
     "class_gaussian",
     "difficulty",
+    "features_mlp",
     "given",
     "grad_norm",
     "grad_norm_bound",

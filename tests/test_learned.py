@@ -6,9 +6,11 @@ import numpy as np
 import optax
 import pytest
 
-from isjax import scorers
+from isjax import buffer, scorers
 from isjax.base import Rows
-from isjax.learned import LearnedState, Network, learned
+from isjax.learned import LearnedState, Network, features_mlp, learned
+from isjax.sampler import importance_sampler
+from isjax.training import init_train_state, make_train_step
 
 KEY = jax.random.key(0)
 
@@ -135,11 +137,12 @@ def test_learned_survives_nan_losses_under_its_default_optimizer():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"history": 0}, "history is 0"),
+        ({"history": 0}, "history is 0; the default network reads at least 1 loss"),
+        ({"network": linear_network(), "history": -1}, "history is -1"),
         ({"network": linear_network(), "num_classes": 3}, "leave them out"),
         ({"network": linear_network(), "label_fn": len}, "leave them out"),
     ],
-    ids=["no history", "classes beside a network", "label_fn beside a network"],
+    ids=["no history", "negative history", "classes beside a network", "label_fn beside a network"],
 )
 def test_learned_refuses_arguments_that_it_cannot_honour(arguments, message):
     with pytest.raises(ValueError, match=message):
@@ -187,3 +190,54 @@ def test_learned_keeps_losses_themselves_and_runs_no_main_model():
 
 def test_the_names_are_those_of_scorers():
     assert (scorers.learned, scorers.Network) == (learned, Network)
+
+
+# --- of a stream, whose examples are seen once
+
+
+def pools(number, size=64):
+    """Pools that arrive: x [B, 4], of whose noise the second feature says how much there is."""
+    rng = np.random.default_rng(0)
+    for _ in range(number):
+        x = rng.uniform(0, 1, (size, 4)).astype(np.float32)
+        noise = 3 * x[:, 1] * rng.normal(size=size)
+        yield {"x": jnp.asarray(x), "y": jnp.asarray(x[:, 0] + noise, jnp.float32)}
+
+
+def streaming_step(batch_size=16):
+    def loss_fn(params, model_state, batch, key):
+        return jnp.square(batch["x"] @ params - batch["y"]), model_state
+
+    proxy = learned(
+        features_mlp(lambda batch: batch["x"], 4, hidden=(16,)), optax.adam(1e-2), history=0
+    )
+    sampler = importance_sampler(proxy, batch_size=batch_size, k=1.0)
+    tx = optax.sgd(1e-2)
+    state = init_train_state(KEY, jnp.zeros(4), tx, sampler, num_examples=1)
+    return state, make_train_step(loss_fn, tx, sampler, with_draw=True), proxy
+
+
+def test_a_proxy_learns_what_is_hard_in_a_stream_and_it_is_drawn_more():
+    state, step, proxy = streaming_step()
+    for pool in pools(400):
+        state, metrics = step(state, pool)
+        assert np.all(np.asarray(metrics["draw"].ids) < 64)  # positions in the pool
+    held_out = next(pools(1, size=2000))
+    rows = Rows(jnp.zeros((2000, 0)), jnp.zeros(2000, jnp.int32), held_out)
+    predicted = np.asarray(proxy.score(state.sampler.scorer, rows))
+    spread = np.asarray(held_out["x"][:, 1])
+    assert np.corrcoef(predicted, np.square(spread))[0, 1] > 0.8
+    # The expected squared error is 9 x1^2, but for what the model has not learned.
+    hard, easy = predicted[spread > 0.8].mean(), predicted[spread < 0.2].mean()
+    assert hard > 5 * easy
+
+
+def test_a_stream_keeps_nothing_of_its_examples_and_compiles_once():
+    state, step, _ = streaming_step()
+    assert buffer.size(state.sampler.buffer) == 0
+    shapes = jax.tree.map(jnp.shape, state)
+    for pool in pools(3):
+        state, metrics = step(state, pool)
+        assert int(metrics["draw"].passes) == 0
+    assert jax.tree.map(jnp.shape, state) == shapes
+    assert step._cache_size() == 1

@@ -93,7 +93,7 @@ def test_parameters_divided_over_a_model_axis_train_the_same(tmp_path):
     "settings",
     [
         ("method=default", *UNEVEN),
-        ("method=last_loss", "strata=8"),
+        ("method=last_loss", "strata=8", *UNEVEN),
     ],
     ids=" ".join,
 )

@@ -3,8 +3,8 @@
     python benchmarks/lag.py --lags 0 2 8 32 --seeds 0 1 2 --data-dir DATA
 
 `default` on Fashion-MNIST (configs/fashion_mnist.py), each batch chosen d steps ahead by
-`isjax.lagged`; the train loss at the end, over that of uniform draws of the same seed. A JSON line
-for each run, then median and range over the seeds.
+`isjax.lagged`; the train loss at the end, over that of reshuffled epochs of the same seed. A JSON
+line for each run, then median and range over the seeds.
 """
 
 import argparse
@@ -21,12 +21,12 @@ from isjax.objects import make_optimizer, make_sampler, make_task
 from isjax.training import init_train_state, make_train_step
 
 
-def final_loss(config, task, lag):
-    """The train loss at the end of a run; without a lag, of the method as it is."""
+def final_loss(config, task, lag=None):
+    """The train loss at the end of a run; None = of the method as it is."""
     init_key, key = jax.random.split(jax.random.key(config.seed))
     params, model_state = task.init(init_key)
     tx, sampler = make_optimizer(config), make_sampler(config, task, model_state)
-    sampler = lagged(sampler, lag) if sampler.own_pool else sampler
+    sampler = sampler if lag is None else lagged(sampler, lag)
     pool_size = None if sampler.own_pool else config.pool_size
     step = make_train_step(task.loss_fn, tx, sampler, pool_size=pool_size)
     size = len(task.dataset.train["label"])
@@ -50,7 +50,7 @@ def main():
         config.update({"seed": seed, "num_steps": args.steps, "data_dir": args.data_dir})
         task = make_task(config)
         config.method = "reshuffled"
-        uniform = final_loss(config, task, 0)
+        uniform = final_loss(config, task)
         config.method = "default"
         for lag in args.lags:
             loss = final_loss(config, task, lag)

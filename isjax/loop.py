@@ -269,7 +269,10 @@ def train(
 
 def _number(num: int, state: TrainState) -> Array:
     """Where the state's own step counter lies, in all processes."""
-    return jax.make_array_from_callback((), state.step.sharding, lambda _: np.int32(num))
+    place = state.step.sharding
+    return jax.make_array_from_callback(
+        (), place, lambda _: jax.device_put(np.int32(num)), dtype=np.int32
+    )
 
 
 def describe(line: dict[str, Any]) -> str:

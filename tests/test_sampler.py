@@ -43,7 +43,7 @@ def test_state_at_the_start_is_that_of_the_design(history):
     sampler = importance_sampler(scorer, isjax.warm_up(5), batch_size=2, initial_loss=2.5)
     state = sampler.init(KEY, 8)
     rows = 8 if history else 0
-    assert state._fields == ("step", "buffer", "scorer", "transform")
+    assert state._fields == ("step", "buffer", "scorer", "transform", "first")
     assert state.step.shape == () and state.step.dtype == jnp.int32 and int(state.step) == 0
     np.testing.assert_array_equal(state.buffer.losses, np.full((rows, history), 2.5, np.float32))
     np.testing.assert_array_equal(state.buffer.count, np.zeros(rows, np.int32))

@@ -9,7 +9,6 @@ from isjax import conditions, resampling
 from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, SamplerState, drawn_weights
 from isjax.conditions import Condition
 from isjax.sampler import everything, require_whole
-from isjax.tree import Tree
 from isjax.weights import Policy
 
 __all__ = ["break_even", "epochs", "gate", "reweight"]
@@ -193,15 +192,6 @@ def epochs(sampler: Sampler, pool_size: int) -> Sampler:
 
     plain = sampler.weigh is drawn_weights
     return Sampler(init, sample, update, drawn_weights if plain else weigh, own_pool=True)
-
-
-def counts_examples(state: SamplerState) -> bool:
-    """Whether a sampler with a pool of its own knows how many of its rows are examples.
-
-    It then leaves out those that `isjax.padding` adds: a tree does, and epochs.
-    """
-    parts = jax.tree.leaves(state.transform, is_leaf=lambda x: isinstance(x, Tree | EpochState))
-    return any(isinstance(part, Tree | EpochState) for part in parts)
 
 
 def reweight(sampler: Sampler, policy: Policy) -> Sampler:

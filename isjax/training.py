@@ -10,11 +10,13 @@ import optax
 
 from isjax import buffer, resampling
 from isjax.base import Array, Batch, Params, PyTree, Sampler, SamplerState, take
-from isjax.combinators import counts_examples
+from isjax.combinators import EpochState
 from isjax.diagnostics import draw_metrics
 from isjax.finite import all_finite
 from isjax.gradients import weighted_value_and_grad
 from isjax.mesh import gathered, spread
+from isjax.strata import StrataState
+from isjax.tree import Tree
 
 __all__ = ["TrainState", "init_train_state", "make_eval_step", "make_train_step", "num_examples"]
 
@@ -129,7 +131,7 @@ def make_train_step(
                 f"the sampler was initialised for {known} examples, but the data set has {rows}; "
                 f"call init_train_state with num_examples={rows}"
             )
-        if size not in (None, rows) and sampler.own_pool and not counts_examples(state.sampler):
+        if size not in (None, rows) and sampler.own_pool and not _counts_examples(state.sampler):
             raise ValueError(
                 f"the data have {rows} rows for {size} examples, which this sampler cannot tell "
                 f"apart; take as many examples as rows, or another sampler"
@@ -214,6 +216,13 @@ def num_examples(data: Batch) -> int:
             f"got {listed}"
         )
     return sizes.pop()
+
+
+def _counts_examples(state: SamplerState) -> bool:
+    """Whether a sampler with a pool of its own knows how many of its rows are examples."""
+    kinds = EpochState | StrataState | Tree
+    parts = jax.tree.leaves(state.transform, is_leaf=lambda part: isinstance(part, kinds))
+    return any(isinstance(part, kinds) for part in parts)
 
 
 def _pool_ids(

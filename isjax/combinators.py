@@ -6,9 +6,19 @@ import jax
 import jax.numpy as jnp
 
 from isjax import conditions, resampling
-from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, SamplerState, drawn_weights
+from isjax.base import (
+    Array,
+    Batch,
+    Draw,
+    Params,
+    PyTree,
+    Sampler,
+    SamplerState,
+    drawn_weights,
+    take,
+)
 from isjax.conditions import Condition
-from isjax.sampler import everything, require_whole
+from isjax.sampler import everything, refuse_ids, require_whole
 from isjax.weights import Policy
 
 __all__ = ["break_even", "epochs", "gate", "reweight"]
@@ -170,15 +180,14 @@ def epochs(sampler: Sampler, pool_size: int) -> Sampler:
     ) -> tuple[Draw, SamplerState]:
         inner, order = state.transform
         require_whole(batch, order.shape[0], "epochs")
-        if ids is not None:
-            raise ValueError("epochs choose by themselves where to look; pass no ids, no pool_size")
+        refuse_ids(ids, "epochs choose by themselves where to look")
         shuffle_key, key = jax.random.split(key)
         number = state.step % (order.shape[0] // pool_size)
         order = jax.lax.cond(
             number == 0, lambda: jax.random.permutation(shuffle_key, order), lambda: order
         )
         ids = jax.lax.dynamic_slice(order, (number * pool_size,), (pool_size,))
-        pool = jax.tree.map(lambda x: x[ids], batch)
+        pool = take(batch, ids)
         draw, state = sampler.sample(key, state._replace(transform=inner), ids, pool, params)
         return draw, state._replace(transform=EpochState(state.transform, order))
 

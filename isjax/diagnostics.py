@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from isjax import resampling
-from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler
+from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, take
 from isjax.distributions import normalize
 from isjax.gradients import per_example_grad_norms, weighted_value_and_grad
 from isjax.weights import importance_weights
@@ -194,7 +194,7 @@ def make_gradient_quality(
         @functools.partial(jax.jit, donate_argnums=0)
         def add(sums, key, state, pool, ids, norms, wanted):
             index, weights = choose(key, state, pool, ids, norms)
-            batch = jax.tree.map(lambda x: x[index], pool)
+            batch = take(pool, index)
             # Centred, so that little is lost in the sums.
             errors = optax.tree.sub(estimates(state, batch, weights), wanted)
             squares = jnp.stack([_squared(error) for error in errors])

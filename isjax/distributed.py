@@ -9,6 +9,7 @@ from typing import NoReturn
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from isjax.base import PyTree
 
@@ -72,7 +73,6 @@ def fetch(tree: PyTree) -> PyTree:
     """NumPy arrays, whole in each process, of arrays that lie anywhere; all must call it."""
     if alone():
         return jax.device_get(tree)
-    from jax.experimental import multihost_utils
 
     def whole(x: jax.Array) -> np.ndarray:
         here = x.is_fully_replicated or x.is_fully_addressable

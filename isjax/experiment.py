@@ -126,9 +126,8 @@ def run(
         with contextlib.ExitStack() as held:  # what is closed before the run says how it ended
             if is_main():
                 held.enter_context(locked(workdir))
-                if not (
-                    workdir / "config.json"
-                ).exists():  # left by another config that never trained
+                # What another config left that never trained is not for this one.
+                if not (workdir / "config.json").exists():
                     (workdir / "prepared.npz").unlink(missing_ok=True)
             try:
                 prepared = prepare(config, task, workdir, stop)

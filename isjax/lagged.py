@@ -17,6 +17,7 @@ from isjax.base import (
     drawn_weights,
     take,
 )
+from isjax.sampler import refuse_ids, require_pool
 
 __all__ = ["lagged", "pending"]
 
@@ -57,12 +58,7 @@ def lagged(sampler: Sampler, lag: int, pool_size: int | None = None) -> Sampler:
     """
     if lag < 0:
         raise ValueError(f"lagged: lag is {lag}; choose 0 steps or more")
-    if sampler.own_pool == (pool_size is not None):
-        raise ValueError(
-            "lagged: this sampler has a pool of its own; leave pool_size out"
-            if sampler.own_pool
-            else "lagged: give pool_size, of the presample to choose from"
-        )
+    require_pool(sampler, pool_size, "lagged")
     if sampler.weigh is not drawn_weights:
         raise ValueError(
             "lagged: this sampler switches, or weighs by the losses of a batch; put reweight "
@@ -97,10 +93,7 @@ def lagged(sampler: Sampler, lag: int, pool_size: int | None = None) -> Sampler:
         batch: Batch = None,
         params: Params = None,
     ) -> tuple[Draw, SamplerState]:
-        if ids is not None:
-            raise ValueError(
-                "lagged draws choose by themselves where to look; pass no ids, no pool_size"
-            )
+        refuse_ids(ids, "lagged draws choose by themselves where to look")
         if not lag:
             return choose(key, state, batch, params)
         inner, draws = state.transform

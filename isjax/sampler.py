@@ -159,6 +159,20 @@ def observe(
     )
 
 
+def refuse_ids(ids: Array | None, subject: str) -> None:
+    """Refuses a pool from outside; `subject` says who chooses, and where."""
+    if ids is not None:
+        raise ValueError(f"{subject}; pass no ids, no pool_size")
+
+
+def require_pool(sampler: Sampler, pool_size: int | None, name: str) -> None:
+    """Refuses a presample for a sampler that has a pool of its own, or none for one without."""
+    if sampler.own_pool and pool_size is not None:
+        raise ValueError(f"{name}: this sampler has a pool of its own; leave pool_size out")
+    if not sampler.own_pool and pool_size is None:
+        raise ValueError(f"{name}: give pool_size, of the presample to choose from")
+
+
 def require_whole(batch: Batch, size: int, name: str) -> None:
     """Refuses a batch that is less than the data set of `size`; `name` is for the message.
 

@@ -21,6 +21,7 @@ from isjax.base import (
     drawn_weights,
     take,
 )
+from isjax.sampler import refuse_ids, require_pool
 from isjax.tree import Tree, first
 
 __all__ = ["stratified"]
@@ -65,12 +66,7 @@ def stratified(sampler: Sampler, strata: int, pool_size: int | None = None) -> S
     """
     if strata < 1:
         raise ValueError(f"stratified: strata is {strata}; draw from 1 part or more")
-    if sampler.own_pool == (pool_size is not None):
-        raise ValueError(
-            "stratified: this sampler has a pool of its own; leave pool_size out"
-            if sampler.own_pool
-            else "stratified: give pool_size, the presample in each part"
-        )
+    require_pool(sampler, pool_size, "stratified")
     if sampler.weigh is not drawn_weights:
         raise ValueError(
             "stratified: this sampler switches, or weighs by the losses of a whole batch: put that "
@@ -118,10 +114,7 @@ def stratified(sampler: Sampler, strata: int, pool_size: int | None = None) -> S
         batch: Batch = None,
         params: Params = None,
     ) -> tuple[Draw, SamplerState]:
-        if ids is not None:
-            raise ValueError(
-                "stratified draws choose by themselves where to look; pass no ids, no pool_size"
-            )
+        refuse_ids(ids, "stratified draws choose by themselves where to look")
 
         def of_part(key, buffer, transform, start, size, data):
             part = SamplerState(state.step, buffer, state.scorer, transform, start)

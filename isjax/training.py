@@ -131,17 +131,23 @@ def make_train_step(
                 f"the sampler was initialised for {known} examples, but the data set has {rows}; "
                 f"call init_train_state with num_examples={rows}"
             )
-        if size not in (None, rows) and sampler.own_pool and not _counts_examples(state.sampler):
+        padded = size not in (None, rows)
+        if padded and sampler.own_pool and not _counts_examples(state.sampler):
             raise ValueError(
                 f"the data have {rows} rows for {size} examples, which this sampler cannot tell "
-                f"apart; take as many examples as rows, or another sampler"
+                "apart; take as many examples as rows, or another sampler"
             )
         key = jax.random.fold_in(state.key, state.step)
         pool_key, draw_key, loss_key = jax.random.split(key, 3)
 
         with jax.named_scope("draw"):
             # What no scorer reads of the pool is not gathered: XLA drops it.
-            ids = _pool_ids(pool_key, sampler, size or rows, pool_size, size not in (None, rows))
+            if pool_size is not None:
+                ids = resampling.presample(pool_key, size or rows, pool_size)
+            elif padded and not sampler.own_pool:
+                ids = jnp.arange(size, dtype=jnp.int32)
+            else:
+                ids = None
             pool = data if ids is None else spread(take(data, ids))
             stateful = bool(jax.tree.leaves(state.model_state))
             variables = (state.params, state.model_state) if stateful else state.params
@@ -223,15 +229,6 @@ def _counts_examples(state: SamplerState) -> bool:
     kinds = EpochState | StrataState | Tree
     parts = jax.tree.leaves(state.transform, is_leaf=lambda part: isinstance(part, kinds))
     return any(isinstance(part, kinds) for part in parts)
-
-
-def _pool_ids(
-    key: Array, sampler: Sampler, size: int, pool_size: int | None, padded: bool
-) -> Array | None:
-    """Where the sampler is to look; None leaves it to the sampler."""
-    if pool_size is not None:
-        return resampling.presample(key, size, pool_size)
-    return jnp.arange(size, dtype=jnp.int32) if padded and not sampler.own_pool else None
 
 
 def _check_model_state(new: PyTree, old: PyTree) -> None:

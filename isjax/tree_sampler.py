@@ -16,8 +16,9 @@ from isjax.base import (
     ScalarOrSchedule,
     Schedule,
     Scorer,
+    take,
 )
-from isjax.sampler import observe, require_whole, rows_of
+from isjax.sampler import observe, refuse_ids, require_whole, rows_of
 from isjax.weights import exponent_schedule, importance_weights
 
 __all__ = ["tree_sampler"]
@@ -115,10 +116,7 @@ def tree_sampler(
         params: Params = None,
     ) -> tuple[Draw, SamplerState]:
         del params
-        if ids is not None:
-            raise ValueError(
-                "tree_sampler chooses from the whole data set; pass no ids, no pool_size"
-            )
+        refuse_ids(ids, "tree_sampler chooses from the whole data set")
         require_whole(batch, buffer.size(state.buffer), "tree_sampler")
         scores, start = state.transform
         size = scores.size  # less than the buffer has, where that is padded
@@ -126,8 +124,7 @@ def tree_sampler(
         if refresh:
             number = min(refresh, buffer.size(state.buffer))
             stale = (start + jnp.arange(number, dtype=jnp.int32)) % size
-            rows = jax.tree.map(lambda x: x[stale], batch)
-            scores, nonfinite = scored(state, stale, rows)
+            scores, nonfinite = scored(state, stale, take(batch, stale))
             start = (start + refresh) % size
         share = jnp.asarray(smooth(state.step), jnp.float32)
         constant = jnp.minimum(share, _UNIFORM) * tree.total(scores) / size

@@ -547,7 +547,7 @@ def test_every_method_trains_every_kind_of_task_that_has_what_it_needs(method, t
         ({"method": "uniform", "method_options": {"k": 0.5}}, "k is not an option"),
         ({"method_options": {"batch_size": 9}}, "batch_size is decided by the run"),
         ({"method": "learned_loss", "method_options": {"num_classes": 9}}, "num_classes is decid"),
-        ({"method": "learned_loss", "method_options": {"history": 0}}, "history is 0; a network"),
+        ({"method": "learned_loss", "method_options": {"history": 0}}, "history is 0; the default"),
     ],
 )
 def test_a_bad_option_of_the_method_is_named(settings, message):

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+from jax.typing import ArrayLike
 
 Array = jax.Array
 PyTree = Any
@@ -137,7 +138,7 @@ def drawn_weights(state: SamplerState, draw: Draw, losses: Array) -> Array:
     return draw.weights
 
 
-def take(data: Batch, ids: Array) -> Batch:
+def take(data: Batch, ids: ArrayLike) -> Batch:
     """The examples `ids` [b] of a data set, a pytree of arrays with leading axis N."""
     return jax.tree.map(lambda x: x[ids], data)
 

@@ -48,6 +48,7 @@ _LEAST = {
     "checkpoint_every": 0,
     "steps_per_call": 0,
     "strata": 1,
+    "lag": 0,
     "weight_decay": 0,
     "clip_norm": 0,
 }
@@ -56,7 +57,12 @@ _DECIDED = {
     *("batch_size", "label_fn", "logits_fn", "loss_fn", "num_classes", "num_steps", "pool_size"),
     *("reference", "scores"),  # of a method, as are those above
     *("every_position", "outputs", "vocabulary"),  # of a network
-    *("data_dir", "learning_rate", "mask"),  # of a data set, a schedule and an optimiser
+    *(
+        "data_dir",
+        "in_memory",
+        "learning_rate",
+        "mask",
+    ),  # of data, schedule, optimiser
 }
 
 Config = ConfigDict | Mapping[str, Any]
@@ -113,6 +119,8 @@ def default_config() -> ConfigDict:
             "log_every": 100,  # steps over which diagnostics are averaged for training.jsonl
             "stop_on_nonfinite": True,  # end a run that has skipped every step since an evaluation
             # How it runs.
+            "in_memory": True,  # or False: each batch is read once it is chosen, see isjax.loading
+            "lag": 0,  # steps by which a batch is chosen ahead; 2 or more hide the reading
             "checkpoint_every": 1000,  # steps; 0 = never, and the run cannot be resumed
             "steps_per_call": 0,  # of the compiled program; 0 = 1 on a CPU, 50 elsewhere
             "distributed": False,  # join the other processes, see isjax.distributed.connect

@@ -10,6 +10,7 @@ import numpy as np
 
 from isjax.base import Batch
 from isjax.files import write_whole
+from isjax.source import Source, held
 from isjax.training import num_examples
 
 __all__ = ["SETS", "Dataset", "cache_dir", "from_arrays", "save", "with_label_noise"]
@@ -20,11 +21,12 @@ SETS = ("friedman", "mnist1d", "ptb", "tiny_shakespeare")
 
 
 class Dataset(NamedTuple):
-    """Examples in memory.
+    """Examples to train on, and examples held out.
 
     Attributes:
         train: pytree of arrays with one leading axis; for classification `{"x", "label"}`, for
-            regression and language models `{"x", "y"}`.
+            regression and language models `{"x", "y"}`. Or a `Source` of such, which is read one
+            batch at a time.
         test: the same for the examples held out.
         num_classes: of the labels; None where there are no classes.
         valid: the same for examples to choose settings by; None where there are none.
@@ -32,7 +34,7 @@ class Dataset(NamedTuple):
         class_names: of the labels, for those who look at examples; None if there are none.
     """
 
-    train: Batch
+    train: Batch | Source
     test: Batch
     num_classes: int | None = None
     valid: Batch = None
@@ -41,7 +43,7 @@ class Dataset(NamedTuple):
 
 
 def from_arrays(
-    train: Batch,
+    train: Batch | Source,
     test: Batch,
     num_classes: int | None = None,
     valid: Batch = None,
@@ -51,8 +53,9 @@ def from_arrays(
     """A data set of one's own arrays.
 
     Args:
-        train: any pytree of arrays that share their leading axis.
-        test: the same.
+        train: any pytree of arrays that share their leading axis; or a `Source` of examples, of
+            which only those that it holds are checked.
+        test: arrays likewise.
         num_classes: if given, each part has integers in [0, num_classes) under "label".
         valid: the same as `train`, or None.
         vocabulary: the token of each id, or None.
@@ -90,12 +93,15 @@ def with_label_noise(dataset: Dataset, share: float, seed: int = 0) -> Dataset:
     they are.
 
     Raises:
-        ValueError: if there are no classes, or the share lies outside [0, 1].
+        ValueError: if there are no classes, or the share lies outside [0, 1], or the examples are
+            not in memory.
     """
     if not 0 <= share <= 1:
         raise ValueError(f"label_noise is {share}; choose a share in [0, 1]")
     if dataset.num_classes is None or dataset.num_classes < 2:
         raise ValueError(f"label_noise is {share}, but the data set has no classes; leave it out")
+    if isinstance(dataset.train, Source):
+        raise ValueError(f"label_noise is {share}, but the labels are not in memory; leave it out")
     generator = np.random.default_rng(seed)
     label = np.array(dataset.train["label"])
     wrong = generator.permutation(len(label))[: round(share * len(label))]
@@ -104,9 +110,9 @@ def with_label_noise(dataset: Dataset, share: float, seed: int = 0) -> Dataset:
     return dataset._replace(train={**dataset.train, "label": label})
 
 
-def _check_labels(name: str, part: Batch, num_classes: int) -> None:
+def _check_labels(name: str, part: Batch | Source, num_classes: int) -> None:
     try:
-        labels = part["label"]
+        labels = held(part)["label"]
     except (KeyError, IndexError, TypeError):
         raise ValueError(
             f'{name}: num_classes is {num_classes}, but there is no "label" in it; pass '
@@ -120,8 +126,8 @@ def _check_labels(name: str, part: Batch, num_classes: int) -> None:
         )
 
 
-def _check_tokens(name: str, part: Batch, size: int) -> None:
-    highest = max(int(np.max(tokens)) for tokens in jax.tree.leaves(part))
+def _check_tokens(name: str, part: Batch | Source, size: int) -> None:
+    highest = max(int(np.max(tokens)) for tokens in jax.tree.leaves(held(part)))
     if highest >= size:
         raise ValueError(
             f"{name}: there is a token {highest}, but the vocabulary has {size}; tokens must lie "

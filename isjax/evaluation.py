@@ -8,6 +8,7 @@ import numpy as np
 
 from isjax.base import Batch
 from isjax.mesh import shards
+from isjax.source import Source
 from isjax.tasks import Task
 from isjax.training import TrainState, make_eval_step, num_examples
 
@@ -27,7 +28,8 @@ def make_evaluation(
     Args:
         task: whose metrics are averaged, in float64.
         batch_size: examples evaluated at once.
-        max_examples: of each part, evenly spaced; 0 = all.
+        max_examples: of each part, evenly spaced; 0 = all. Those of a `Source` are then kept in
+            memory; all of them are read each time.
         further: each `(state) -> {name: number}`, other metrics to add.
 
     Returns:
@@ -43,7 +45,7 @@ def make_evaluation(
     chosen = {name: _spaced(part, max_examples) for name, part in parts.items() if part is not None}
 
     def mean(
-        state: TrainState, part: Batch, asked_to_stop: Callable[[], bool]
+        state: TrainState, part: Batch | Source, asked_to_stop: Callable[[], bool]
     ) -> dict[str, float] | None:
         size = num_examples(part)
         totals: dict[str, float] = {}
@@ -72,7 +74,10 @@ def make_evaluation(
 
 
 def over_examples(
-    step: Callable[[TrainState, Batch], Any], state: TrainState, part: Batch, batch_size: int
+    step: Callable[[TrainState, Batch], Any],
+    state: TrainState,
+    part: Batch | Source,
+    batch_size: int,
 ) -> Iterator[Any]:
     """What an evaluation step says of each example, batch by batch: trees of arrays [<= batch]."""
     size = num_examples(part)
@@ -86,9 +91,9 @@ def over_examples(
         yield jax.tree.map(lambda x: x[: size - start], values)  # noqa: B023
 
 
-def _spaced(part: Batch, max_examples: int) -> Batch:
+def _spaced(part: Batch | Source, max_examples: int) -> Batch | Source:
     size = num_examples(part)
     if not 0 < max_examples < size:
         return part
     ids = np.linspace(0, size, max_examples, endpoint=False).astype(int)
-    return jax.tree.map(lambda x: np.asarray(x)[ids], part)
+    return jax.tree.map(lambda x: x[ids], part)

@@ -15,7 +15,7 @@ from isjax.dataset import save
 from isjax.distributed import alone, fetch, is_main
 from isjax.files import write_whole
 from isjax.gallery import make_gallery
-from isjax.loop import Program
+from isjax.programs import Program
 from isjax.runs import DRAWS, EXAMPLES, TIME
 from isjax.tasks import Task
 from isjax.training import TrainState, num_examples

@@ -1,6 +1,7 @@
 """Config-driven runs, which survive: the same call on the same folder resumes."""
 
 import contextlib
+import itertools
 import os
 import pathlib
 from collections.abc import Callable
@@ -18,15 +19,25 @@ from isjax.dataset import Dataset
 from isjax.distributed import alone, connect, is_main, together
 from isjax.evaluation import make_evaluation
 from isjax.exhibits import make_exhibits
-from isjax.loop import OnDraw, Plan, Progress, compile_steps, describe, train
+from isjax.lagged import pending
+from isjax.loading import Loader
+from isjax.loop import OnDraw, Plan, Progress, describe, train
 from isjax.mesh import DATA, make_mesh
 from isjax.objects import check_task, make_optimizer, make_sampler, make_task
-from isjax.padding import pad, pad_state
+from isjax.padding import pad_state
 from isjax.preemption import asked_to_stop, asked_together
+from isjax.programs import compile_steps
 from isjax.references import Prepared, Stopped, needed, prepare
 from isjax.sharding import build, last_axis, place
+from isjax.source import in_memory
 from isjax.tasks import Task
-from isjax.training import TrainState, init_train_state, make_train_step, num_examples
+from isjax.training import (
+    TrainState,
+    init_train_state,
+    make_loaded_step,
+    make_train_step,
+    num_examples,
+)
 from isjax.wandb_writer import WandbWriter
 from isjax.workdir import ADVICE, check_workdir, locked, write_config
 from isjax.writers import Silent, Writer
@@ -144,20 +155,9 @@ def run(
 
             if mesh.size == 1:
                 state = begin(state_key, params, model_state)
-                data = pad(jax.device_put(task.dataset.train), parts)
             else:
                 stack.enter_context(jax.set_mesh(mesh))
                 state = build(begin, (state_key, params, model_state), mesh, last_axis)
-                data = place(task.dataset.train, mesh, parts)
-            step = make_train_step(
-                task.loss_fn,
-                tx,
-                sampler,
-                pool_size=None if sampler.own_pool else config.pool_size,
-                size=size,
-                with_draw=config.exhibits or on_draw is not None,
-            )
-            step = records.recorded(step, with_draw=on_draw is not None)
             progress, checkpoints = _beginning(prepared), None
             if config.checkpoint_every:
                 checkpoints = held.enter_context(Checkpoints(workdir / "checkpoints", size))
@@ -167,8 +167,25 @@ def run(
                 return progress.line
             if progress.step:
                 print(f"resuming at step {progress.step} of {plan.num_steps}")
+            with_draw = config.exhibits or on_draw is not None
+            if in_memory(task.dataset.train):
+                step = make_train_step(
+                    task.loss_fn,
+                    tx,
+                    sampler,
+                    pool_size=None if sampler.own_pool else config.pool_size,
+                    size=size,
+                    with_draw=with_draw,
+                )
+                data = place(task.dataset.train, mesh, parts)
+                feed, on_chosen = itertools.repeat(data), None
+            else:
+                step = make_loaded_step(task.loss_fn, tx, sampler, with_draw=with_draw)
+                feed = held.enter_context(Loader(task.dataset.train, pending(state.sampler), mesh))
+                data, on_chosen = feed.sample(), feed.post
+            step = records.recorded(step, with_draw=on_draw is not None)
             try:
-                program = compile_steps(step, state, data, _steps_per_call(config))
+                program = compile_steps(step, state, data, _steps_per_call(config, task))
                 writer = Silent()
                 if is_main():
                     write_config(workdir, config)
@@ -182,7 +199,17 @@ def run(
                 further.append(make_exhibits(workdir, task, program, data))
             evaluate = make_evaluation(task, config.eval_batch_size, config.eval_examples, further)
             train(
-                plan, program, state, progress, data, evaluate, writer, checkpoints, stop, on_draw
+                plan,
+                program,
+                state,
+                progress,
+                feed,
+                evaluate,
+                writer,
+                checkpoints,
+                stop,
+                on_draw,
+                on_chosen,
             )
         if progress.evaluated < plan.num_steps:
             saved = "saved; the same command resumes" if checkpoints else "no checkpoints, all lost"
@@ -237,7 +264,9 @@ def _plan(config: ConfigDict) -> Plan:
     )
 
 
-def _steps_per_call(config: ConfigDict) -> int:
+def _steps_per_call(config: ConfigDict, task: Task) -> int:
+    if not in_memory(task.dataset.train):
+        return 1  # each step has a batch of its own to wait for
     return config.steps_per_call or (1 if jax.default_backend() == "cpu" else 50)
 
 

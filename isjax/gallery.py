@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from isjax.base import Batch
+from isjax.base import Batch, take
 from isjax.tasks import Task
 from isjax.training import TrainState, make_eval_step
 
@@ -36,7 +36,7 @@ def make_gallery(
 
     def show(state: TrainState, count: np.ndarray) -> dict[str, np.ndarray]:
         ids = extremes(count, max(1, min(size, len(count) // 2)))
-        batch = jax.tree.map(lambda x: np.asarray(x)[ids], task.dataset.train)
+        batch = jax.tree.map(np.asarray, take(task.dataset.train, ids))
         loss, output = jax.device_get(evaluate(state, batch))
         shown = {"ids": ids, "count": count[ids], "loss": loss}
         return shown | _in_words(task, batch, output)

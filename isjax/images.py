@@ -1,5 +1,6 @@
 """Image classification: any such data set of tensorflow-datasets, as arrays."""
 
+import functools
 import hashlib
 import os
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 
 from isjax.base import Batch
 from isjax.dataset import SETS, Dataset, cache_dir, from_arrays, save
+from isjax.source import Source, held
 from isjax.tfds_source import open_builder, open_split, quiet
 
 __all__ = ["load_images"]
@@ -18,6 +20,7 @@ def load_images(
     data_dir: str | os.PathLike | None = None,
     train: str = "train",
     test: str = "test",
+    in_memory: bool = True,
 ) -> Dataset:
     """An image classification data set of tensorflow-datasets (TFDS), decoded once.
 
@@ -30,6 +33,8 @@ def load_images(
             there is downloaded and prepared, which needs TensorFlow.
         train: the split to train on, such as "train[:90%]".
         test: the split to test on, such as "train[90%:]".
+        in_memory: whether the images to train on are, or else a `Source` that reads them when they
+            are asked for; those to test on always are.
 
     Returns:
         `x` [N, H, W, C] uint8, `label` [N] int32 in [0, num_classes).
@@ -41,8 +46,12 @@ def load_images(
     """
     builder = open_builder(name, data_dir, others=SETS)
     keys = _keys(name, builder.info)  # before anything is downloaded
-    parts = [_part(name, builder, split, keys) for split in (train, test)]
-    _check_sizes(name, *(part["x"].shape[1:] for part in parts))
+    if in_memory:
+        examples = _part(name, builder, train, keys)
+    else:
+        examples = Source(open_split(builder, train), functools.partial(_pair, keys))
+    parts = examples, _part(name, builder, test, keys)
+    _check_sizes(name, *(held(part)["x"].shape[1:] for part in parts))
     label = builder.info.features[keys[1]]
     return from_arrays(*parts, num_classes=label.num_classes, class_names=label.names)
 
@@ -78,6 +87,11 @@ def _part(name: str, builder: Any, split: str, keys: tuple[str, str]) -> Batch:
             save(path, **_decode(f"{name} {split}", source, keys))
     with np.load(path) as arrays:
         return dict(arrays)
+
+
+def _pair(keys: tuple[str, str], example: dict[str, Any]) -> Batch:
+    image, label = keys
+    return {"x": example[image], "label": np.int32(example[label])}
 
 
 def _decode(what: str, source: Any, keys: tuple[str, str]) -> dict[str, np.ndarray]:

@@ -1,22 +1,12 @@
-"""`lagged`: a batch is chosen some steps before it is trained on, to be loaded meanwhile."""
+"""`lagged`: batches are chosen some steps before they are trained on, to be loaded meanwhile."""
 
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from isjax import buffer, resampling
-from isjax.base import (
-    Array,
-    Batch,
-    Draw,
-    Params,
-    PyTree,
-    Sampler,
-    SamplerState,
-    drawn_weights,
-    take,
-)
+from isjax import resampling
+from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, SamplerState, drawn_weights
 from isjax.sampler import refuse_ids, require_pool
 
 __all__ = ["lagged", "pending"]
@@ -27,34 +17,42 @@ class LagState(NamedTuple):
 
     Attributes:
         inner: the sampler's transform state.
-        draws: a `Draw` whose arrays have a leading axis d: those made and not yet trained on,
-            oldest first.
+        draws: a `Draw` whose arrays have a leading axis d + 1: those made and not yet trained on,
+            the next one first.
+        key: typed PRNG key; the randomness of a draw is `fold_in(key, step)`.
+        size: [] int32, N.
     """
 
     inner: PyTree
     draws: Draw
+    key: Array
+    size: Array
 
 
 def lagged(sampler: Sampler, lag: int, pool_size: int | None = None) -> Sampler:
-    """Chooses at step t, by what is known then, the batch of step t + d.
+    """Chooses by what is known after step t the batch of step t + 1 + d.
 
-    The ids of the next d batches are `pending(state)`: part of the state, so that a checkpoint has
-    them, and none is lost or drawn twice when training goes on from it. The first d batches are
-    drawn when the state is made. Weights are those of the draw as it was made: unbiased at k = 1.
+    `sample` gives the next of the batches chosen, by whatever key; `update` learns the losses and
+    then chooses one more, so that they take turns. The ids of the d + 1 batches to come are
+    `pending(state)`: part of the state, so that a checkpoint has them, and none is lost or drawn
+    twice when training goes on from it. The first d + 1 are drawn when the state is made. At d = 0
+    a draw knows all that it would without `lagged`, at d > 0 not the last d batches. Weights are
+    those of the draw as it was made: unbiased at k = 1.
 
     Args:
         sampler: one that goes by what is remembered, and weighs a draw when it makes it.
-        lag: d; 0 = each batch is chosen when it is needed.
+        lag: d.
         pool_size: B, of the uniform presample that a sampler without a pool of its own chooses
             from.
 
     Returns:
-        A `Sampler` with a pool of its own.
+        A `Sampler` with a pool of its own, for `training.make_loaded_step`.
 
     Raises:
         ValueError: here if d < 0, if a pool is given to a sampler that has one or is lacking for
-            one that has none, or if the sampler is gated or weighs by losses; at `init` if it
-            remembers nothing, or cannot choose without seeing data or the main model.
+            one that has none, or if the sampler is gated or weighs by losses; at `init` if the
+            pool is larger than the data set, or the sampler cannot choose without seeing data or
+            the main model.
     """
     if lag < 0:
         raise ValueError(f"lagged: lag is {lag}; choose 0 steps or more")
@@ -65,26 +63,31 @@ def lagged(sampler: Sampler, lag: int, pool_size: int | None = None) -> Sampler:
             "outside, as in reweight(lagged(...), policy)"
         )
 
-    def choose(key: Array, state: SamplerState, batch: Batch, params: Params):
-        if pool_size is None:
-            return sampler.sample(key, state, batch=batch, params=params)
-        pool_key, key = jax.random.split(key)
-        ids = resampling.presample(pool_key, buffer.size(state.buffer), pool_size)
-        return sampler.sample(key, state, ids, take(batch, ids), params)
+    def choose(key: Array, state: SamplerState, size: Array) -> tuple[Draw, SamplerState]:
+        pool_key, draw_key = jax.random.split(jax.random.fold_in(key, state.step))
+        ids = None if pool_size is None else resampling.presample(pool_key, size, pool_size)
+        draw, state = sampler.sample(draw_key, state, ids)
+        return jax.tree.map(jnp.asarray, draw), state
 
     def init(key: Array, num_examples: int) -> SamplerState:
-        key, *keys = jax.random.split(key, lag + 1)
-        state = sampler.init(key, num_examples)
-        if not buffer.size(state.buffer):
-            raise ValueError("lagged: this sampler remembers nothing of the examples it is to find")
-        draws = []
-        for key in keys:
-            draw, state = choose(key, state, None, None)
-            draws.append(draw)
-        if not lag:
-            return state
-        stacked = jax.tree.map(lambda *xs: jnp.stack(xs), *draws)
-        return state._replace(transform=LagState(state.transform, stacked))
+        key, init_key = jax.random.split(key)
+        state, size = sampler.init(init_key, num_examples), jnp.int32(num_examples)
+        if pool_size is not None and pool_size > num_examples:
+            raise ValueError(
+                f"lagged: pool_size is {pool_size}, but there are {num_examples} examples; choose "
+                "at most as many"
+            )
+        state = jax.tree.map(lambda x: jnp.array(x, jnp.asarray(x).dtype), state)
+        try:
+            state, draws = jax.lax.scan(
+                lambda state, _: choose(key, state, size)[::-1], state, length=lag + 1
+            )
+        except Exception as error:
+            raise ValueError(
+                f"lagged: this sampler cannot choose by what is remembered alone ({error}); take "
+                "one that needs neither the data nor the main model, such as default"
+            ) from error
+        return state._replace(transform=LagState(state.transform, draws, key, size))
 
     def sample(
         key: Array,
@@ -93,25 +96,28 @@ def lagged(sampler: Sampler, lag: int, pool_size: int | None = None) -> Sampler:
         batch: Batch = None,
         params: Params = None,
     ) -> tuple[Draw, SamplerState]:
+        del key, batch, params
         refuse_ids(ids, "lagged draws choose by themselves where to look")
-        if not lag:
-            return choose(key, state, batch, params)
-        inner, draws = state.transform
-        new, state = choose(key, state._replace(transform=inner), batch, params)
-        later = jax.tree.map(lambda xs, x: jnp.concatenate([xs[1:], x[None]]), draws, new)
-        oldest = jax.tree.map(lambda xs: xs[0], draws)
-        return oldest, state._replace(transform=LagState(state.transform, later))
+        return jax.tree.map(lambda xs: xs[0], state.transform.draws), state
 
     def update(state: SamplerState, draw: Draw, losses: Array, batch: Batch = None) -> SamplerState:
-        if not lag:
-            return sampler.update(state, draw, losses, batch)
-        inner, draws = state.transform
+        inner, draws, key, size = state.transform
         state = sampler.update(state._replace(transform=inner), draw, losses, batch)
-        return state._replace(transform=LagState(state.transform, draws))
+        new, state = choose(key, state, size)
+        draws = jax.tree.map(lambda xs, x: jnp.concatenate([xs[1:], x[None]]), draws, new)
+        return state._replace(transform=LagState(state.transform, draws, key, size))
 
     return Sampler(init, sample, update, own_pool=True, take=sampler.take)
 
 
 def pending(state: SamplerState) -> Array:
-    """The ids of the batches to come, of a sampler `lagged` by d > 0: [d, b], next first."""
-    return state.transform.draws.ids
+    """The ids of the batches to come, of a `lagged` sampler: [d + 1, b] int32, the next first.
+
+    Raises:
+        ValueError: if the state is of another.
+    """
+    parts = jax.tree.leaves(state.transform, is_leaf=lambda part: isinstance(part, LagState))
+    for part in parts:
+        if isinstance(part, LagState):
+            return part.draws.ids
+    raise ValueError("this sampler has no batches pending; wrap it, as in lagged(sampler, 2)")

@@ -4,11 +4,10 @@ import dataclasses
 import functools
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
@@ -16,16 +15,15 @@ from isjax.base import Array, Batch, Draw
 from isjax.checkpoints import Checkpoints
 from isjax.distributed import is_main
 from isjax.evaluation import Evaluate
-from isjax.mesh import gathered
+from isjax.programs import Output, Program, number_of_steps
 from isjax.training import TrainState
 from isjax.writers import Silent, Writer
 
-__all__ = ["Plan", "Program", "Progress", "compile_steps", "describe", "train"]
+__all__ = ["Plan", "Progress", "describe", "train"]
 
 _COUNTED = ("nonfinite", "skipped")  # metrics counted since the start, as are these,
 _EXAMPLES = ("examples_forward", "examples_backward")  # of the main model; others are averaged
 
-Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Any]]]
 OnDraw = Callable[[int, Draw], None]
 
 
@@ -95,80 +93,24 @@ class Progress:
     files: dict[str, int] = dataclasses.field(default_factory=dict)
 
 
-class Program(NamedTuple):
-    """Training steps compiled into one program.
-
-    Attributes:
-        run: `(state, data, num [] int32) -> (state, metrics [steps, names], draws)`, `num` rows of
-            which are filled; the state is donated. The draws, arrays [steps, ...], are None unless
-            the steps return them.
-        steps: the most that `num` may be.
-        names: of the metrics.
-        seconds: of compilation.
-    """
-
-    run: jax.stages.Compiled
-    steps: int
-    names: tuple[str, ...]
-    seconds: float
-
-
-def compile_steps(step: Step, state: TrainState, data: Batch, steps_per_call: int) -> Program:
-    """One program for up to `steps_per_call` steps, the same whatever their number.
-
-    A call has its cost, on an accelerator above all; but on a CPU a convolution inside of a loop
-    runs some 3 times slower than outside, so that a single step is compiled without a loop.
-    """
-    start = time.perf_counter()
-    shapes = jax.eval_shape(step, state, data)[1]
-    names = tuple(name for name in shapes if name != "draw")
-
-    def one(state: TrainState, data: Batch) -> tuple[TrainState, Array, Draw | None]:
-        state, metrics = step(state, data)
-        row = jnp.stack([metrics[name].astype(jnp.float32) for name in names])
-        return state, row, metrics.get("draw")
-
-    def several(
-        state: TrainState, data: Batch, num: Array
-    ) -> tuple[TrainState, Array, Draw | None]:
-        if steps_per_call == 1:
-            state, *out = one(state, data)
-            return state, *gathered(jax.tree.map(lambda x: x[None], out))
-
-        def body(i: Array, carry: tuple) -> tuple:
-            state, *out = one(carry[0], data)
-            return state, *jax.tree.map(lambda all, x: all.at[i].set(x), list(carry[1:]), out)
-
-        def zeros(x: Any) -> Array:
-            return jnp.zeros((steps_per_call, *x.shape), x.dtype)
-
-        empty = zeros(jax.ShapeDtypeStruct((len(names),), jnp.float32))
-        state, *out = jax.lax.fori_loop(
-            0, num, body, (state, empty, jax.tree.map(zeros, shapes.get("draw")))
-        )
-        return state, *gathered(out)
-
-    placed = jax.tree.map(lambda x: x.sharding, state)
-    run = jax.jit(several, donate_argnums=0, out_shardings=(placed, None, None))
-    run = run.lower(state, data, _number(1, state)).compile()
-    return Program(run, steps_per_call, names, time.perf_counter() - start)
-
-
 def train(
     plan: Plan,
     program: Program,
     state: TrainState,
     progress: Progress,
-    data: Batch,
+    data: Iterator[Batch],
     evaluate: Evaluate,
     writer: Writer | Silent,
     checkpoints: Checkpoints | None,
     asked_to_stop: Callable[[], bool],
     on_draw: OnDraw | None = None,
+    on_chosen: Callable[[Array], None] | None = None,
 ) -> None:
     """Trains on from `state` until the plan is fulfilled or `asked_to_stop`; updates `progress`.
 
-    With `on_draw` each step's draw is passed to it, as NumPy arrays, while later steps run.
+    `data` gives each call of the program what it is to train on. With `on_draw` each step's draw is
+    passed to it, as NumPy arrays, while later steps run; with `on_chosen` the ids of the batches to
+    load, [steps, b], while they are still being computed.
 
     Raises:
         FloatingPointError: with `plan.stop_on_nonfinite`.
@@ -182,11 +124,11 @@ def train(
         disable=None if is_main() else True,
     )
 
-    number = functools.cache(lambda num: _number(num, state))
+    number = functools.cache(lambda num: number_of_steps(num, state))
 
-    def record(rows: Array, draws: Draw | None, num: int) -> None:
+    def record(output: Output, num: int) -> None:
         """Adds the metrics of a call, and writes a line of diagnostics where one is due."""
-        rows, draws = jax.device_get((rows, draws if on_draw else None))
+        rows, draws = jax.device_get((output.metrics, output.draw if on_draw else None))
         for number, row in enumerate(rows[:num].tolist()):
             progress.step += 1
             for sums in (progress.since_start, progress.since_evaluation, progress.since_log):
@@ -206,10 +148,12 @@ def train(
         taken, pending = progress.step, None
         while taken < stop and not asked_to_stop():
             num = min(program.steps, stop - taken)
-            state, rows, draws = program.run(state, data, number(num))
+            state, output = program.run(state, next(data), number(num))
+            if on_chosen:
+                on_chosen(output.chosen)
             if pending:
                 record(*pending)
-            taken, pending = taken + num, (rows, draws, num)
+            taken, pending = taken + num, (output, num)
         if pending:
             record(*pending)
         progress.seconds += time.perf_counter() - start
@@ -265,14 +209,6 @@ def train(
             if ended:
                 return
             state = advance(state, plan.next_pause(progress.step))
-
-
-def _number(num: int, state: TrainState) -> Array:
-    """Where the state's own step counter lies, in all processes."""
-    place = state.step.sharding
-    return jax.make_array_from_callback(
-        (), place, lambda _: jax.device_put(np.int32(num)), dtype=np.int32
-    )
 
 
 def describe(line: dict[str, Any]) -> str:

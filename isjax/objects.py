@@ -28,21 +28,28 @@ from isjax.combinators import gate, reweight
 from isjax.config import ConfigError, build, check_name, num_steps
 from isjax.dataset import Dataset, with_label_noise
 from isjax.gradients import check_losses
+from isjax.lagged import lagged
+from isjax.source import held, in_memory
 from isjax.strata import stratified
 from isjax.tasks import Task, num_outputs, predicts_every_token
 from isjax.training import num_examples
 
-__all__ = ["check_task", "make_optimizer", "make_sampler", "make_task"]
+__all__ = ["check_task", "chooses_ahead", "make_optimizer", "make_sampler", "make_task"]
 
 
 def make_task(config: ConfigDict, dataset: Dataset | None = None) -> Task:
     """The task that a config names, on its data set unless another is given."""
     if dataset is None:
+        if not config.in_memory and config.dataset in data.SETS:
+            raise ConfigError(
+                f"config.in_memory is False, but {config.dataset} is made in memory; set it to "
+                "True, or choose an image data set of tensorflow-datasets"
+            )
         dataset = build(
             "dataset_options",
             data.builder(config.dataset),
             config.dataset_options,
-            fixed={"data_dir": config.data_dir or None},
+            fixed={"data_dir": config.data_dir or None, "in_memory": config.in_memory},
         )
     try:
         if config.label_noise:
@@ -89,7 +96,8 @@ def check_task(task: Task) -> None:
         if part is not None:
             # Two, also of a part of one: else a mean would pass for one loss per example.
             batch = jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct((2, *x.shape[1:]), jnp.asarray(x[:1]).dtype), part
+                lambda x: jax.ShapeDtypeStruct((2, *x.shape[1:]), jnp.asarray(x[:1]).dtype),
+                held(part),
             )
             try:
                 jax.eval_shape(functools.partial(_try, task), batch, jax.random.key(0))
@@ -164,34 +172,27 @@ def make_sampler(
     Raises:
         ConfigError: if the method needs what the task has not, or refuses an option or the data.
     """
-    stateful = bool(jax.tree.leaves(model_state))
-
-    def of_variables(function):
-        if stateful:
-            return lambda variables, batch: function(*variables, batch)
-        return lambda params, batch: function(params, model_state, batch)
-
+    recipe = getattr(recipes, config.method)
+    size, ahead = num_examples(task.dataset.train), chooses_ahead(config, task)
     offered = {
         "batch_size": config.batch_size // config.strata,
         "pool_size": config.pool_size // config.strata,
         "num_steps": num_steps(config),
-        "loss_fn": of_variables(task.score_fn),
-        "num_classes": task.dataset.num_classes,
-        "label_fn": task.label_fn,
         **(prepared or {}),
+        **({} if ahead else _of_examples(task, model_state)),
     }
-    if task.output_fn is not None and task.dataset.num_classes is not None:
-        offered["logits_fn"] = of_variables(task.output_fn)
-    recipe = getattr(recipes, config.method)
-    offered = {name: value for name, value in offered.items() if value is not None}
     missing = required(recipe) - offered.keys() - set(config.method_options)
     if "scores" in offered and "logits_fn" not in offered:  # of which those were to be made
         missing |= {"logits_fn"}
     if missing:
-        raise ConfigError(
-            f"config.method: {config.method} needs {', '.join(sorted(missing))}, which the task "
-            f"{config.task} on {config.dataset} has not; choose another method"
+        lacks = (
+            "which is of examples, but these are chosen before they are read; set config.in_memory "
+            "to True and config.lag to 0, or choose a method of past losses, such as default"
+            if ahead
+            else f"which the task {config.task} on {config.dataset} has not; choose another method"
         )
+        needs = ", ".join(sorted(missing))
+        raise ConfigError(f"config.method: {config.method} needs {needs}, {lacks}")
     sampler = build(
         "method_options",
         recipe,
@@ -199,11 +200,13 @@ def make_sampler(
         fixed=offered,
         defaults={"initial_loss": task.initial_loss},
     )
-    size = num_examples(task.dataset.train)
     try:
         if config.strata > 1:
             pool_size = config.pool_size // config.strata
             sampler = stratified(sampler, config.strata, None if sampler.own_pool else pool_size)
+        if ahead:
+            pool_size = None if sampler.own_pool else config.pool_size
+            sampler = lagged(sampler, config.lag, pool_size)
         jax.eval_shape(lambda key: sampler.init(key, size), jax.random.key(0))
     except ValueError as error:
         raise ConfigError(f"config.method is {config.method}: {error}") from error
@@ -217,6 +220,30 @@ def make_sampler(
         except ValueError as error:
             raise ConfigError(f"config.gate: {config.method} cannot have one; {error}") from error
     return sampler
+
+
+def chooses_ahead(config: ConfigDict, task: Task) -> bool:
+    """Whether a batch is chosen before its examples are at hand."""
+    return config.lag > 0 or not in_memory(task.dataset.train)
+
+
+def _of_examples(task: Task, model_state: PyTree) -> dict[str, Any]:
+    """What the task offers to a method that sees the examples it is to choose from."""
+    stateful = bool(jax.tree.leaves(model_state))
+
+    def of_variables(function):
+        if stateful:
+            return lambda variables, batch: function(*variables, batch)
+        return lambda params, batch: function(params, model_state, batch)
+
+    offered = {
+        "loss_fn": of_variables(task.score_fn),
+        "num_classes": task.dataset.num_classes,
+        "label_fn": task.label_fn,
+    }
+    if task.output_fn is not None and task.dataset.num_classes is not None:
+        offered["logits_fn"] = of_variables(task.output_fn)
+    return {name: value for name, value in offered.items() if value is not None}
 
 
 def required(function: Any) -> set[str]:

@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 from isjax.base import Array, Batch, PyTree
 from isjax.mesh import DATA, MODEL
-from isjax.padding import has_rows
+from isjax.padding import has_rows, pad
 from isjax.strata import StrataState
 
 __all__ = ["build", "last_axis", "place", "replicated", "shardings"]
@@ -73,6 +73,8 @@ def place(data: Batch, mesh: Mesh, parts: int = 1) -> Batch:
         parts: the leading axis is padded with zeros, as by `padding.pad`, until both this and the
             data axis divide it: S of `strata.stratified`.
     """
+    if mesh.size == 1:
+        return pad(jax.device_put(data), parts)
     sharding = NamedSharding(mesh, P(DATA))
 
     def of_array(x: np.ndarray) -> Array:

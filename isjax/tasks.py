@@ -15,6 +15,7 @@ from isjax.base import Array, Batch, Params, PyTree
 from isjax.dataset import Dataset
 from isjax.mixing import Mixed, per_source
 from isjax.precision import Model
+from isjax.source import held
 from isjax.training import EvalFn, LossFn
 
 __all__ = ["classification", "language", "regression"]
@@ -87,7 +88,8 @@ def classification(
 
     Args:
         dataset: of `{"x", "label"}`. An `x` of bytes (images) is standardised by the mean and
-            deviation of its channels in the training part; `x` may be a pytree of several inputs.
+            deviation of its channels in the training part, or what of it is held in memory; `x`
+            may be a pytree of several inputs.
         network: from `x` to logits [b, classes], `network(x, train=False)`.
         augment: `(key, x) -> x` of the training view, applied in order; see
             `isjax.augmentations`. One of them may mix images (mixup, RICAP): the loss of an
@@ -144,13 +146,13 @@ def regression(dataset: Dataset, network: Network, augment: Sequence[Augmentatio
         return {"loss": optax.squared_error(predictions, batch["y"]).mean(axis=-1)}
 
     num_outputs(dataset)  # refuses a target of another kind
-    variance = np.var(dataset.train["y"], axis=0, dtype=np.float64).mean()
+    variance = np.var(held(dataset.train)["y"], axis=0, dtype=np.float64).mean()
     return _supervised(dataset, network, metrics, augment)._replace(initial_loss=float(variance))
 
 
 def _target(task: str, dataset: Dataset, name: str) -> Any:
     """What is to be predicted in the training part."""
-    train = dataset.train
+    train = held(dataset.train)
     if not isinstance(train, Mapping) or not {"x", name} <= train.keys():
         found = sorted(train) if isinstance(train, Mapping) else type(train).__name__
         raise ValueError(
@@ -167,13 +169,14 @@ def _supervised(
     augment: Sequence[Augmentation],
 ) -> Task:
     """A task whose metrics, `loss` among them, follow from the network's output on `batch["x"]`."""
-    standardise = jax.tree.map(_standardiser, dataset.train["x"])
+    known = held(dataset.train)["x"]
+    standardise = jax.tree.map(_standardiser, known)
 
     def prepare(x: PyTree) -> PyTree:
         return jax.tree.map(lambda function, leaf: function(leaf), standardise, x)
 
     def init(key: Array) -> tuple[Params, PyTree]:
-        first = jax.tree.map(lambda leaf: jnp.asarray(leaf[:1]), dataset.train["x"])
+        first = jax.tree.map(lambda leaf: jnp.asarray(leaf[:1]), known)
         model_state, params = flax.core.pop(network.init(key, prepare(first)), "params")
         return params, model_state or None
 

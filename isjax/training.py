@@ -9,16 +9,25 @@ import jax.numpy as jnp
 import optax
 
 from isjax import buffer, resampling
-from isjax.base import Array, Batch, Params, PyTree, Sampler, SamplerState, take
+from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, SamplerState, take
 from isjax.combinators import EpochState
 from isjax.diagnostics import draw_metrics
 from isjax.finite import all_finite
 from isjax.gradients import weighted_value_and_grad
+from isjax.lagged import LagState, pending
 from isjax.mesh import gathered, spread
+from isjax.source import Source
 from isjax.strata import StrataState
 from isjax.tree import Tree
 
-__all__ = ["TrainState", "init_train_state", "make_eval_step", "make_train_step", "num_examples"]
+__all__ = [
+    "TrainState",
+    "init_train_state",
+    "make_eval_step",
+    "make_loaded_step",
+    "make_train_step",
+    "num_examples",
+]
 
 LossFn = Callable[[Params, PyTree, Batch, Array], tuple[Array, PyTree]]
 EvalFn = Callable[[Params, PyTree, Batch], PyTree]
@@ -117,10 +126,7 @@ def make_train_step(
             f"pool_size is {pool_size}, but this sampler chooses by itself where to look; leave it "
             "out"
         )
-    value_and_grad = weighted_value_and_grad(
-        lambda params, batch, model_state, key: loss_fn(params, model_state, batch, key),
-        has_aux=True,
-    )
+    train = _trainer(loss_fn, tx, sampler, with_draw)
 
     @functools.partial(jax.jit, donate_argnums=0)
     def step(state: TrainState, data: Batch) -> tuple[TrainState, dict[str, Any]]:
@@ -152,9 +158,105 @@ def make_train_step(
             stateful = bool(jax.tree.leaves(state.model_state))
             variables = (state.params, state.model_state) if stateful else state.params
             draw, sampler_state = sampler.sample(draw_key, state.sampler, ids, pool, variables)
-
         with jax.named_scope("train"):
             batch = spread(sampler.take(data, draw.ids))
+        return train(state, sampler_state, draw, batch, loss_key)
+
+    return step
+
+
+def make_loaded_step(
+    loss_fn: LossFn,
+    tx: optax.GradientTransformation,
+    sampler: Sampler,
+    *,
+    with_draw: bool = False,
+) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Any]]]:
+    """One step of training on a batch that was chosen before, and loaded since.
+
+    Args:
+        loss_fn: as in `make_train_step`, as are `tx` and `with_draw`.
+        tx: the optimiser.
+        sampler: `lagged`, by any number of steps.
+        with_draw: also return the draw trained on, and the losses.
+
+    Returns:
+        `step(state, batch) -> (state, metrics)`, jitted, the state donated. `batch` holds the
+        examples `pending(state.sampler)[0]`; of the metrics, `chosen`, [b] int32, are the ids of
+        the batch that is now pending last. The same is computed as by `make_train_step` with that
+        sampler and all of the data.
+
+    Raises:
+        ValueError: when first called, if the sampler is not lagged, or the batch is not of b
+            examples.
+    """
+    train = _trainer(loss_fn, tx, sampler, with_draw)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, Any]]:
+        batch_size = pending(state.sampler).shape[1]
+        if num_examples(batch) != batch_size:
+            raise ValueError(
+                f"the batch has {num_examples(batch)} examples, but {batch_size} were chosen; load "
+                "those that pending(state.sampler)[0] says"
+            )
+        key = jax.random.fold_in(state.key, state.step)
+        _, draw_key, loss_key = jax.random.split(key, 3)
+        draw, sampler_state = sampler.sample(draw_key, state.sampler)
+        state, metrics = train(state, sampler_state, draw, spread(batch), loss_key)
+        return state, metrics | {"chosen": pending(state.sampler)[-1]}
+
+    return step
+
+
+def make_eval_step(metrics_fn: EvalFn) -> Callable[[TrainState, Batch], PyTree]:
+    """Evaluation of a batch: `(state, batch) -> metrics`, jitted.
+
+    Args:
+        metrics_fn: `(params, model_state, batch) -> metrics`, in evaluation mode: a pytree of [b]
+            arrays, one value per example, so that the caller can average batches of any size.
+    """
+
+    @jax.jit
+    def evaluate(state: TrainState, batch: Batch) -> PyTree:
+        return gathered(metrics_fn(state.params, state.model_state, spread(batch)))
+
+    return evaluate
+
+
+def num_examples(data: Batch | Source) -> int:
+    """N, of a `Source`, or the length that the leading axes of all arrays in `data` share.
+
+    Raises:
+        ValueError: if there is no array, no example, or no common length.
+    """
+    if isinstance(data, Source):
+        return len(data)
+    leaves, _ = jax.tree_util.tree_flatten_with_path(data)
+    shapes = {jax.tree_util.keystr(path) or "data": jnp.shape(leaf) for path, leaf in leaves}
+    sizes = {shape[0] if shape else 0 for shape in shapes.values()}
+    if len(sizes) != 1 or 0 in sizes:
+        listed = ", ".join(f"{name}: {shape}" for name, shape in shapes.items()) or "no arrays"
+        raise ValueError(
+            "a data set needs arrays with one common, non-empty leading axis, an example each; "
+            f"got {listed}"
+        )
+    return sizes.pop()
+
+
+def _trainer(
+    loss_fn: LossFn, tx: optax.GradientTransformation, sampler: Sampler, with_draw: bool
+) -> Callable[..., tuple[TrainState, dict[str, Any]]]:
+    """The step once its batch is drawn and gathered."""
+    value_and_grad = weighted_value_and_grad(
+        lambda params, batch, model_state, key: loss_fn(params, model_state, batch, key),
+        has_aux=True,
+    )
+
+    def train(
+        state: TrainState, sampler_state: SamplerState, draw: Draw, batch: Batch, loss_key: Array
+    ) -> tuple[TrainState, dict[str, Any]]:
+        with jax.named_scope("train"):
             weights = functools.partial(sampler.weigh, sampler_state, draw)
             (_, (losses, model_state)), grads = value_and_grad(
                 state.params, batch, weights, state.model_state, loss_key
@@ -188,45 +290,12 @@ def make_train_step(
         metrics |= {"skipped": ~sound}
         return new_state, metrics | {"draw": draw, "losses": losses} if with_draw else metrics
 
-    return step
-
-
-def make_eval_step(metrics_fn: EvalFn) -> Callable[[TrainState, Batch], PyTree]:
-    """Evaluation of a batch: `(state, batch) -> metrics`, jitted.
-
-    Args:
-        metrics_fn: `(params, model_state, batch) -> metrics`, in evaluation mode: a pytree of [b]
-            arrays, one value per example, so that the caller can average batches of any size.
-    """
-
-    @jax.jit
-    def evaluate(state: TrainState, batch: Batch) -> PyTree:
-        return gathered(metrics_fn(state.params, state.model_state, spread(batch)))
-
-    return evaluate
-
-
-def num_examples(data: Batch) -> int:
-    """N, the length that the leading axes of all arrays in `data` share.
-
-    Raises:
-        ValueError: if there is no array, no example, or no common length.
-    """
-    leaves, _ = jax.tree_util.tree_flatten_with_path(data)
-    shapes = {jax.tree_util.keystr(path) or "data": jnp.shape(leaf) for path, leaf in leaves}
-    sizes = {shape[0] if shape else 0 for shape in shapes.values()}
-    if len(sizes) != 1 or 0 in sizes:
-        listed = ", ".join(f"{name}: {shape}" for name, shape in shapes.items()) or "no arrays"
-        raise ValueError(
-            "a data set needs arrays with one common, non-empty leading axis, an example each; "
-            f"got {listed}"
-        )
-    return sizes.pop()
+    return train
 
 
 def _counts_examples(state: SamplerState) -> bool:
     """Whether a sampler with a pool of its own knows how many of its rows are examples."""
-    kinds = EpochState | StrataState | Tree
+    kinds = EpochState | LagState | StrataState | Tree
     parts = jax.tree.leaves(state.transform, is_leaf=lambda part: isinstance(part, kinds))
     return any(isinstance(part, kinds) for part in parts)
 

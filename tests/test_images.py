@@ -49,6 +49,18 @@ def test_images_and_labels_are_those_written(shape, tmp_path, cache):
         np.testing.assert_array_equal(part["label"], [label for _, label in splits[name]])
 
 
+def test_images_to_train_on_are_read_when_they_are_asked_for(tmp_path, cache):
+    splits = write(tmp_path)
+    made = images.load_images("tiny_images", tmp_path, in_memory=False)
+    ids = np.array([9, 0, 3, 9])
+    batch = made.train[ids]
+    np.testing.assert_array_equal(batch["x"], np.stack([splits["train"][i][0] for i in ids]))
+    np.testing.assert_array_equal(batch["label"], ids % 3)
+    assert batch["x"].dtype == np.uint8 and batch["label"].dtype == np.int32
+    np.testing.assert_array_equal(made.test["x"], np.stack([x for x, _ in splits["test"]]))
+    assert len(list(cache.iterdir())) == 1  # the test part alone is decoded at once
+
+
 def test_parts_of_splits_are_read(tmp_path, cache):
     splits = write(tmp_path)
     made = images.load_images("tiny_images", tmp_path, train="train[:80%]", test="train[80%:]")

@@ -1,5 +1,6 @@
 """The loop with a step that can be worked out by hand, files and checkpoints recorded in lists."""
 
+import itertools
 import math
 
 import jax
@@ -10,7 +11,8 @@ import pytest
 
 from isjax import recipes
 from isjax.base import Draw
-from isjax.loop import Plan, Progress, compile_steps, describe, train
+from isjax.loop import Plan, Progress, describe, train
+from isjax.programs import compile_steps
 from isjax.training import TrainState, init_train_state
 
 DATA = jnp.arange(5.0)
@@ -81,7 +83,8 @@ def run(
     evaluate = evaluate or (
         lambda state, stop: {"train_loss": 1.0, "test_loss": float(state.params)}
     )
-    train(plan, program, state, progress, DATA, evaluate, recorder, recorder, stop, on_draw)
+    data = itertools.repeat(DATA)
+    train(plan, program, state, progress, data, evaluate, recorder, recorder, stop, on_draw)
     return recorder, progress
 
 
@@ -137,24 +140,31 @@ def test_draws_that_nobody_asks_for_are_not_fetched(monkeypatch):
     assert fetched and all(draws is None for _, draws in fetched)
 
 
-@pytest.mark.parametrize("steps_per_call", [1, 3])
-def test_a_program_returns_state_rows_and_draws(steps_per_call):
-    for step in (count, count_and_draw):
-        program = compile_steps(step, make_state(), DATA, steps_per_call)
-        state, rows, draws = program.run(make_state(), DATA, jnp.int32(1))
-        assert state.step == 1 and rows.shape == (steps_per_call, 5) and "draw" not in program.names
-        assert dict(zip(program.names, rows[0].tolist(), strict=True)) == {
-            "loss": 1,
-            "skipped": 0,
-            "nonfinite": 0,
-            "examples_forward": 7,
-            "examples_backward": 2,
-        }
-        if step is count:
-            assert draws is None
-        else:
-            assert draws.ids.shape == (steps_per_call, 2) and draws.ess.shape == (steps_per_call,)
-            np.testing.assert_array_equal(draws.ids[0], [1, 10])
+def test_who_loads_is_told_what_was_chosen_while_it_is_computed():
+    """Each call is given its own data, and what it chose is passed on, not fetched."""
+
+    def choosing(state, data):
+        state, metrics = count(state, data)
+        return state, metrics | {"chosen": jnp.arange(3) + 10 * state.step}
+
+    state, told, taken = make_state(), [], iter(range(100))
+    program = compile_steps(choosing, state, DATA, 1)
+    feed = ((next(taken), DATA)[1] for _ in itertools.repeat(None))
+    evaluate = lambda state, stop: {"train_loss": 0.0, "test_loss": 0.0}  # noqa: E731
+    train(
+        make_plan(checkpoint_every=0),
+        program,
+        state,
+        Progress(),
+        feed,
+        evaluate,
+        Recorder(),
+        None,
+        lambda: False,
+        on_chosen=told.append,
+    )
+    assert next(taken) == len(told) == 12 and all(isinstance(ids, jax.Array) for ids in told)
+    np.testing.assert_array_equal(told[4], [[50, 51, 52]])
 
 
 def test_what_was_prepared_counts_from_the_start():
@@ -206,7 +216,7 @@ def test_metrics_are_fetched_while_the_next_call_runs(monkeypatch):
         program._replace(run=dispatch),
         state,
         Progress(),
-        DATA,
+        itertools.repeat(DATA),
         evaluate,
         recorder,
         None,
@@ -227,7 +237,7 @@ def test_no_hidden_transfer_in_the_loop():
             program,
             state,
             Progress(),
-            data,
+            itertools.repeat(data),
             evaluate,
             recorder,
             None,

@@ -28,6 +28,23 @@ config = default_config()
 config.update({"network": "CNN", "network_options": {"channels": (4,), "hidden": 8, "kernel": 3}})
 config.update({"augment": ("flip", "crop"), "method": "biased_loss", "weight_decay": 1e-3})
 """
+# The images of IMAGES, read from disk once they are chosen; what takes longest is read out of turn.
+READ = """
+import time
+
+class Examples:
+    def __len__(self):
+        return len(label)
+
+    def __getitem__(self, i):
+        time.sleep(2e-4 * (i % 3))
+        return {"x": part["x"][i], "label": label[i]}
+
+from isjax.source import Source
+
+train = Source(Examples())
+config.update({"method": "default", "lag": 2})
+"""
 LANGUAGE = """
 import sys
 from isjax import experiment
@@ -88,6 +105,9 @@ def kill_while_training(process, workdir, moment, number):
     "script",
     [
         pytest.param(IMAGES + COMMON % "data.from_arrays(part, part, 3)", id="images"),
+        pytest.param(
+            IMAGES + READ + COMMON % "data.from_arrays(train, part, 3)", id="read when chosen"
+        ),
         pytest.param(LANGUAGE + COMMON % "None", id="language"),
     ],
 )

@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from isjax import recipes, records, timeline
-from isjax.loop import compile_steps
+from isjax.programs import compile_steps
 from isjax.timeline import PARTS, shares
 from isjax.training import init_train_state, make_train_step
 

@@ -1,0 +1,131 @@
+"""Batches loaded by grain's threads, from the moment that they are chosen."""
+
+import threading
+from collections.abc import Iterator
+from types import TracebackType
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from isjax.base import Array, Batch, PyTree
+from isjax.mesh import DATA
+from isjax.source import Source
+
+__all__ = ["Loader"]
+
+_FOREVER = 2**62  # batches
+
+
+class Loader(Iterator[Batch]):
+    """The batches of a source whose ids were posted, in that order, on the devices.
+
+    What is posted may be an array that is still being computed: the thread that loads waits for
+    it, and training goes on.
+    """
+
+    def __init__(self, source: Source, pending: Array, mesh: Mesh):
+        """Posts the first batches.
+
+        Args:
+            source: of the examples.
+            pending: [d + 1, b] int32, the ids of the batches that are chosen already; as many are
+                loaded at the same time.
+            mesh: along whose data axis batches are divided; of them a process loads only what its
+                own devices are to hold.
+
+        Raises:
+            ImportError: without grain.
+        """
+        try:
+            import grain
+        except ImportError as error:
+            raise ImportError("loading needs grain: pip install 'isjax[run]'") from error
+        ahead, self._batch_size = pending.shape
+        self._source, self._mesh = source, mesh
+        self._sharding = NamedSharding(mesh, P(DATA))
+        places = self._sharding.addressable_devices_indices_map((self._batch_size,)).values()
+        rows = [(place or (slice(None),))[0].indices(self._batch_size) for place in places]
+        self._rows = slice(min(start for start, *_ in rows), max(stop for _, stop, _ in rows))
+        self._board = _Board()
+        self.post(pending)
+        options = grain.ReadOptions(num_threads=ahead, prefetch_buffer_size=ahead)
+        batches = grain.MapDataset.source(self._board).map(lambda ids: source[ids[self._rows]])
+        self._batches = iter(batches.to_iter_dataset(options))
+
+    def post(self, chosen: Array) -> None:
+        """Has batches loaded after those posted before; `chosen` [n, b] int32."""
+        for number in range(chosen.shape[0]):
+            self._board.post(chosen, number)
+
+    def sample(self) -> Batch:
+        """A batch of the first examples, which takes none that was posted out of turn."""
+        ids = np.arange(self._batch_size)[self._rows] % len(self._source)
+        return self._place(self._source[ids])
+
+    def __next__(self) -> Batch:
+        """The next batch posted: arrays [b, ...]. Waits until it is loaded.
+
+        Raises:
+            ValueError: if an example cannot be read.
+        """
+        return self._place(next(self._batches))
+
+    def __enter__(self) -> "Loader":
+        """The loader itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Lets go of the threads."""
+        self._board.close()
+
+    def _place(self, batch: PyTree) -> Batch:
+        if self._mesh.size == 1:
+            return jax.device_put(batch)
+
+        def of_array(x: np.ndarray) -> Array:
+            def part(index: tuple[slice, ...] | None) -> np.ndarray:
+                start, stop, _ = (index or (slice(None),))[0].indices(self._batch_size)
+                return x[start - self._rows.start : stop - self._rows.start]
+
+            shape = (self._batch_size, *x.shape[1:])
+            return jax.make_array_from_callback(shape, self._sharding, part)
+
+        return jax.tree.map(of_array, batch)
+
+
+class _Board:
+    """Ids by the number of the batch: who asks for those not yet posted waits for them."""
+
+    def __init__(self) -> None:
+        self._news = threading.Condition()
+        self._posted: dict[int, tuple[Array, int]] = {}
+        self._next, self._closed = 0, False
+
+    def post(self, chosen: Array, number: int) -> None:
+        with self._news:
+            self._posted[self._next] = chosen, number
+            self._next += 1
+            self._news.notify_all()
+
+    def close(self) -> None:
+        with self._news:
+            self._closed = True
+            self._news.notify_all()
+
+    def __len__(self) -> int:
+        return _FOREVER
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        with self._news:
+            self._news.wait_for(lambda: index in self._posted or self._closed)
+            if self._closed:
+                raise RuntimeError("the loader is closed")
+            chosen, number = self._posted.pop(index)
+        return np.asarray(chosen.addressable_data(0))[number]

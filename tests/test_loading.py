@@ -1,0 +1,221 @@
+import threading
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import isjax
+from isjax import experiment, scorers
+from isjax.config import ConfigError, default_config
+from isjax.dataset import from_arrays
+from isjax.lagged import lagged, pending
+from isjax.loading import Loader
+from isjax.mesh import make_mesh
+from isjax.source import Source
+from isjax.training import init_train_state, make_loaded_step, make_train_step
+
+SIZE, BATCH = 60, 4
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(SIZE, 3)).astype(np.float32)
+LABEL = RNG.integers(0, 2, SIZE).astype(np.int32)
+
+
+class Examples:
+    """Each takes a while; notes in which order they are begun."""
+
+    def __init__(self, seconds=0.0, broken=None):
+        self.seconds, self.broken, self.read = seconds, broken, []
+
+    def __len__(self):
+        return SIZE
+
+    def __getitem__(self, i):
+        self.read.append(i)
+        time.sleep(self.seconds)
+        if i == self.broken:
+            raise OSError("checksum")
+        return {"x": X[i], "label": LABEL[i]}
+
+
+def batches(ids):
+    return jnp.asarray(np.reshape(ids, (-1, BATCH)), jnp.int32)
+
+
+def loader(examples, pending):
+    return Loader(Source(examples), pending, make_mesh(1))
+
+
+def test_batches_come_in_the_order_in_which_they_were_posted():
+    ids = np.random.default_rng(1).integers(0, SIZE, (20, BATCH))
+    with loader(Examples(seconds=0.001), batches(ids[:3])) as loaded:
+        for number in range(20):
+            batch = next(loaded)
+            np.testing.assert_array_equal(batch["x"], X[ids[number]])
+            np.testing.assert_array_equal(batch["label"], LABEL[ids[number]])
+            assert isinstance(batch["x"], jax.Array)
+            if number < 17:
+                loaded.post(batches(ids[number + 3]))
+
+
+def test_as_many_batches_are_read_at_once_as_are_pending():
+    examples = Examples(seconds=0.05)
+    with loader(examples, batches(range(12))) as loaded:
+        next(loaded)
+        assert set(examples.read) >= {0, 4, 8}  # the first of each was begun by then
+
+
+def test_a_sample_takes_nothing_out_of_turn():
+    with loader(Examples(), batches([9, 8, 7, 6])) as loaded:
+        np.testing.assert_array_equal(loaded.sample()["x"], X[:BATCH])
+        np.testing.assert_array_equal(next(loaded)["x"], X[[9, 8, 7, 6]])
+
+
+def test_an_example_that_cannot_be_read_is_named_where_its_batch_is_due():
+    with loader(Examples(broken=6), batches(range(8))) as loaded:
+        next(loaded)
+        with pytest.raises(ValueError, match="example 6 of the source cannot be read: OSError"):
+            next(loaded)
+
+
+def test_no_thread_is_left_waiting():
+    before = threading.active_count()
+    with loader(Examples(), batches(range(8))) as loaded:
+        next(loaded)
+        next(loaded)  # from here on threads wait for what is never posted
+    for _ in range(200):
+        if threading.active_count() <= before + 2 and not _waiting():
+            return
+        time.sleep(0.01)
+    raise AssertionError("threads still wait for batches")
+
+
+def _waiting():
+    """Whether a thread of grain still holds a batch to load."""
+    import sys
+
+    frames = sys._current_frames().values()
+    return any("wait_for" in str(frame.f_code) for frame in frames)
+
+
+# --- with the step
+
+
+def loss_fn(params, model_state, batch, key):
+    logits = batch["x"] @ params
+    return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]), model_state
+
+
+def make_state(sampler):
+    return init_train_state(
+        jax.random.key(0), jnp.zeros((3, 2)), optax.sgd(0.5), sampler, num_examples=SIZE
+    )
+
+
+def by_tree(lag, k=0.5):
+    sampler = isjax.tree_sampler(scorers.last_loss(), batch_size=BATCH, k=k, smoothing=0.2)
+    return lagged(sampler, lag)
+
+
+@pytest.mark.parametrize("lag", [0, 2, 8])
+def test_what_is_loaded_is_what_was_sampled_and_trains_as_data_in_memory_do(lag):
+    sampler = by_tree(lag)
+    step = make_loaded_step(loss_fn, optax.sgd(0.5), sampler, with_draw=True)
+    whole = make_train_step(loss_fn, optax.sgd(0.5), sampler, with_draw=True)
+    state, expected = make_state(sampler), make_state(sampler)
+    planned = list(np.asarray(pending(state.sampler)))
+    with loader(Examples(), pending(state.sampler)) as loaded:
+        for number in range(25):
+            batch = next(loaded)
+            np.testing.assert_array_equal(batch["x"], X[planned[number]])
+            state, metrics = step(state, batch)
+            loaded.post(metrics["chosen"][None])
+            planned.append(np.asarray(metrics["chosen"]))
+            np.testing.assert_array_equal(metrics["draw"].ids, planned[number])
+            expected, other = whole(expected, {"x": jnp.asarray(X), "label": jnp.asarray(LABEL)})
+            np.testing.assert_allclose(metrics["losses"], other["losses"], rtol=1e-6)
+    assert step._cache_size() == 1
+    np.testing.assert_allclose(state.params, expected.params, rtol=1e-5)
+    assert set(planned[10]) != set(planned[11])
+
+
+def test_a_batch_of_another_size_and_a_sampler_that_is_not_lagged_are_refused():
+    step = make_loaded_step(loss_fn, optax.sgd(0.5), by_tree(0))
+    with pytest.raises(ValueError, match="the batch has 5 examples, but 4 were chosen"):
+        step(make_state(by_tree(0)), {"x": jnp.ones((5, 3)), "label": jnp.zeros(5, jnp.int32)})
+    plain = isjax.tree_sampler(scorers.last_loss(), batch_size=BATCH)
+    step = make_loaded_step(loss_fn, optax.sgd(0.5), plain)
+    with pytest.raises(ValueError, match="no batches pending"):
+        step(make_state(plain), {"x": jnp.ones((4, 3)), "label": jnp.zeros(4, jnp.int32)})
+
+
+# --- in a run
+
+
+def config(**settings):
+    config = default_config()
+    config.update({"network_options": {"hidden": (4,)}, "num_steps": 40, "num_evals": 2})
+    config.update({"batch_size": BATCH, "pool_size": 16, "checkpoint_every": 10, "log_every": 5})
+    config.update({"method": "default"} | settings)
+    return config
+
+
+def examples(examples=None):
+    """A data set to read, of the same examples as `arrays()`."""
+    train = Source(Examples()) if examples is None else Source(examples)
+    return from_arrays(train, {"x": X, "label": LABEL}, num_classes=2)
+
+
+def arrays():
+    return from_arrays({"x": X, "label": LABEL}, {"x": X, "label": LABEL}, num_classes=2)
+
+
+@pytest.mark.parametrize("method", ["default", "reshuffled", "learned_loss"])
+def test_a_run_that_reads_its_batches_writes_what_one_in_memory_does(tmp_path, method):
+    lines, drawn = [], {"read": [], "held": []}
+    for kind, dataset in (("read", examples()), ("held", arrays())):
+        line = experiment.run(
+            config(method=method, lag=2),
+            tmp_path / kind,
+            dataset,
+            on_draw=lambda step, draw: drawn[kind].append(draw.ids),  # noqa: B023
+        )
+        lines.append({k: v for k, v in line.items() if not k.endswith("seconds")})
+    np.testing.assert_array_equal(drawn["read"], drawn["held"])
+    assert lines[0].keys() == lines[1].keys() and lines[0]["coverage"] > 0.5
+    for name, value in lines[0].items():
+        np.testing.assert_allclose(value, lines[1][name], rtol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"method": "biased_loss"}, "biased_loss needs loss_fn, which is of examples"),
+        ({"method": "reducible_loss"}, "needs loss_fn, which is of examples, but these are chosen"),
+        ({"label_noise": 0.1}, "the labels are not in memory"),
+        ({"gate": "tau", "gate_options": {"threshold": 1.5}}, "cannot have one"),
+        ({"lag": -1}, "config.lag is -1; choose at least 0"),
+    ],
+)
+def test_what_needs_examples_before_they_are_chosen_is_refused(tmp_path, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        experiment.run(config(**settings), tmp_path, examples())
+
+
+def test_what_is_made_in_memory_cannot_be_read(tmp_path):
+    with pytest.raises(ConfigError, match=r"config\.in_memory is False, but mnist1d is made"):
+        experiment.run(config(in_memory=False), tmp_path)
+
+
+def test_a_run_that_cannot_read_an_example_says_which_and_keeps_its_checkpoint(tmp_path):
+    broken = Examples()
+    with pytest.raises(ValueError, match="example 7 of the source cannot be read"):
+
+        def break_it(step, draw):
+            if step == 15:
+                broken.broken = 7
+
+        experiment.run(config(method="reshuffled"), tmp_path, examples(broken), on_draw=break_it)
+    assert (tmp_path / "checkpoints" / "10").exists()

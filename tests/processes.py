@@ -27,13 +27,18 @@ def python(script, *arguments, devices=1):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def start(workdir, *settings, processes=1, devices=1, **output):
+def start(workdir, *settings, processes=1, devices=1):
     """`python -m isjax.main` on MNIST-1D in so many processes."""
+    command = ["-m", "isjax.main", "--config=configs/mnist1d.py", f"--workdir={workdir}"]
+    command += [f"--config.{setting}" for setting in settings]
+    return launch(command, processes, devices)
+
+
+def launch(command, processes=1, devices=1):
+    """Python with these arguments in so many processes, which may join."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
-    command = [sys.executable, "-m", "isjax.main", "--config=configs/mnist1d.py"]
-    command += [f"--workdir={workdir}", *(f"--config.{setting}" for setting in settings)]
     started = []
     for number in range(processes):
         joined = {
@@ -42,7 +47,7 @@ def start(workdir, *settings, processes=1, devices=1, **output):
             "JAX_PROCESS_ID": str(number),
         }
         process = subprocess.Popen(
-            command,
+            [sys.executable, *command],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

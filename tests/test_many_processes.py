@@ -1,10 +1,14 @@
 """Several processes on one host, which talk over loopback: trained, killed, resumed."""
 
+import itertools
+import json
 import signal
 import time
 
+import numpy as np
 import pytest
-from processes import finish, metrics, start
+import tiny_tfds
+from processes import finish, launch, metrics, start
 
 pytestmark = pytest.mark.slow
 SETTINGS = ("num_steps=60", "num_evals=3", "log_every=10", "checkpoint_every=10")
@@ -40,6 +44,75 @@ def test_processes_killed_together_resume_as_if_never_interrupted(tmp_path, proc
     assert "resuming at step" in outputs[0]
     for name in ("metrics.jsonl", "training.jsonl"):
         assert metrics(parts, name) == metrics(whole, name)
+
+
+def test_processes_that_read_what_they_choose_resume_as_if_never_interrupted(tmp_path):
+    rng = np.random.default_rng(0)
+    images = [(rng.integers(0, 90, (6, 6, 1), np.uint8) + 80 * (i % 3), i % 3) for i in range(203)]
+    images = [(pixels.astype(np.uint8), label) for pixels, label in images]
+    splits = {"train": images[:190], "test": images[190:]}
+    tiny_tfds.write_images(tmp_path, "tiny_images", splits, (6, 6, 1), 3)
+    settings = (*SETTINGS, "dataset=tiny_images", f"data_dir={tmp_path}", "network=MLP")
+    settings += ("method=default", "in_memory=False", "lag=2", "pool_size=64", "batch_size=16")
+    one, whole, parts = (tmp_path / name for name in ("one", "whole", "parts"))
+    finish(start(one, *settings))
+    finish(start(whole, *settings, processes=2))
+    for line, other in zip(metrics(one), metrics(whole), strict=True):
+        for name, value in line.items():
+            np.testing.assert_allclose(value, other[name], rtol=2e-3, atol=1e-4, err_msg=name)
+
+    started = start(parts, *settings, processes=2)
+    wait_for_checkpoint(parts, 30, started)
+    for process in started:
+        process.send_signal(signal.SIGKILL)
+    for process in started:
+        process.communicate()
+    outputs = finish(start(parts, *settings, processes=2))
+    assert "resuming at step" in outputs[0]
+    for name in ("metrics.jsonl", "training.jsonl"):
+        assert metrics(parts, name) == metrics(whole, name)
+
+
+READING = """
+import itertools
+import json
+import jax, numpy as np
+from isjax.distributed import connect
+from isjax.loading import Loader
+from isjax.mesh import make_mesh
+from isjax.sharding import replicated, build
+from isjax.source import Source
+
+connect(False)
+read = []
+
+class Examples:
+    def __len__(self):
+        return 100
+
+    def __getitem__(self, i):
+        read.append(i)
+        return np.float32(i)
+
+mesh, ids = make_mesh(), np.arange(16, dtype=np.int32).reshape(2, 8)[:, ::-1]
+pending = jax.make_array_from_callback(
+    ids.shape, jax.NamedSharding(mesh, jax.P()), lambda index: ids[index]
+)
+with Loader(Source(Examples()), pending, mesh) as loader:
+    batches = [next(loader), next(loader)]
+held = [sorted(np.concatenate([s.data for s in x.addressable_shards]).tolist()) for x in batches]
+print(json.dumps({"read": sorted(read), "held": held, "sum": float(jax.jit(sum)(batches[0]))}))
+"""
+
+
+def test_a_process_reads_only_what_its_devices_are_to_hold():
+    outputs = finish(launch(["-c", READING], processes=2, devices=2))
+    first, second = (json.loads(output.splitlines()[-1]) for output in outputs)
+    assert first["held"] == [[4, 5, 6, 7], [12, 13, 14, 15]]
+    assert second["held"] == [[0, 1, 2, 3], [8, 9, 10, 11]]
+    for found in (first, second):
+        assert found["read"] == sorted(itertools.chain(*found["held"]))
+        assert found["sum"] == sum(range(8))
 
 
 def test_a_process_that_is_lost_ends_the_others_and_sigterm_to_one_stops_all(tmp_path):

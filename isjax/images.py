@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from isjax.base import Batch
-from isjax.dataset import SETS, Dataset, cache_dir, from_arrays, save
+from isjax.dataset import SETS, Dataset, cache_dir, from_arrays
+from isjax.files import write_whole
 from isjax.source import Source, held
 from isjax.tfds_source import open_builder, open_split, quiet
 
@@ -24,8 +25,9 @@ def load_images(
 ) -> Dataset:
     """An image classification data set of tensorflow-datasets (TFDS), decoded once.
 
-    The arrays are kept for the next run in `~/.cache/isjax/tfds`, one file for each split of each
-    prepared copy of the data set: by its folder and what TFDS noted of it when it was prepared.
+    The arrays are kept for the next run in `~/.cache/isjax/tfds`, a folder for each split of each
+    prepared copy of the data set: by where it lies and what TFDS noted of it when it was prepared.
+    They are mapped into memory: a process holds of them what it reads.
 
     Args:
         name: as TFDS understands it, such as "cifar10" or "fashion_mnist".
@@ -81,12 +83,15 @@ def _part(name: str, builder: Any, split: str, keys: tuple[str, str]) -> Batch:
     copy = f"{builder.data_path.resolve()}\n{split}\n{builder.info.as_json}"
     fingerprint = hashlib.sha256(copy.encode()).hexdigest()[:16]
     full_name = builder.info.full_name.replace("/", "-")
-    path = cache_dir() / "tfds" / f"{full_name}-{fingerprint}.npz"
-    if not path.exists():
+    folder = cache_dir() / "tfds" / f"{full_name}-{fingerprint}"
+    paths = {part: folder / f"{part}.npy" for part in ("x", "label")}
+    if not all(path.exists() for path in paths.values()):
         with quiet():
-            save(path, **_decode(f"{name} {split}", source, keys))
-    with np.load(path) as arrays:
-        return dict(arrays)
+            arrays = _decode(f"{name} {split}", source, keys)
+        for part, path in paths.items():
+            with write_whole(path) as file:
+                np.save(file, arrays[part])
+    return {part: np.load(path, mmap_mode="r") for part, path in paths.items()}
 
 
 def _pair(keys: tuple[str, str], example: dict[str, Any]) -> Batch:

@@ -128,7 +128,7 @@ def run(
         init_key, state_key = jax.random.split(jax.random.key(config.seed))
         params, model_state = task.init(init_key)
         tx = make_optimizer(config)
-        plan = _plan(config)
+        plan, steps_per_call = _plan(config), _steps_per_call(config, task)
 
         # Whatever must be refused is, before reference models are trained.
         zeros = dict.fromkeys(needed(config), np.zeros(size, np.float32))
@@ -185,7 +185,7 @@ def run(
                 data, on_chosen = feed.sample(), feed.post
             step = records.recorded(step, with_draw=on_draw is not None)
             try:
-                program = compile_steps(step, state, data, _steps_per_call(config, task))
+                program = compile_steps(step, state, data, steps_per_call)
                 writer = Silent()
                 if is_main():
                     write_config(workdir, config)
@@ -266,7 +266,12 @@ def _plan(config: ConfigDict) -> Plan:
 
 def _steps_per_call(config: ConfigDict, task: Task) -> int:
     if not in_memory(task.dataset.train):
-        return 1  # each step has a batch of its own to wait for
+        if config.steps_per_call > 1:
+            raise ConfigError(
+                f"config.steps_per_call is {config.steps_per_call}, but each step waits for a "
+                "batch of its own to be read; choose 0 or 1, or set config.in_memory to True"
+            )
+        return 1
     return config.steps_per_call or (1 if jax.default_backend() == "cpu" else 50)
 
 

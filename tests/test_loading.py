@@ -196,6 +196,7 @@ def test_a_run_that_reads_its_batches_writes_what_one_in_memory_does(tmp_path, m
         ({"method": "reducible_loss"}, "needs loss_fn, which is of examples, but these are chosen"),
         ({"label_noise": 0.1}, "the labels are not in memory"),
         ({"gate": "tau", "gate_options": {"threshold": 1.5}}, "cannot have one"),
+        ({"steps_per_call": 5}, "each step waits for a batch of its own"),
         ({"lag": -1}, "config.lag is -1; choose at least 0"),
     ],
 )
@@ -207,6 +208,15 @@ def test_what_needs_examples_before_they_are_chosen_is_refused(tmp_path, setting
 def test_what_is_made_in_memory_cannot_be_read(tmp_path):
     with pytest.raises(ConfigError, match=r"config\.in_memory is False, but mnist1d is made"):
         experiment.run(config(in_memory=False), tmp_path)
+
+
+def test_a_run_goes_on_only_with_the_lag_it_began_with(tmp_path):
+    experiment.run(config(lag=1), tmp_path, examples())
+    with pytest.raises(ConfigError, match="lag"):
+        experiment.run(config(lag=2, num_steps=60), tmp_path, examples())
+    with pytest.raises(ConfigError, match=r"is float32\[2, 4\] in the checkpoint"):
+        changed = config(lag=2, num_steps=60)
+        experiment.run(changed, tmp_path, examples(), allow_config_changes=True)
 
 
 def test_a_run_that_cannot_read_an_example_says_which_and_keeps_its_checkpoint(tmp_path):

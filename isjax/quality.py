@@ -17,6 +17,7 @@ import numpy as np
 from absl import flags
 
 from isjax import experiment, main
+from isjax.base import take
 from isjax.config import ConfigDict, ConfigError, check
 from isjax.diagnostics import Quality, make_gradient_quality
 from isjax.objects import make_optimizer, make_sampler, make_task
@@ -52,8 +53,7 @@ def measurement(
     def of_state(state: TrainState) -> dict[str, float]:
         pool_key, draw_key = jax.random.split(jax.random.fold_in(state.key, state.step))
         ids = presample(pool_key, size, pool_size)
-        rows = np.asarray(ids)
-        pool = jax.tree.map(lambda x: jnp.asarray(np.asarray(x)[rows]), task.dataset.train)
+        pool = jax.tree.map(jnp.asarray, take(task.dataset.train, np.asarray(ids)))
         gradient, update = measure(draw_key, state, pool, ids)
         numbers = _relative(update)
         return _relative(gradient) | {f"update_{name}": x for name, x in numbers.items()}

@@ -17,7 +17,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from isjax import recipes
-from isjax.base import Array, Batch
+from isjax.base import Array, Batch, take
 from isjax.config import ConfigError, num_steps
 from isjax.dataset import save
 from isjax.evaluation import over_examples
@@ -108,11 +108,11 @@ def cross_fitted_losses(
     halves = np.array_split(order, 2)
     losses = np.zeros(len(order), np.float32)
     for number, (train, rest) in enumerate((halves, halves[::-1])):
-        reference = _train(config, task, _take(data, train), number, cost, asked_to_stop)
+        reference = _train(config, task, take(data, train), number, cost, asked_to_stop)
         losses[rest] = _score(
             lambda *model: task.metrics_fn(*model)["loss"],
             reference,
-            _take(data, rest),
+            take(data, rest),
             config,
             cost,
         )
@@ -196,7 +196,3 @@ def _score(
     cost.seconds += time.perf_counter() - start
     cost.examples_forward += len(scores)
     return scores
-
-
-def _take(data: Batch, ids: np.ndarray) -> Batch:
-    return jax.tree.map(lambda x: np.asarray(x)[ids], data)

@@ -53,7 +53,8 @@ def load_images(
     else:
         examples = Source(open_split(builder, train), functools.partial(_pair, keys))
     parts = examples, _part(name, builder, test, keys)
-    _check_sizes(name, *(held(part)["x"].shape[1:] for part in parts))
+    with quiet():  # what there is to remark is remarked at the first image decoded
+        _check_sizes(name, *(held(part)["x"].shape[1:] for part in parts))
     label = builder.info.features[keys[1]]
     return from_arrays(*parts, num_classes=label.num_classes, class_names=label.names)
 

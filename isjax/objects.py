@@ -176,6 +176,7 @@ def make_sampler(
         "pool_size": config.pool_size // config.strata,
         "num_steps": num_steps(config),
         "loss_fn": of_variables(task.score_fn),
+        "example": jax.tree.map(lambda x: x[:1], task.dataset.train),
         "num_classes": task.dataset.num_classes,
         "label_fn": task.label_fn,
         **(prepared or {}),

@@ -13,13 +13,14 @@ import jax.numpy as jnp
 
 from isjax.base import Array, Batch, Params, PyTree, Rows, Scorer
 from isjax.gradients import check_losses, el2n, per_example_grad_norms
-from isjax.learned import Network, features_mlp, history_lstm, history_mlp, learned
+from isjax.learned import Network, coarse_features, features_mlp, history_lstm, history_mlp, learned
 from isjax.rows import labels_of, require_model
 
 __all__ = [
     "Network",
     "cached",
     "class_gaussian",
+    "coarse_features",
     "difficulty",
     "features_mlp",
     "given",

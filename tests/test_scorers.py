@@ -180,7 +180,7 @@ def test_each_scorer_says_what_it_reads_and_what_it_costs():
         "uncertainty": scorers.uncertainty(),
         "uniform": scorers.uniform(),
     }
-    networks = {"Network", "features_mlp", "history_lstm", "history_mlp"}
+    networks = {"Network", "coarse_features", "features_mlp", "history_lstm", "history_mlp"}
     assert set(made) == set(scorers.__all__) - networks
     history = {name: scorer.history for name, scorer in made.items() if scorer.history}
     assert history == {

@@ -567,10 +567,10 @@ def test_a_method_for_streams_is_to_be_had_from_a_config(method, options, passes
     rng = np.random.default_rng(0)
     x = rng.integers(0, 256, (40, 16, 16, 3)).astype(np.uint8)
     part = {"x": x, "label": np.arange(40, dtype=np.int32) % 3}
+    config = default_config()
     network = {"channels": (4,), "kernel": 3, "hidden": 4, "pooled": True}
-    config = make_config(
-        method=method, method_options=options, network="CNN", network_options=network
-    )
+    config.update({"network": "CNN", "network_options": network, "num_steps": 10})
+    config.update({"method": method, "method_options": options})
     task = objects.make_task(config, from_arrays(part, part, 3))
     sampler, params = objects.make_sampler(config, task), task.init(KEY)[0]
     state = sampler.init(KEY, 40)

@@ -7,7 +7,17 @@ import numpy as np
 import optax
 import pytest
 
-from isjax import augmentations, conditions, data, networks, objects, recipes, tasks, weights
+from isjax import (
+    augmentations,
+    buffer,
+    conditions,
+    data,
+    networks,
+    objects,
+    recipes,
+    tasks,
+    weights,
+)
 from isjax.config import ConfigError, default_config
 from isjax.dataset import from_arrays
 from isjax.references import needed
@@ -569,12 +579,12 @@ def test_a_method_for_streams_is_to_be_had_from_a_config(method, options, passes
     part = {"x": x, "label": np.arange(40, dtype=np.int32) % 3}
     config = default_config()
     network = {"channels": (4,), "kernel": 3, "hidden": 4, "pooled": True}
-    config.update({"network": "CNN", "network_options": network, "num_steps": 10})
+    config.update({"network": "CNN", "network_options": network, "batch_size": 16})
     config.update({"method": method, "method_options": options})
     task = objects.make_task(config, from_arrays(part, part, 3))
     sampler, params = objects.make_sampler(config, task), task.init(KEY)[0]
     state = sampler.init(KEY, 40)
-    assert state.buffer.losses.size == 0
+    assert buffer.size(state.buffer) == 0
     pool = jax.tree.map(lambda x: x[:32], part)
     draw, _ = jax.jit(sampler.sample)(KEY, state, jnp.arange(32), pool, params)
     assert float(draw.passes) == passes and np.ptp(draw.draw_probs) > 0

@@ -1,6 +1,6 @@
 """What a choice from a stream costs and gains, by what scores the pool.
 
-    python benchmarks/streams.py --data-dir DATA [--dataset fashion_mnist] [--steps 1000]
+    python benchmarks/streams.py --data-dir DATA [--dataset fashion_mnist] [--steps 800]
 
 A stream of pools of B = 8 b examples, b = 32, that arrive once: stretches of the shuffled data set,
 shuffled anew for each pass. Images of 32 x 32 (smaller ones padded), a small CNN that takes images
@@ -151,7 +151,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", default="fashion_mnist", help="a config of 32 x 32 or less")
     parser.add_argument("--data-dir", default="")
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--learning-rate", type=float, default=0.05)

@@ -1,6 +1,6 @@
 """What a choice from a stream costs and gains, by what scores the pool.
 
-    python benchmarks/streams.py --data-dir DATA [--dataset fashion_mnist] [--steps 800]
+    python benchmarks/streams.py --data-dir DATA [--dataset fashion_mnist] [--steps 600]
 
 A stream of pools of B = 8 b examples, b = 32, that arrive once: stretches of the shuffled data set,
 shuffled anew for each pass. Images of 32 x 32 (smaller ones padded), a small CNN that takes images
@@ -106,14 +106,17 @@ def pools(data, seed):
 
 
 def begin(config, method):
-    """(step, state) of a run."""
+    """The step of runs of `config.num_steps`, and their start: `(seed) -> state`."""
     scorer, task, _ = method
     smoothed = isjax.smooth_by_mean(0.5)
     sampler = isjax.importance_sampler(scorer, smoothed, batch_size=BATCH, k=0.5)
-    init_key, key = jax.random.split(jax.random.key(config.seed))
-    params, tx = task.init(init_key)[0], make_optimizer(config)
-    state = init_train_state(key, params, tx, sampler, num_examples=1)
-    return make_train_step(task.loss_fn, tx, sampler), state
+    tx = make_optimizer(config)
+
+    def start(seed):
+        init_key, key = jax.random.split(jax.random.key(seed))
+        return init_train_state(key, task.init(init_key)[0], tx, sampler, num_examples=1)
+
+    return make_train_step(task.loss_fn, tx, sampler), start
 
 
 def rank_correlation(method, state, seed):
@@ -128,15 +131,12 @@ def rank_correlation(method, state, seed):
     return float(stats.spearmanr(scores, losses).statistic)
 
 
-def run(config, method, evaluate, correlate):
-    """What is measured at the end of `config.num_steps`."""
-    step, state = begin(config, method)
-    moments = {round(share * config.num_steps) for share in QUARTERS} if correlate else {}
-    ranks = []
-    for number, pool in zip(
-        range(1, config.num_steps + 1), pools(method.task.dataset.train, config.seed), strict=False
-    ):
-        state, _ = step(state, pool)
+def run(method, step, state, num_steps, seed, evaluate, correlate):
+    """What is measured at the end."""
+    moments = {round(share * num_steps) for share in QUARTERS} if correlate else {}
+    stream, ranks = pools(method.task.dataset.train, seed), []
+    for number in range(1, num_steps + 1):
+        state, _ = step(state, next(stream))
         if number in moments:
             ranks.append(round(rank_correlation(method, state, number), 4))
     found = evaluate(state)
@@ -151,7 +151,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dataset", default="fashion_mnist", help="a config of 32 x 32 or less")
     parser.add_argument("--data-dir", default="")
-    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--learning-rate", type=float, default=0.05)
@@ -167,7 +167,10 @@ def main():
     device = jax.devices()[0].device_kind
     print(f"{args.dataset}, b = {BATCH}, B = {POOL}, {args.steps} steps, on {device}")
     pool = jax.tree.map(jnp.asarray, next(pools(task.dataset.train, 0)))
-    steps = {name: begin(config, method) for name, method in methods.items()}
+    steps = {}
+    for name, method in methods.items():
+        step, start = begin(config, method)
+        steps[name] = step, start(0)
     times = measure(steps, (pool,), args.rounds, 0.3)
     ratios = {name: values / times["uniform"] for name, values in times.items()}
     for name, values in ratios.items():
@@ -175,21 +178,23 @@ def main():
         print(json.dumps(row | {"over_uniform": values.tolist()}), flush=True)
 
     rows = {}
-    for config.seed in range(args.seeds):
-        for name, method in methods.items():
-            for equal in ("steps", "time"):
-                key = name, equal, config.seed
-                if name == "uniform" and equal == "time":
-                    rows[key] = rows[name, "steps", config.seed]
-                    continue
-                cost = 1.0 if equal == "steps" else np.median(ratios[name])
-                config.num_steps = round(args.steps / cost)
-                rows[key] = run(config, method, evaluate, equal == "steps" and name != "uniform")
-                row = {"method": name, "equal": equal, "seed": config.seed}
-                print(json.dumps(row | {"steps": config.num_steps} | rows[key]), flush=True)
+    for name, method in methods.items():
+        for equal in ("steps", "time"):
+            if name == "uniform" and equal == "time":
+                rows[name, equal] = rows[name, "steps"]
+                continue
+            cost = 1.0 if equal == "steps" else np.median(ratios[name])
+            config.num_steps = num_steps = round(args.steps / cost)
+            (step, start), rows[name, equal] = begin(config, method), []
+            correlate = equal == "steps" and name != "uniform"
+            for seed in range(args.seeds):
+                found = run(method, step, start(seed), num_steps, seed, evaluate, correlate)
+                rows[name, equal].append(found)
+                row = {"method": name, "equal": equal, "seed": seed, "steps": num_steps}
+                print(json.dumps(row | found), flush=True)
 
     def over_seeds(name, equal, measured):
-        return [rows[name, equal, seed][measured] for seed in range(args.seeds)]
+        return [found[measured] for found in rows[name, equal]]
 
     print("\n| scored by | step over uniform's: median (range) | in examples | rank correlation |")
     print("| --- | --: | --: | --: |")

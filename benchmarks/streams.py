@@ -8,6 +8,9 @@ of any size, momentum SGD, the rate decayed within each run, k = 0.5. The pool i
 model, by the same at half resolution or in bfloat16, or by a proxy (`recipes.proxy_loss`). "Trained
 at both" has the model also learn from its batch at half resolution, with a tenth of the weight.
 
+On a CPU XLA keeps what is in bfloat16 in float32 where it may; to see what rounding does to the
+scores: XLA_FLAGS=--xla_allow_excess_precision=false, with `--methods bfloat16`.
+
 First the cost of a step over that of uniform draws: median and range over `--rounds`, in each of
 which every method takes its turn; beside it the same in examples forward, a backward pass being
 two. Then runs of as many steps, and runs as long as uniform's by the median cost. Of the first also
@@ -155,6 +158,7 @@ def main():
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--learning-rate", type=float, default=0.05)
+    parser.add_argument("--methods", nargs="+", default=[], help="besides uniform; all if left out")
     args = parser.parse_args()
     config = load_config(args.dataset)
     config.network_options = {"channels": (16, 32, 64), "kernel": 3, "hidden": 128, "pooled": True}
@@ -163,6 +167,8 @@ def main():
     task = task_of(config)
     evaluate = make_evaluation(task, max_examples=10_000)
     methods = methods_of(task)
+    chosen = {"uniform", *(args.methods or methods)}
+    methods = {name: method for name, method in methods.items() if name in chosen}
 
     device = jax.devices()[0].device_kind
     print(f"{args.dataset}, b = {BATCH}, B = {POOL}, {args.steps} steps, on {device}")

@@ -25,8 +25,9 @@ def half_resolution(loss_fn: LossFn) -> LossFn:
     """The losses on images of half the height and width, each 2 x 2 pixels averaged.
 
     For networks that take images of any size, such as those that end in a mean over all places:
-    `networks.WideResNet`, or `networks.CNN` with `pooled`. Bytes become float32 averages of the
-    same range.
+    `networks.WideResNet`, or `networks.CNN` with `pooled`. One that has only seen whole images may
+    misjudge smaller ones: have it learn from both (benchmarks/streams.py). Bytes become float32
+    averages of the same range.
 
     Args:
         loss_fn: `(params, batch) -> losses [B]`, of a mapping whose `"x"` is [B, H, W, C].

@@ -14,6 +14,7 @@ from isjax import (
     training,
     transforms,
     tree,
+    views,
     weights,
 )
 from isjax.base import Draw, Rows, Sampler, SamplerState, Scorer, ScoreTransform
@@ -76,6 +77,7 @@ __all__ = [
     "transforms",
     "tree",
     "tree_sampler",
+    "views",
     "warm_up",
     "weighted_value_and_grad",
     "weights",

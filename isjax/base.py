@@ -58,7 +58,7 @@ class Scorer(NamedTuple):
         remember: `(history [b, H], count [b], losses [b]) -> history`, what becomes of an example's
             numbers when a loss is observed; None = they are its last H losses, newest first.
         passes: forward passes of the main model that scoring an example takes, a backward pass
-            counting as two.
+            counting as two, and a cheap view of the model as its share: 0.25 at half resolution.
     """
 
     init: Callable[[Array], PyTree]
@@ -66,7 +66,7 @@ class Scorer(NamedTuple):
     update: Callable[[PyTree, Rows, Array], PyTree]
     history: int = 1
     remember: Callable[[Array, Array, Array], Array] | None = None
-    passes: int = 0
+    passes: float = 0.0
 
 
 class ScoreTransform(NamedTuple):
@@ -93,8 +93,8 @@ class Draw(NamedTuple):
         ess: [] float32 effective sample size of the pool, as a share of B.
         nonfinite: [] int32 scores of the pool that were NaN or infinite: examples not drawn.
         pool_size: [] int32 B.
-        passes: [] int32 forward passes of the main model that the choice took, a backward pass
-            counting as two.
+        passes: [] float32 forward passes of the main model that the choice took, counted as
+            `Scorer.passes` are: B times those of an example.
         mass: [] float32, the pool's mean of what the draw is proportional to; 0 = it was uniform
             for want of any.
         k: [] float32, the exponent of the weights.
@@ -108,7 +108,7 @@ class Draw(NamedTuple):
     ess: Array
     nonfinite: Array | int = 0
     pool_size: Array | int = 0
-    passes: Array | int = 0
+    passes: Array | float = 0.0
     mass: Array | float = 1.0
     k: Array | float = 1.0
 

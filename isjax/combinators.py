@@ -83,7 +83,7 @@ def gate(sampler: Sampler, condition: Condition | float) -> Sampler:
             pool_size = ids.shape[0]
             probs = jnp.full(ids.shape, 1 / pool_size, jnp.float32)
             index, draw_probs = resampling.systematic(key, probs, drawn.ids.shape[0])
-            ones, zero = jnp.ones(index.shape, jnp.float32), jnp.int32(0)
+            ones = jnp.ones(index.shape, jnp.float32)
             draw = Draw(
                 ids=ids[index],
                 index=index,
@@ -91,9 +91,9 @@ def gate(sampler: Sampler, condition: Condition | float) -> Sampler:
                 draw_probs=draw_probs,
                 scores=ones,
                 ess=jnp.float32(1),
-                nonfinite=zero,
+                nonfinite=jnp.int32(0),
                 pool_size=jnp.int32(pool_size),
-                passes=zero,
+                passes=jnp.float32(0),
                 mass=jnp.float32(1),
                 k=jnp.float32(1),
             )

@@ -49,7 +49,8 @@ def draw_metrics(draw: Draw, losses: Array, last_seen: Array | None = None) -> d
         - `score_error`: mean `|score - loss|`, of meaning for scores that predict losses;
         - `last_loss_error`: the same for the naive prediction, `last_seen` (if given);
         - `nonfinite`: losses and pool scores that were NaN or infinite;
-        - `examples_forward`, `examples_backward`: of the main model, scoring included.
+        - `examples_forward`, `examples_backward`: of the main model, scoring included; one scored
+          by a cheap view of the model counts as its share, see `Scorer.passes`.
     """
     losses = losses.astype(jnp.float32)
     finite = jnp.isfinite(losses)

@@ -69,6 +69,17 @@ def per_example_grad_norms(
     return jax.lax.map(one, batch, batch_size=microbatch)
 
 
+def el2n(logits: Array, labels: Array) -> Array:
+    """||softmax(z) - y||_2, the norm of the cross-entropy's gradient by the logits, [B].
+
+    Args:
+        logits: [B, classes].
+        labels: [B] int.
+    """
+    residual = jax.nn.softmax(logits) - jax.nn.one_hot(labels, logits.shape[-1])
+    return jnp.linalg.norm(residual, axis=-1)
+
+
 def check_losses(losses: Array, size: int) -> Array:
     """The losses, if there is one for each of `size` examples; else a ValueError."""
     if jnp.shape(losses) != (size,):

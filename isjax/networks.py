@@ -47,18 +47,23 @@ class CNN(nn.Module):
         channels: of each convolution; a spatial axis must divide by 2 ** len(channels).
         kernel: width of the kernels.
         hidden: size of the dense layer before the last.
+        pooled: the dense layers read the mean over all places, so that one network takes images of
+            any size that divides as above.
     """
 
     outputs: int
     channels: Sequence[int] = (32, 64)
     kernel: int = 5
     hidden: int = 128
+    pooled: bool = False
 
     @nn.compact
     def __call__(self, x, train: bool = False):
         """[b, ..., channels] -> [b, outputs]; `train` is there for the common signature."""
         for size in self.channels:
             x = max_pool(nn.relu(nn.Conv(size, (self.kernel,) * (x.ndim - 2))(x)))
+        if self.pooled:
+            x = jnp.mean(x, axis=tuple(range(1, x.ndim - 1)))
         x = nn.relu(nn.Dense(self.hidden)(x.reshape(x.shape[0], -1)))
         return nn.Dense(self.outputs)(x)
 

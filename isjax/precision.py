@@ -36,13 +36,13 @@ def bfloat16(network: Any) -> Model:
     """
 
     def apply(variables: Mapping[str, PyTree], x: PyTree, **options: Any) -> Any:
-        rounded = {**variables, "params": _cast(variables["params"], jnp.bfloat16)}
-        return _cast(network.apply(rounded, _cast(x, jnp.bfloat16), **options), jnp.float32)
+        rounded = {**variables, "params": cast(variables["params"], jnp.bfloat16)}
+        return cast(network.apply(rounded, cast(x, jnp.bfloat16), **options), jnp.float32)
 
     return Model(network.init, apply)
 
 
-def _cast(tree: PyTree, dtype: Any) -> PyTree:
+def cast(tree: PyTree, dtype: Any) -> PyTree:
     """Floating point arrays as `dtype`; others, such as tokens, as they are."""
     return jax.tree.map(
         lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree

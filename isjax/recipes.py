@@ -14,10 +14,12 @@ never seen.
 import math
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
-from isjax import conditions, resampling, scorers, transforms
+from isjax import conditions, resampling, scorers, transforms, views
 from isjax.base import Array, Batch, Sampler, ScalarOrSchedule
 from isjax.combinators import break_even, epochs, gate
 from isjax.remembered import (
@@ -56,6 +58,7 @@ __all__ = [
     "per_class_gaussian",
     "predicted_loss",
     "prioritized",
+    "proxy_loss",
     "reducible_loss",
     "reshuffled",
     "selective_backprop",
@@ -87,13 +90,51 @@ def biased_loss(
     *,
     batch_size: int,
     loss_fn: LossFn,
+    view: str | None = None,
     k: ScalarOrSchedule = 0.5,
     smoothing: float = 0.5,
 ) -> Sampler:
-    """The main model scores the pool by its loss (arXiv 1706.00043). B forward passes a step."""
-    return importance_sampler(
-        scorers.loss(loss_fn), smooth_by_mean(smoothing), batch_size=batch_size, k=k
+    """The main model scores the pool by its loss (arXiv 1706.00043). B forward passes a step.
+
+    Or by a cheap view of it, named in `isjax.views`: `view` "half_resolution" takes a quarter of
+    these passes, and a network for images of any size; "in_bfloat16" as many, of lower precision.
+    """
+    if view is not None and view not in views.PASSES:
+        raise ValueError(
+            f"recipes.biased_loss: view is {view!r}; choose one of {', '.join(views.PASSES)}, or "
+            "leave it out"
+        )
+    scorer = scorers.loss(loss_fn)
+    if view is not None:
+        scorer = scorers.loss(getattr(views, view)(loss_fn), views.PASSES[view])
+    return importance_sampler(scorer, smooth_by_mean(smoothing), batch_size=batch_size, k=k)
+
+
+def proxy_loss(
+    *,
+    batch_size: int,
+    example: Batch,
+    num_classes: int,
+    label_fn: LabelFn | None = None,
+    hidden: tuple[int, ...] = (64,),
+    step_size: float = 1e-3,
+    k: ScalarOrSchedule = 0.5,
+    smoothing: float = 0.5,
+) -> Sampler:
+    """A small network predicts the loss from the example alone: for a stream, without a buffer.
+
+    It sees the class, and `x` from afar (`scorers.coarse_features`), and is trained by Adam on the
+    b losses of each step. `example`: one or more, as arrays or their shapes, for the size of the
+    network's input.
+    """
+    features = scorers.coarse_features(num_classes, label_fn)
+    num_features = jax.eval_shape(features, example).shape[1]
+    scorer = scorers.learned(
+        scorers.features_mlp(features, num_features, hidden),
+        optax.adam(step_size),
+        history=0,
     )
+    return importance_sampler(scorer, smooth_by_mean(smoothing), batch_size=batch_size, k=k)
 
 
 def grad_norm_bound(

@@ -21,9 +21,9 @@ from isjax.base import Array, Batch, take
 from isjax.config import ConfigError, num_steps
 from isjax.dataset import save
 from isjax.evaluation import over_examples
+from isjax.gradients import el2n
 from isjax.objects import make_optimizer, required
 from isjax.programs import compile_steps
-from isjax.scorers import el2n
 from isjax.tasks import Task
 from isjax.training import (
     TrainState,

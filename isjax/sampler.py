@@ -130,7 +130,7 @@ def importance_sampler(
             ess=effective_sample_size(probs) / pool_size,
             nonfinite=jnp.sum(~finite, dtype=jnp.int32),
             pool_size=jnp.int32(pool_size),
-            passes=jnp.int32(pool_size * scorer.passes),
+            passes=jnp.float32(pool_size * scorer.passes),
             mass=mean_mass(transformed),
             k=power,
         )

@@ -12,14 +12,15 @@ import jax
 import jax.numpy as jnp
 
 from isjax.base import Array, Batch, Params, PyTree, Rows, Scorer
-from isjax.gradients import check_losses, per_example_grad_norms
-from isjax.learned import Network, features_mlp, history_lstm, history_mlp, learned
+from isjax.gradients import check_losses, el2n, per_example_grad_norms
+from isjax.learned import Network, coarse_features, features_mlp, history_lstm, history_mlp, learned
 from isjax.rows import labels_of, require_model
 
 __all__ = [
     "Network",
     "cached",
     "class_gaussian",
+    "coarse_features",
     "difficulty",
     "features_mlp",
     "given",
@@ -58,7 +59,7 @@ def given(scores: Array) -> Scorer:
 # What the main model says of the pool.
 
 
-def loss(loss_fn: LossFn) -> Scorer:
+def loss(loss_fn: LossFn, passes: float = 1.0) -> Scorer:
     """The loss itself: the main model runs on the whole pool (arXiv 1706.00043).
 
     Args:
@@ -66,12 +67,14 @@ def loss(loss_fn: LossFn) -> Scorer:
             statistics of the pool the scores would be noise. Negative losses count as zero. Its
             `params` are what `sampler.sample` was given: in `training.make_train_step`, for a model
             with state, the pair `(params, model_state)`.
+        passes: what it costs an example, in forward passes of the main model: less for a cheap
+            view of it, see `isjax.views`.
     """
 
     def score(rows: Rows) -> Array:
         return jnp.maximum(_losses(loss_fn, rows, "scorers.loss"), 0.0)
 
-    return _fixed(score, history=0, passes=1)
+    return _fixed(score, history=0, passes=passes)
 
 
 def grad_norm_bound(logits_fn: LogitsFn, label_fn: LabelFn | None = None) -> Scorer:
@@ -97,12 +100,6 @@ def grad_norm_bound(logits_fn: LogitsFn, label_fn: LabelFn | None = None) -> Sco
         return el2n(logits, labels_of(rows, label_fn, "scorers.grad_norm_bound"))
 
     return _fixed(score, history=0, passes=1)
-
-
-def el2n(logits: Array, labels: Array) -> Array:
-    """||softmax(z) - y||_2 of each example: logits [B, classes], labels [B] int -> [B]."""
-    residual = jax.nn.softmax(logits) - jax.nn.one_hot(labels, logits.shape[-1])
-    return jnp.linalg.norm(residual, axis=-1)
 
 
 def grad_norm(loss_fn: LossFn, microbatch: int = 32) -> Scorer:
@@ -292,7 +289,7 @@ def _losses(loss_fn: LossFn, rows: Rows, name: str) -> Array:
     return check_losses(loss_fn(rows.params, rows.batch), rows.count.shape[0]).astype(jnp.float32)
 
 
-def _fixed(score: Callable[[Rows], Array], history: int, passes: int = 0) -> Scorer:
+def _fixed(score: Callable[[Rows], Array], history: int, passes: float = 0.0) -> Scorer:
     """A scorer that learns nothing."""
     return Scorer(
         init=lambda key: (),
@@ -303,7 +300,7 @@ def _fixed(score: Callable[[Rows], Array], history: int, passes: int = 0) -> Sco
     )
 
 
-def _by_id(known: Array, score: Callable[[Array, Rows], Array], passes: int = 0) -> Scorer:
+def _by_id(known: Array, score: Callable[[Array, Rows], Array], passes: float = 0.0) -> Scorer:
     """A scorer that knows a number for each example of the data set; they are its state."""
 
     def of_rows(state: PyTree, rows: Rows) -> Array:

@@ -209,7 +209,8 @@ def _supervised(
 
     def output_fn(params: Params, model_state: PyTree, batch: Batch) -> Array:
         output = network.apply(variables(params, model_state), prepare(batch["x"]), train=False)
-        return jnp.asarray(output)
+        output = jnp.asarray(output)
+        return output.astype(jnp.promote_types(output.dtype, jnp.float32))
 
     def metrics_fn(params: Params, model_state: PyTree, batch: Batch) -> dict[str, Array]:
         return metrics(output_fn(params, model_state, batch), batch)
@@ -235,7 +236,10 @@ def _augmented(
 
 
 def _standardiser(x: np.ndarray) -> Callable[[Array], Array]:
-    """Of bytes: to mean 0 and deviation 1 in each channel of `x`. Of anything else: as it is."""
+    """Of bytes: to mean 0 and deviation 1 in each channel of `x`. Of anything else: as it is.
+
+    What comes as floating point, such as the averages of a view, keeps its type.
+    """
     if x.dtype != np.uint8:
         return lambda x: x
     values = np.arange(256.0)
@@ -248,7 +252,9 @@ def _standardiser(x: np.ndarray) -> Callable[[Array], Array]:
 
     def standardise(x: Array) -> Array:
         shape = (1,) * (x.ndim - 1) + mean.shape
-        return (x.astype(jnp.float32) - mean.reshape(shape)) / deviation.reshape(shape)
+        dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.float32
+        x = (x.astype(jnp.float32) - mean.reshape(shape)) / deviation.reshape(shape)
+        return x.astype(dtype)
 
     return standardise
 

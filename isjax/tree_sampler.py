@@ -140,7 +140,7 @@ def tree_sampler(
             ess=jnp.minimum(1 / (size * jnp.mean(draw_probs)), 1.0),
             nonfinite=nonfinite,
             pool_size=size,
-            passes=jnp.int32(0),
+            passes=jnp.float32(0),
             mass=tree.total(scores) / size + constant,
             k=power,
         )

@@ -31,7 +31,7 @@ FLOORS = [
     },
     {"augmentations", "learned", "resampling", "transforms", "tree"},
     {"diagnostics", "padding", "sampler", "scorers"},
-    {"combinators", "lagged", "strata", "tree_sampler"},
+    {"combinators", "lagged", "strata", "tree_sampler", "views"},
     {"remembered", "sharding", "training"},
     {"recipes"},
     {

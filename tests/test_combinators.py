@@ -120,7 +120,7 @@ def test_a_gate_runs_the_scorer_only_while_open():
         jax.debug.callback(lambda: runs.append(1))
         return jnp.full(rows.count.shape, jnp.nan)
 
-    scorer = fixed(score, passes=3)
+    scorer = fixed(score, passes=0.75)
     sampler = jitted(gate(importance_sampler(scorer, batch_size=4), conditions.after(3)))
     state = sampler.init(KEY, SIZE)
     for step in range(5):
@@ -129,7 +129,7 @@ def test_a_gate_runs_the_scorer_only_while_open():
         runs_so_far = max(step - 2, 0)
         assert len(runs) == runs_so_far
         assert int(draw.nonfinite) == (SIZE if runs_so_far else 0)
-        assert int(draw.passes) == (3 * SIZE if runs_so_far else 0)
+        assert float(draw.passes) == (0.75 * SIZE if runs_so_far else 0)
 
 
 def test_a_gate_opens_when_losses_spread_and_closes_when_they_do_not():

@@ -177,7 +177,7 @@ def test_all_that_a_run_needs_can_be_made(path):
             unfitting.add(method)
             continue
         jax.eval_shape(lambda key, sampler=sampler: sampler.init(key, 1000), jax.random.key(0))
-    of_classes = {"el2n", "grad_norm_bound", "per_class_gaussian"}
+    of_classes = {"el2n", "grad_norm_bound", "per_class_gaussian", "proxy_loss"}
     assert unfitting == (set() if settings.task == "classification" else of_classes)
 
 

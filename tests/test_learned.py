@@ -1,5 +1,7 @@
 """The learned scorer: its gradient and its optimiser by hand, its network, what it refuses."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 
 from isjax import buffer, scorers
 from isjax.base import Rows
-from isjax.learned import LearnedState, Network, features_mlp, learned
+from isjax.learned import LearnedState, Network, coarse_features, features_mlp, learned
 from isjax.sampler import importance_sampler
 from isjax.training import init_train_state, make_train_step
 
@@ -241,3 +243,50 @@ def test_a_stream_keeps_nothing_of_its_examples_and_compiles_once():
         assert int(metrics["draw"].passes) == 0
     assert jax.tree.map(jnp.shape, state) == shapes
     assert step._cache_size() == 1
+
+
+def test_features_that_cannot_be_are_refused():
+    def scored(batch, features=lambda batch: batch["x"]):
+        scorer = learned(features_mlp(features, 4), history=0)
+        rows = Rows(jnp.zeros((6, 0)), jnp.zeros(6, jnp.int32), batch)
+        return scorer.score(LearnedState(None, None, None), rows)
+
+    with pytest.raises(ValueError, match=r"but got none; pass batch= to sampler.sample and sampl"):
+        scored(None)
+    for shape in [(6, 5), (5, 4), (6,), (6, 4, 1)]:
+        message = rf"shape \({shape[0]},.*num_features = 4 for each example, shape \(6, 4\)"
+        with pytest.raises(ValueError, match=message):
+            scored({"x": jnp.zeros(shape)})
+
+
+@pytest.mark.parametrize("shape", [(5, 16, 24, 3), (5, 6, 10, 2), (5, 28, 28, 1), (5, 13, 9, 1)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_coarse_features_are_means_over_a_grid_and_the_class(shape, dtype):
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, shape).astype(dtype)
+    label = rng.integers(0, 3, 5).astype(np.int32)
+    features = coarse_features(3, lambda batch: batch["y"])({"x": x, "y": label})
+    scaled = x.astype(np.float64) / 64 - 2 if dtype == np.uint8 else x.astype(np.float64)
+    for axis in (1, 2):  # of stretches as equal as they can be
+        cells = min(shape[axis], 8)
+        starts = [-(-cell * shape[axis] // cells) for cell in range(cells)] + [shape[axis]]
+        stretches = itertools.pairwise(starts)
+        parts = [scaled.take(range(*ends), axis).mean(axis, keepdims=True) for ends in stretches]
+        scaled = np.concatenate(parts, axis)
+    want = np.hstack([scaled.reshape(5, -1), np.eye(3)[label]])
+    assert features.dtype == jnp.float32
+    np.testing.assert_allclose(features, want, rtol=1e-5, atol=1e-5)
+
+
+def test_coarse_features_leave_signals_and_vectors_as_they_are():
+    for shape in [(4, 40, 1), (4, 7)]:
+        x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+        batch = {"x": x, "label": np.arange(4) % 2}
+        want = np.hstack([x.reshape(4, -1), np.eye(2)[batch["label"]]])
+        np.testing.assert_array_equal(coarse_features(2)(batch), want.astype(np.float32))
+
+
+@pytest.mark.parametrize("x", [np.zeros((2, 5), np.int32), {"left": np.zeros((2, 5))}])
+def test_coarse_features_of_tokens_or_of_several_inputs_are_refused(x):
+    with pytest.raises(ValueError, match=r"floating point or bytes, but it is (int32|dict)"):
+        coarse_features(2)({"x": x, "label": np.zeros(2, np.int32)})

@@ -273,6 +273,36 @@ def learned_loss(log, pool, params):
     return np.where([past(log, i) == [] for i in pool], INITIAL, predicted)
 
 
+PROXY_RATE = 0.05
+
+
+def proxy_loss(log, pool, params):
+    """softplus of a line in x and class, by Adam on the mean squared error of each batch."""
+
+    def features(ids):
+        return np.hstack([X[ids], np.eye(CLASSES)[LABEL[ids]], np.ones((len(ids), 1))])
+
+    layer = recipe("proxy_loss", **PROXY)().init(KEY, N).scorer.params["params"]["Dense_0"]
+    w = np.append(np.asarray(layer["kernel"], np.float64), layer["bias"])
+    mean = square = np.zeros(len(w))
+    for t, step in enumerate(log, start=1):
+        rows = features(step.ids)
+        z = rows @ w
+        slope = 2 * (np.logaddexp(0, z) - step.losses) / (1 + np.exp(-z)) @ rows / len(z)
+        mean, square = 0.9 * mean + 0.1 * slope, 0.999 * square + 0.001 * slope**2
+        scale = np.sqrt(square / (1 - 0.999**t)) + 1e-8
+        w = w - PROXY_RATE * mean / (1 - 0.9**t) / scale
+    return np.logaddexp(0, features(pool) @ w)
+
+
+PROXY = {
+    "example": {"x": X, "label": LABEL},
+    "num_classes": CLASSES,
+    "hidden": (),
+    "step_size": PROXY_RATE,
+}
+
+
 # --- References: weights [B], from the probabilities and the step
 
 
@@ -387,6 +417,7 @@ CASES = {
         HALF,
         steps=9,
     ),
+    "proxy_loss": Case(recipe("proxy_loss", **PROXY), smoothed(proxy_loss), HALF, steps=9),
     "online_batch_selection": Case(
         recipe("online_batch_selection"), online_batch_selection(100.0), ones, primed=True
     ),

@@ -21,7 +21,9 @@ def random_params(network, *inputs):
     return jax.tree.map(lambda x: rng.normal(0, 0.4, x.shape).astype(x.dtype), shapes)
 
 
-@pytest.mark.parametrize("network", [MLP(7, (16, 8)), MLP(7, ()), CNN(7, (4, 8), 3, 16)])
+@pytest.mark.parametrize(
+    "network", [MLP(7, (16, 8)), MLP(7, ()), CNN(7, (4, 8), 3, 16), CNN(7, (4, 8), 3, 16, True)]
+)
 @pytest.mark.parametrize("shape", [(5, 40, 1), (5, 8, 12, 3), (1, 4, 4, 1)])
 def test_networks_give_one_row_of_outputs_per_example(network, shape):
     x = jax.random.normal(jax.random.key(0), shape)
@@ -30,6 +32,14 @@ def test_networks_give_one_row_of_outputs_per_example(network, shape):
     assert outputs.shape == (shape[0], 7) and outputs.dtype == jnp.float32
     alone = network.apply(params, x[:1])
     np.testing.assert_allclose(outputs[:1], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_a_pooled_cnn_reads_means_over_all_places_whatever_their_number():
+    x = jax.random.normal(jax.random.key(0), (5, 8, 12, 3))
+    network = CNN(7, (), hidden=16, pooled=True)
+    params = random_params(network, x)
+    alone = network.apply(params, jnp.mean(x, axis=(1, 2), keepdims=True))
+    np.testing.assert_allclose(network.apply(params, x), alone, rtol=1e-4, atol=1e-5)
 
 
 def test_an_mlp_is_dense_layers_with_relu_between_them():

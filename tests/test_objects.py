@@ -7,7 +7,17 @@ import numpy as np
 import optax
 import pytest
 
-from isjax import augmentations, conditions, data, networks, objects, recipes, tasks, weights
+from isjax import (
+    augmentations,
+    buffer,
+    conditions,
+    data,
+    networks,
+    objects,
+    recipes,
+    tasks,
+    weights,
+)
 from isjax.config import ConfigError, default_config
 from isjax.dataset import from_arrays
 from isjax.references import needed
@@ -517,6 +527,7 @@ def test_every_method_trains_every_kind_of_task_that_has_what_it_needs(method, t
         "el2n": "logits_fn",
         "grad_norm_bound": "logits_fn",
         "per_class_gaussian": "num_classes",
+        "proxy_loss": "num_classes",
     }.get(method)
     if missing and config.task != "classification":
         message = f"{method} needs {missing}, which the task {config.task} on mnist1d has not"
@@ -548,12 +559,35 @@ def test_every_method_trains_every_kind_of_task_that_has_what_it_needs(method, t
         ({"method_options": {"batch_size": 9}}, "batch_size is decided by the run"),
         ({"method": "learned_loss", "method_options": {"num_classes": 9}}, "num_classes is decid"),
         ({"method": "learned_loss", "method_options": {"history": 0}}, "history is 0; the default"),
+        ({"method": "biased_loss", "method_options": {"view": "half"}}, "view is 'half'; choose"),
+        ({"method": "proxy_loss", "method_options": {"example": 1}}, "example is decided by the r"),
     ],
 )
 def test_a_bad_option_of_the_method_is_named(settings, message):
     config = make_config(**settings)
     with pytest.raises(ConfigError, match=message):
         objects.make_sampler(config, objects.make_task(config, make_classes()))
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "passes"),
+    [("biased_loss", {"view": "half_resolution"}, 8), ("proxy_loss", {"step_size": 0.01}, 0)],
+)
+def test_a_method_for_streams_is_to_be_had_from_a_config(method, options, passes):
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 256, (40, 16, 16, 3)).astype(np.uint8)
+    part = {"x": x, "label": np.arange(40, dtype=np.int32) % 3}
+    config = default_config()
+    network = {"channels": (4,), "kernel": 3, "hidden": 4, "pooled": True}
+    config.update({"network": "CNN", "network_options": network, "batch_size": 16})
+    config.update({"method": method, "method_options": options})
+    task = objects.make_task(config, from_arrays(part, part, 3))
+    sampler, params = objects.make_sampler(config, task), task.init(KEY)[0]
+    state = sampler.init(KEY, 40)
+    assert buffer.size(state.buffer) == 0
+    pool = jax.tree.map(lambda x: x[:32], part)
+    draw, _ = jax.jit(sampler.sample)(KEY, state, jnp.arange(32), pool, params)
+    assert float(draw.passes) == passes and np.ptp(draw.draw_probs) > 0
 
 
 @pytest.mark.parametrize(("method", "name"), [("reducible_loss", "reference"), ("el2n", "scores")])

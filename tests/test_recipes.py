@@ -50,6 +50,7 @@ ARGUMENTS = {
     "grad_norm_bound": {"logits_fn": logits_of},
     "learned_loss": {"network": NETWORK},  # the golden run trains the bundled LSTM
     "per_class_gaussian": {"num_classes": CLASSES},
+    "proxy_loss": {"example": data(), "num_classes": CLASSES},
     "reducible_loss": {"loss_fn": losses_of, "reference": GIVEN},
     "selective_backprop": {"loss_fn": losses_of},
 }

@@ -198,14 +198,15 @@ def test_the_weights_for_the_gradient_are_the_draws_own_whatever_the_losses():
     assert not sampler.own_pool
 
 
-@pytest.mark.parametrize("passes", [0, 1, 3])
+@pytest.mark.parametrize("passes", [0, 0.25, 1, 3])
 def test_a_draw_states_its_pool_and_what_it_cost(passes):
     scorer = fixed(SCORES[:5])._replace(passes=passes)
     sampler = importance_sampler(scorer, batch_size=2)
     ids = jnp.asarray([4, 0, 7, 1, 2])
     draw, _ = jax.jit(sampler.sample)(KEY, sampler.init(KEY, SIZE), ids)
-    assert int(draw.pool_size) == 5 and int(draw.passes) == 5 * passes
-    assert draw.pool_size.dtype == draw.passes.dtype == draw.nonfinite.dtype == jnp.int32
+    assert int(draw.pool_size) == 5 and float(draw.passes) == 5 * passes
+    assert draw.pool_size.dtype == draw.nonfinite.dtype == jnp.int32
+    assert draw.passes.dtype == jnp.float32
 
 
 def test_sample_under_jit_draws_the_same():

@@ -180,7 +180,7 @@ def test_each_scorer_says_what_it_reads_and_what_it_costs():
         "uncertainty": scorers.uncertainty(),
         "uniform": scorers.uniform(),
     }
-    networks = {"Network", "features_mlp", "history_lstm", "history_mlp"}
+    networks = {"Network", "coarse_features", "features_mlp", "history_lstm", "history_mlp"}
     assert set(made) == set(scorers.__all__) - networks
     history = {name: scorer.history for name, scorer in made.items() if scorer.history}
     assert history == {
@@ -193,6 +193,7 @@ def test_each_scorer_says_what_it_reads_and_what_it_costs():
     }
     passes = {name: scorer.passes for name, scorer in made.items() if scorer.passes}
     assert passes == {"grad_norm": 3, "grad_norm_bound": 1, "loss": 1, "reducible_loss": 1}
+    assert scorers.loss(linear_loss, passes=0.25).passes == 0.25
     by_function = scorers.reducible_loss(linear_loss, linear_loss)
     assert (by_function.passes, by_function.history) == (1, 0)
     remembering = {name for name, scorer in made.items() if scorer.remember is not None}

@@ -150,6 +150,13 @@ def test_equal_scores_weigh_exactly_one():
     assert draw.ess == 1
 
 
+def test_the_parts_costs_are_summed():
+    cheap = scorers.last_loss()._replace(passes=0.25)
+    sampler = strata.stratified(pooled(scorer=cheap), STRATA, POOL)
+    draw, _ = sampler.sample(jax.random.key(0), sampler.init(jax.random.key(0), SIZE))
+    assert float(draw.passes) == 0.25 * POOL * STRATA and draw.passes.dtype == jnp.float32
+
+
 def test_it_compiles_once():
     sampler = strata.stratified(by_tree(), STRATA)
     state, sample = sampler.init(jax.random.key(0), SIZE), jax.jit(sampler.sample)

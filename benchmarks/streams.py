@@ -1,0 +1,221 @@
+"""What a choice from a stream costs and gains, by what scores the pool.
+
+    python benchmarks/streams.py --data-dir DATA [--dataset fashion_mnist] [--steps 600]
+
+A stream of pools of B = 8 b examples, b = 32, that arrive once: stretches of the shuffled data set,
+shuffled anew for each pass. Images of 32 x 32 (smaller ones padded), a small CNN that takes images
+of any size, momentum SGD, the rate decayed within each run, k = 0.5. The pool is scored by the main
+model, by the same at half resolution or in bfloat16, or by a proxy (`recipes.proxy_loss`). "Trained
+at both" has the model also learn from its batch at half resolution, with a tenth of the weight.
+
+On a CPU XLA keeps what is in bfloat16 in float32 where it may; to see what rounding does to the
+scores: XLA_FLAGS=--xla_allow_excess_precision=false, with `--methods bfloat16`.
+
+First the cost of a step over that of uniform draws: median and range over `--rounds`, in each of
+which every method takes its turn; beside it the same in examples forward, a backward pass being
+two. Then runs of as many steps, and runs as long as uniform's by the median cost. Of the first also
+the rank correlation (Spearman) of the scores with the model's own losses, on 2,000 random examples,
+at quarters of the run. A JSON line for each run, then means and standard deviations over seeds.
+"""
+
+import argparse
+import json
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from common import load_config, measure
+from scipy import stats
+
+import isjax
+from isjax import scorers, views
+from isjax.base import Rows, Scorer
+from isjax.evaluation import make_evaluation
+from isjax.objects import make_optimizer, make_task
+from isjax.tasks import Task
+from isjax.training import init_train_state, make_train_step
+
+BATCH, POOL, SCORED, SIDE = 32, 256, 2000, 32
+HALF_WEIGHT = 0.1  # of the losses at half resolution, where it is trained at both
+QUARTERS = (0.25, 0.5, 0.75, 1.0)
+MEASURED = ("train_loss", "test_loss", "test_accuracy")
+
+
+def padded(part):
+    """Images of SIDE x SIDE, with zeros around them."""
+    margins = [(SIDE - size) // 2 for size in part["x"].shape[1:3]]
+    return part | {"x": np.pad(part["x"], [(0, 0), *((m, m) for m in margins), (0, 0)])}
+
+
+def task_of(config):
+    dataset = make_task(config).dataset
+    dataset = dataset._replace(train=padded(dataset.train), test=padded(dataset.test))
+    return make_task(config, dataset)
+
+
+class Method(NamedTuple):
+    """What scores the pool, the task trained on, and the model's forward passes of a step."""
+
+    scorer: Scorer
+    task: Task
+    passes: float
+
+
+def methods_of(task):
+    """{name: Method}."""
+
+    def loss_fn(params, batch):
+        return task.score_fn(params, None, batch)
+
+    def viewed(name):
+        return scorers.loss(getattr(views, name)(loss_fn), views.PASSES[name])
+
+    def at_both(params, model_state, batch, key):
+        losses, model_state = task.loss_fn(params, model_state, batch, key)
+        return losses + HALF_WEIGHT * views.half_resolution(loss_fn)(params, batch), model_state
+
+    features = scorers.coarse_features(task.dataset.num_classes)
+    example = jax.tree.map(lambda x: x[:1], task.dataset.train)
+    network = scorers.features_mlp(features, jax.eval_shape(features, example).shape[1])
+    made = {
+        "uniform": scorers.uniform(),
+        "loss": scorers.loss(loss_fn),
+        "half resolution": viewed("half_resolution"),
+        "half resolution, trained at both": viewed("half_resolution"),
+        "bfloat16": viewed("in_bfloat16"),
+        "proxy": scorers.learned(network, history=0),
+    }
+    methods = {
+        name: Method(scorer, task, 3 * BATCH + scorer.passes * POOL)
+        for name, scorer in made.items()
+    }
+    both = methods["half resolution, trained at both"]
+    methods["half resolution, trained at both"] = both._replace(
+        task=task._replace(loss_fn=at_both),
+        passes=both.passes + 3 * BATCH * views.PASSES["half_resolution"],
+    )
+    return methods
+
+
+def pools(data, seed):
+    """The stream."""
+    rng, size = np.random.default_rng(seed), len(data["label"])
+    while True:  # passes over the data
+        order = rng.permutation(size)
+        for start in range(0, size - POOL + 1, POOL):
+            ids = np.sort(order[start : start + POOL])
+            yield {name: value[ids] for name, value in data.items()}
+
+
+def begin(config, method):
+    """The step of runs of `config.num_steps`, and their start: `(seed) -> state`."""
+    scorer, task, _ = method
+    smoothed = isjax.smooth_by_mean(0.5)
+    sampler = isjax.importance_sampler(scorer, smoothed, batch_size=BATCH, k=0.5)
+    tx = make_optimizer(config)
+
+    def start(seed):
+        init_key, key = jax.random.split(jax.random.key(seed))
+        return init_train_state(key, task.init(init_key)[0], tx, sampler, num_examples=1)
+
+    return make_train_step(task.loss_fn, tx, sampler), start
+
+
+def rank_correlation(method, state, seed):
+    """Of the scores with the losses, on random examples."""
+    scorer, task, _ = method
+    ids = np.random.default_rng(seed).choice(len(task.dataset.train["label"]), SCORED, False)
+    batch = jax.tree.map(lambda x: jnp.asarray(x[ids]), task.dataset.train)
+    count = jnp.zeros(SCORED, jnp.int32)
+    rows = Rows(jnp.zeros((SCORED, 0)), count, batch, state.params, count, count)
+    scores = jax.jit(scorer.score)(state.sampler.scorer, rows)
+    losses = jax.jit(task.score_fn)(state.params, None, batch)
+    return float(stats.spearmanr(scores, losses).statistic)
+
+
+def run(method, step, state, num_steps, seed, evaluate, correlate):
+    """What is measured at the end."""
+    moments = {round(share * num_steps) for share in QUARTERS} if correlate else {}
+    stream, ranks = pools(method.task.dataset.train, seed), []
+    for number in range(1, num_steps + 1):
+        state, _ = step(state, next(stream))
+        if number in moments:
+            ranks.append(round(rank_correlation(method, state, number), 4))
+    found = evaluate(state)
+    return {name: found[name] for name in MEASURED} | ({"ranks": ranks} if correlate else {})
+
+
+def spread(values, digits):
+    return f"{np.mean(values):.{digits}f} ± {np.std(values, ddof=len(values) > 1):.{digits}f}"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dataset", default="fashion_mnist", help="a config of 32 x 32 or less")
+    parser.add_argument("--data-dir", default="")
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--learning-rate", type=float, default=0.05)
+    parser.add_argument("--methods", nargs="+", default=[], help="besides uniform; all if left out")
+    args = parser.parse_args()
+    config = load_config(args.dataset)
+    config.network_options = {"channels": (16, 32, 64), "kernel": 3, "hidden": 128, "pooled": True}
+    config.update({"data_dir": args.data_dir, "augment": (), "learning_rate": args.learning_rate})
+    config.num_steps = args.steps
+    task = task_of(config)
+    evaluate = make_evaluation(task, max_examples=10_000)
+    methods = methods_of(task)
+    chosen = {"uniform", *(args.methods or methods)}
+    methods = {name: method for name, method in methods.items() if name in chosen}
+
+    device = jax.devices()[0].device_kind
+    print(f"{args.dataset}, b = {BATCH}, B = {POOL}, {args.steps} steps, on {device}")
+    pool = jax.tree.map(jnp.asarray, next(pools(task.dataset.train, 0)))
+    steps = {}
+    for name, method in methods.items():
+        step, start = begin(config, method)
+        steps[name] = step, start(0)
+    times = measure(steps, (pool,), args.rounds, 0.3)
+    ratios = {name: values / times["uniform"] for name, values in times.items()}
+    for name, values in ratios.items():
+        row = {"method": name, "ms": float(np.median(times[name]) * 1e3)}
+        print(json.dumps(row | {"over_uniform": values.tolist()}), flush=True)
+
+    rows = {}
+    for name, method in methods.items():
+        for equal in ("steps", "time"):
+            if name == "uniform" and equal == "time":
+                rows[name, equal] = rows[name, "steps"]
+                continue
+            cost = 1.0 if equal == "steps" else np.median(ratios[name])
+            config.num_steps = num_steps = round(args.steps / cost)
+            (step, start), rows[name, equal] = begin(config, method), []
+            correlate = equal == "steps" and name != "uniform"
+            for seed in range(args.seeds):
+                found = run(method, step, start(seed), num_steps, seed, evaluate, correlate)
+                rows[name, equal].append(found)
+                row = {"method": name, "equal": equal, "seed": seed, "steps": num_steps}
+                print(json.dumps(row | found), flush=True)
+
+    def over_seeds(name, equal, measured):
+        return [found[measured] for found in rows[name, equal]]
+
+    print("\n| scored by | step over uniform's: median (range) | in examples | rank correlation |")
+    print("| --- | --: | --: | --: |")
+    for name, method in methods.items():
+        low, middle, high = np.percentile(ratios[name], [0, 50, 100])
+        cost = f"{middle:.2f} ({low:.2f} to {high:.2f}) | {method.passes / (3 * BATCH):.2f}"
+        ranks = [] if name == "uniform" else np.mean(over_seeds(name, "steps", "ranks"), axis=0)
+        print(f"| {name} | {cost} | {', '.join(f'{rank:.2f}' for rank in ranks)} |")
+    for measured in MEASURED:
+        print(f"\n| {measured.replace('_', ' ')} | equal steps | equal time |")
+        print("| --- | --: | --: |")
+        for name in methods:
+            cells = (spread(over_seeds(name, equal, measured), 4) for equal in ("steps", "time"))
+            print(f"| {name} | {' | '.join(cells)} |")
+
+
+if __name__ == "__main__":
+    main()

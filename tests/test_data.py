@@ -14,7 +14,8 @@ def test_a_name_of_our_own_is_a_function_of_that_name(name):
 
 def test_other_names_are_those_of_tensorflow_datasets():
     function = data.builder("cifar10")
-    assert list(inspect.signature(function).parameters) == ["data_dir", "train", "test"]
+    options = ["data_dir", "train", "test", "in_memory"]
+    assert list(inspect.signature(function).parameters) == options
     assert function.args == ("cifar10",)
 
 

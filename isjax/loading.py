@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Iterator
-from types import TracebackType
 
 import jax
 import numpy as np
@@ -11,6 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 from isjax.base import Array, Batch, PyTree
 from isjax.mesh import DATA
+from isjax.sharding import bounds
 from isjax.source import Source
 
 __all__ = ["Loader"]
@@ -46,8 +46,8 @@ class Loader(Iterator[Batch]):
         self._source, self._mesh = source, mesh
         self._sharding = NamedSharding(mesh, P(DATA))
         places = self._sharding.addressable_devices_indices_map((self._batch_size,)).values()
-        rows = [(place or (slice(None),))[0].indices(self._batch_size) for place in places]
-        self._rows = slice(min(start for start, *_ in rows), max(stop for _, stop, _ in rows))
+        starts, stops = zip(*(bounds(place, self._batch_size) for place in places), strict=True)
+        self._rows = slice(min(starts), max(stops))
         self._board = _Board()
         self.post(pending)
         options = grain.ReadOptions(num_threads=ahead, prefetch_buffer_size=ahead)
@@ -76,12 +76,7 @@ class Loader(Iterator[Batch]):
         """The loader itself."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         """Lets go of the threads."""
         self._board.close()
 
@@ -91,7 +86,7 @@ class Loader(Iterator[Batch]):
 
         def of_array(x: np.ndarray) -> Array:
             def part(index: tuple[slice, ...] | None) -> np.ndarray:
-                start, stop, _ = (index or (slice(None),))[0].indices(self._batch_size)
+                start, stop = bounds(index, self._batch_size)
                 return x[start - self._rows.start : stop - self._rows.start]
 
             shape = (self._batch_size, *x.shape[1:])

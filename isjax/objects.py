@@ -34,7 +34,7 @@ from isjax.strata import stratified
 from isjax.tasks import Task, num_outputs, predicts_every_token
 from isjax.training import num_examples
 
-__all__ = ["check_task", "chooses_ahead", "make_optimizer", "make_sampler", "make_task"]
+__all__ = ["check_task", "make_optimizer", "make_sampler", "make_task"]
 
 
 def make_task(config: ConfigDict, dataset: Dataset | None = None) -> Task:
@@ -173,7 +173,7 @@ def make_sampler(
         ConfigError: if the method needs what the task has not, or refuses an option or the data.
     """
     recipe = getattr(recipes, config.method)
-    size, ahead = num_examples(task.dataset.train), chooses_ahead(config, task)
+    size, ahead = num_examples(task.dataset.train), _chooses_ahead(config, task)
     offered = {
         "batch_size": config.batch_size // config.strata,
         "pool_size": config.pool_size // config.strata,
@@ -222,7 +222,7 @@ def make_sampler(
     return sampler
 
 
-def chooses_ahead(config: ConfigDict, task: Task) -> bool:
+def _chooses_ahead(config: ConfigDict, task: Task) -> bool:
     """Whether a batch is chosen before its examples are at hand."""
     return config.lag > 0 or not in_memory(task.dataset.train)
 

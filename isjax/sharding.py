@@ -13,7 +13,7 @@ from isjax.mesh import DATA, MODEL
 from isjax.padding import has_rows, pad
 from isjax.strata import StrataState
 
-__all__ = ["build", "last_axis", "place", "replicated", "shardings"]
+__all__ = ["bounds", "build", "last_axis", "place", "replicated", "shardings"]
 
 Rule = Callable[[Array, Mesh], P]
 
@@ -81,10 +81,16 @@ def place(data: Batch, mesh: Mesh, parts: int = 1) -> Batch:
         rows = x.shape[0] + -x.shape[0] % math.lcm(mesh.shape[DATA], parts)
 
         def part(index: tuple[slice, ...] | None) -> np.ndarray:
-            start, stop, _ = (index or (slice(None),))[0].indices(rows)
+            start, stop = bounds(index, rows)
             held = np.asarray(x[start:stop])
             return np.pad(held, ((0, stop - start - len(held)), *((0, 0) for _ in x.shape[1:])))
 
         return jax.make_array_from_callback((rows, *x.shape[1:]), sharding, part)
 
     return jax.tree.map(of_array, data)
+
+
+def bounds(index: tuple[slice, ...] | None, size: int) -> tuple[int, int]:
+    """Where a device's part of `size` rows begins and ends, by JAX's index of it; None = all."""
+    start, stop, _ = (index or (slice(None),))[0].indices(size)
+    return start, stop

@@ -1,6 +1,7 @@
 """What a training step costs by each method, over a plain step on uniform ids.
 
     python benchmarks/step_cost.py [--rounds 15] [--networks mlp cnn_2d] [--methods plain uniform]
+      [--bfloat16]
 
 Every method takes its turn in every round, so that the ratios hold on a machine whose speed
 drifts: median over rounds, with quartiles. `plain` is a hand-written step that draws 128 ids and
@@ -26,7 +27,15 @@ import optax
 from common import measure, quartiles
 
 import isjax
-from isjax import importance_sampler, networks, recipes, scorers, smooth_by_mean, tree_sampler
+from isjax import (
+    importance_sampler,
+    networks,
+    precision,
+    recipes,
+    scorers,
+    smooth_by_mean,
+    tree_sampler,
+)
 
 NUM_EXAMPLES, BATCH, CLASSES, VOCABULARY, TRAIN_EVERY = 10_000, 128, 10, 10_000, 4
 NETWORKS = {  # and the shape of an example
@@ -41,9 +50,11 @@ WITHOUT_FLOOR = ("wrn", "lstm")
 
 
 class Task(NamedTuple):
+    init: Callable  # (key) -> params
     loss_fn: Callable
     logits_fn: Callable
     classes: int | None
+    data: dict
 
 
 def lstm(task):
@@ -77,9 +88,10 @@ METHODS = {  # task -> sampler
 NEED_CLASSES = ("grad_norm_bound",)
 
 
-def steps_of(network, shape, methods, pool):
-    """{name: (step, state)}, where `state, _ = step(state, data)`; and the data."""
-    x_key, label_key, key = jax.random.split(jax.random.key(0), 3)
+def make_task(network, shape, bfloat16=False):
+    """Of random data, for a network of this module."""
+    x_key, label_key = jax.random.split(jax.random.key(0))
+    model = precision.bfloat16(network) if bfloat16 else precision.float32(network)
     if isinstance(network, networks.LSTM):
         classes, size = None, (NUM_EXAMPLES, *shape)
         data = {
@@ -92,55 +104,67 @@ def steps_of(network, shape, methods, pool):
             "x": jax.random.normal(x_key, (NUM_EXAMPLES, *shape)),
             "label": jax.random.randint(label_key, (NUM_EXAMPLES,), 0, CLASSES),
         }
-    params = network.init(key, data["x"][:1])
-    tx = optax.sgd(0.01, momentum=0.9)
 
     def logits_fn(params, batch):
-        return network.apply(params, batch["x"])
+        return model.apply(params, batch["x"])
 
-    def score_fn(params, batch):
+    def loss_fn(params, batch):
         logits = logits_fn(params, batch)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
         return jnp.mean(losses.reshape(len(losses), -1), axis=1)  # over tokens, where there are any
 
+    return Task(lambda key: model.init(key, data["x"][:1]), loss_fn, logits_fn, classes, data)
+
+
+def make_step(task, sampler, pool):
+    """(step, state), where `state, _ = step(state, task.data)`."""
+    tx = optax.sgd(0.01, momentum=0.9)
+
     def loss_fn(params, model_state, batch, key):
-        return score_fn(params, batch), model_state
+        return task.loss_fn(params, batch), model_state
+
+    params = task.init(jax.random.key(2))
+    state = isjax.init_train_state(jax.random.key(1), params, tx, sampler, NUM_EXAMPLES)
+    pool_size = None if sampler.own_pool else pool
+    return isjax.make_train_step(loss_fn, tx, sampler, pool_size=pool_size), state
+
+
+def make_plain_step(task):
+    """The same by hand, on uniform ids."""
+    tx = optax.sgd(0.01, momentum=0.9)
 
     @functools.partial(jax.jit, donate_argnums=0)
     def plain(state, data):
         key, step, params, opt_state = state
         ids = jax.random.randint(jax.random.fold_in(key, step), (BATCH,), 0, NUM_EXAMPLES)
         batch = jax.tree.map(lambda x: x[ids], data)
-        loss, grads = jax.value_and_grad(lambda p: jnp.mean(score_fn(p, batch)))(params)
+        loss, grads = jax.value_and_grad(lambda p: jnp.mean(task.loss_fn(p, batch)))(params)
         updates, opt_state = tx.update(grads, opt_state, params)
         return (key, step + 1, optax.apply_updates(params, updates), opt_state), loss
 
-    steps = {}
-    if "plain" in methods:
-        copy = jax.tree.map(jnp.array, params)
-        state = jax.random.key(1), jnp.zeros((), jnp.int32), copy, tx.init(copy)
-        steps["plain"] = plain, state
-    for name in methods:
-        if name == "plain" or (classes is None and name in NEED_CLASSES):
-            continue
-        sampler = METHODS[name](Task(score_fn, logits_fn, classes))
-        state = isjax.init_train_state(jax.random.key(1), params, tx, sampler, NUM_EXAMPLES)
-        pool_size = None if sampler.own_pool else pool
-        steps[name] = isjax.make_train_step(loss_fn, tx, sampler, pool_size=pool_size), state
-    return steps, data
+    params = task.init(jax.random.key(2))
+    return plain, (jax.random.key(1), jnp.zeros((), jnp.int32), params, tx.init(params))
 
 
-def count_flops(network, shape, methods, pool):
-    """Floating point operations of a step by XLA's count, {name: number}."""
+def steps_of(task, methods, pool):
+    """{name: (step, state)} of all methods that there are for this task."""
+    return {
+        name: make_plain_step(task)
+        if name == "plain"
+        else make_step(task, METHODS[name](task), pool)
+        for name in methods
+        if task.classes is not None or name not in NEED_CLASSES
+    }
+
+
+def flops_of(function, *args):
+    """Floating point operations of a call, by XLA's count."""
     # XLA counts the body of a loop once: have all of them unrolled.
     rows, networks.UNROLL_ROWS = networks.UNROLL_ROWS, 0
-    steps, data = steps_of(network, shape, methods, pool)
-    flops = {
-        name: step.lower(state, data).compile().cost_analysis()["flops"]
-        for name, (step, state) in steps.items()
-    }
-    networks.UNROLL_ROWS = rows
-    return flops
+    try:
+        return jax.jit(function).lower(*args).compile().cost_analysis()["flops"]
+    finally:
+        networks.UNROLL_ROWS = rows
 
 
 def main():
@@ -151,16 +175,19 @@ def main():
     methods = ["plain", *METHODS]
     parser.add_argument("--methods", nargs="+", default=methods, choices=methods)
     parser.add_argument("--pool", type=int, default=1024)
+    parser.add_argument("--bfloat16", action="store_true", help="the main model computes in it")
     args = parser.parse_args()
     device = jax.devices()[0].device_kind
     print(f"device: {device}")
     ratio = "(quartiles)     floor"
     print(f"network   method             ms/step   over plain {ratio} over uniform {ratio}")
     for network in args.networks:
-        setting = *NETWORKS[network], args.methods, args.pool
-        flops = {} if network in WITHOUT_FLOOR else count_flops(*setting)
-        steps, data = steps_of(*setting)
-        times = measure(steps, (data,), args.rounds, args.seconds, TRAIN_EVERY)
+        task, flops = make_task(*NETWORKS[network], args.bfloat16), {}
+        if network not in WITHOUT_FLOOR:
+            for name, (step, state) in steps_of(task, args.methods, args.pool).items():
+                flops[name] = flops_of(step, state, task.data)
+        steps = steps_of(task, args.methods, args.pool)
+        times = measure(steps, (task.data,), args.rounds, args.seconds, TRAIN_EVERY)
         unknown = np.full(args.rounds, np.nan)
         for name, values in times.items():
             row = {"network": network, "method": name, "ms": float(np.median(values)) * 1e3}
@@ -172,7 +199,9 @@ def main():
                 for base in ("plain", "uniform")
             ]
             print(f"{network:9} {name:16} {row['ms']:9.2f} {' '.join(ratios)}", flush=True)
-            print(json.dumps(row | {"pool": args.pool, "device": device}))
+            print(
+                json.dumps(row | {"pool": args.pool, "bfloat16": args.bfloat16, "device": device})
+            )
 
 
 if __name__ == "__main__":

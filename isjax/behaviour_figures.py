@@ -47,8 +47,8 @@ def draw_time(
     ax = figure.subplots()
     names = [group.label for group in known]
     left = np.zeros(len(names))
-    colours = {"train": GREY, "score": COLOURS[1], "draw": COLOURS[0], "observe": COLOURS[2]}
-    colours |= {"diagnose": COLOURS[3], "other": "#bbbbbb"}
+    colours = {"train": GREY, "score": COLOURS[1], "draw": COLOURS[0], "learn": COLOURS[2]}
+    colours |= {"buffer": COLOURS[4], "diagnose": COLOURS[3], "other": "#bbbbbb"}
     for part, colour in colours.items():
         values = np.array([spent[part] for spent in known.values()])
         ax.barh(names, values, left=left, color=colour, label=PARTS[part], height=0.62)
@@ -62,7 +62,7 @@ def draw_time(
     ax.tick_params(axis="y", length=0)
     ax.set_xlim(0, 1.12 * left.max())
     ax.set_xlabel("milliseconds of a step")
-    figure.legend(loc="outside upper left", ncols=6, frameon=False, handlelength=1.0)
+    figure.legend(loc="outside upper left", ncols=7, frameon=False, handlelength=1.0)
     return figure
 
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from isjax.base import Array
-from isjax.descent import descend, invert_cdf
+from isjax.descent import at_root, descend, invert_cdf
 
 __all__ = ["categorical", "presample", "systematic", "top_k", "without_replacement"]
 
@@ -58,10 +58,10 @@ def systematic(key: Array, probs: Array, num: int) -> tuple[Array, Array]:
     levels: a block of about sqrt(B) items is drawn floor or ceil of its expected number of times,
     n, and so is each item within it, given n. O(B + num sqrt(B)).
     """
-    block_key, key = jax.random.split(key)
-    blocks = _blocks(probs)
-    block = descend(block_key, jnp.zeros((num,), jnp.int32), jnp.sum(blocks, axis=1)[None])
-    index = block * blocks.shape[1] + descend(key, block, blocks[block])
+    blocks, points = _blocks(probs), jax.random.uniform(key, (2, num))
+    block, draws = descend(points[0], at_root(num), jnp.sum(blocks, axis=1)[None])
+    item, _ = descend(points[1], draws, blocks[block])
+    index = block * blocks.shape[1] + item
     return index, probs[index]
 
 

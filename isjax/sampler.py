@@ -151,12 +151,12 @@ def observe(
     """Lets scorer and buffer learn the losses [b] of the examples `ids`, whose data is `batch`."""
     losses = check_losses(losses, ids.shape[0]).astype(jnp.float32)
     # The scorer learns from what was known before these losses.
-    learned = scorer.update(state.scorer, rows_of(state, ids, batch), losses)
+    with jax.named_scope("learn"):
+        learned = scorer.update(state.scorer, rows_of(state, ids, batch), losses)
+        learned = if_finite(learned, state.scorer)
     remember = scorer.remember or buffer.shift
-    return state._replace(
-        scorer=if_finite(learned, state.scorer),
-        buffer=buffer.write(state.buffer, ids, losses, state.step, remember),
-    )
+    written = buffer.write(state.buffer, ids, losses, state.step, remember)
+    return state._replace(scorer=learned, buffer=written)
 
 
 def refuse_ids(ids: Array | None, subject: str) -> None:
@@ -189,8 +189,9 @@ def require_whole(batch: Batch, size: int, name: str) -> None:
 
 def rows_of(state: SamplerState, ids: Array, batch: Batch, params: Params = None) -> Rows:
     """What a scorer may see of the examples `ids` [B], of which `batch` holds the data."""
-    history, count = buffer.read(state.buffer, ids)
-    age = buffer.age(state.buffer, ids, state.step)
+    with jax.named_scope("buffer"):
+        history, count = buffer.read(state.buffer, ids)
+        age = buffer.age(state.buffer, ids, state.step)
     ids = ids if state.first is None else ids + state.first
     return Rows(history, count, batch, params, ids, age)
 

@@ -4,27 +4,53 @@ import pathlib
 import re
 import tempfile
 import time
+import warnings
+from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 
-__all__ = ["PARTS", "shares"]
+__all__ = ["PARTS", "Spent", "shares", "spent"]
 
 # The named scopes of a step (isjax.training, isjax.sampler, isjax.tree_sampler), and in words.
 PARTS = {
     "score": "scoring",
     "draw": "drawing",
     "train": "training",
-    "observe": "scorer and buffer",
+    "learn": "training the scorer",
+    "buffer": "score buffer",
     "diagnose": "diagnostics",
     "other": "other",
 }
 _MOST_SECONDS, _MOST_CALLS = 0.5, 20
 
 
+class Spent(NamedTuple):
+    """What a part of a program takes in one call.
+
+    Attributes:
+        seconds: of its operations, added up, though some may run side by side.
+        operations: that were run, each pass through a loop counted.
+    """
+
+    seconds: float
+    operations: float
+
+
 def shares(call: Callable[[], Any], program: jax.stages.Compiled) -> dict[str, float] | None:
-    """The share of each of `PARTS` in the time that the operations of a program take.
+    """The share of each of `PARTS` in the time that the operations of a program take; see `spent`.
+
+    Returns:
+        By part; or None, as `spent` does.
+    """
+    seconds = {part: took.seconds for part, took in (spent(call, program) or {}).items()}
+    whole = sum(seconds.values())
+    return {part: took / whole for part, took in seconds.items()} if whole else None
+
+
+def spent(call: Callable[[], Any], program: jax.stages.Compiled) -> dict[str, Spent] | None:
+    """What each of `PARTS` takes of a program.
 
     Costs half a second, or one call. An operation that XLA fused out of several parts counts for
     the one that its result belongs to; "other" are copies, and what XLA itself adds.
@@ -45,25 +71,34 @@ def shares(call: Callable[[], Any], program: jax.stages.Compiled) -> dict[str, f
         except RuntimeError:  # there is one trace at a time
             return None
         try:
-            start = time.perf_counter()
-            for _ in range(_MOST_CALLS):
+            start, calls = time.perf_counter(), 0
+            while calls < _MOST_CALLS and time.perf_counter() - start < _MOST_SECONDS:
                 jax.block_until_ready(call())
-                if time.perf_counter() - start > _MOST_SECONDS:
-                    break
+                calls += 1
         finally:
             jax.profiler.stop_trace()
-        spent: dict[str, float] = {}
-        for path in pathlib.Path(folder).rglob("*.xplane.pb"):
+        operations = _operations(pathlib.Path(folder))
+    scope = _scopes(program.as_text() or "")
+    totals = dict.fromkeys(PARTS, Spent(0.0, 0.0))
+    for name, own in operations:
+        part = scope.get(name, "other")
+        seconds, number = totals[part]
+        totals[part] = Spent(seconds + own * 1e-9 / calls, number + 1 / calls)
+    return totals if operations else None
+
+
+def _operations(folder: pathlib.Path) -> list[tuple[str, float]]:
+    """What a trace saw run: the name of each operation, and its own nanoseconds."""
+    found = []
+    with warnings.catch_warnings():
+        # Python 3.13 warns of jaxlib's types as they are made, and where a warning is an error that
+        # ends the process.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        for path in folder.rglob("*.xplane.pb"):
             for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
                 for line in plane.lines:
-                    for name, own in _own_times(line.events):
-                        spent[name] = spent.get(name, 0.0) + own
-    scope = _scopes(program.as_text() or "")
-    totals = dict.fromkeys(PARTS, 0.0)
-    for name, own in spent.items():
-        totals[scope.get(name, "other")] += own
-    whole = sum(totals.values())
-    return {part: total / whole for part, total in totals.items()} if whole else None
+                    found += _own_times(line.events)
+    return found
 
 
 def _own_times(events: Iterable[Any]) -> list[tuple[str, float]]:
@@ -85,9 +120,23 @@ def _own_times(events: Iterable[Any]) -> list[tuple[str, float]]:
 
 
 def _scopes(text: str) -> dict[str, str]:
-    """The part of each operation of a program, by the innermost of the named scopes it is in."""
-    found = {}
-    for name, path in re.findall(r'%?([\w.\-]+) = [^\n]*?op_name="([^"]*)"', text):
-        inside = [part for part in path.split("/") if part in PARTS]
-        found[name] = inside[-1] if inside else "other"
+    """The part of each operation of a program, by the innermost of the named scopes it is in.
+
+    One that XLA gave no name belongs where most of what it fuses does.
+    """
+    found: dict[str, str] = {}
+    fused: dict[str, Counter[str]] = {}  # by the name of a computation, its operations by part
+    within: Counter[str] = Counter()
+    for line in text.splitlines():
+        if opened := re.match(r"(?:ENTRY )?%?([\w.\-]+) \(.*\{$", line):
+            within = fused.setdefault(opened[1], Counter())
+        named = re.match(r"\s+(?:ROOT )?%?([\w.\-]+) = ", line)
+        if not named:
+            continue
+        if path := re.search(r'op_name="([^"]*)"', line):
+            inside = [part for part in path[1].split("/") if part in PARTS]
+            found[named[1]] = inside[-1] if inside else "other"
+            within[found[named[1]]] += 1
+        elif called := re.search(r"calls=%?([\w.\-]+)", line):
+            found[named[1]] = (fused.get(called[1]) or Counter(["other"])).most_common(1)[0][0]
     return found

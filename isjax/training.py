@@ -273,7 +273,7 @@ def _trainer(
             params, model_state, opt_state = jax.lax.cond(
                 sound, accepted, lambda: (state.params, state.model_state, state.opt_state)
             )
-        with jax.named_scope("observe"):
+        with jax.named_scope("buffer"):
             sampler_state = sampler.update(sampler_state, draw, losses, batch)
         with jax.named_scope("diagnose"):
             last_seen, _ = buffer.read(state.sampler.buffer, draw.ids)

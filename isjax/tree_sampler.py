@@ -106,7 +106,9 @@ def tree_sampler(
         finite = jnp.isfinite(scores)
         worth = finite & ~buffer.has_failed(state.buffer, ids)
         scores = jnp.where(worth, scores, 0.0)
-        return tree.update(state.transform.scores, ids, scores), jnp.sum(~finite, dtype=jnp.int32)
+        with jax.named_scope("buffer"):
+            updated = tree.update(state.transform.scores, ids, scores)
+        return updated, jnp.sum(~finite, dtype=jnp.int32)
 
     def sample(
         key: Array,

@@ -7,7 +7,7 @@ import pytest
 from helpers import assert_binomial, assert_mean, six_decades
 from scipy import stats
 
-from isjax.descent import descend, invert_cdf
+from isjax.descent import Draws, at_root, descend, invert_cdf
 
 BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))
 EDGES = np.array([0, np.finfo(np.float32).tiny, 2**-24, 0.5, 1 - 2**-23, BELOW_ONE, 1], np.float32)
@@ -19,6 +19,21 @@ def inverse(masses, points):
     """NumPy's, in float64."""
     cdf = np.cumsum(np.asarray(masses, np.float64))
     return np.searchsorted(cdf / cdf[-1], points, side="right")
+
+
+def draws_of(nodes):
+    """Which of its node's each is, and of how many, from the ascending numbers of the nodes."""
+    first = np.searchsorted(nodes, nodes)
+    times = np.searchsorted(nodes, nodes, side="right") - first
+    return Draws(jnp.int32(np.arange(len(nodes)) - first), jnp.int32(times))
+
+
+@jax.jit
+def children(keys, draws, masses):
+    """[trials, num] children drawn, and the draws of them."""
+    return jax.vmap(lambda key: descend(jax.random.uniform(key, draws.rank.shape), draws, masses))(
+        keys
+    )
 
 
 def sparse_rows(num, width, seed):
@@ -91,10 +106,11 @@ def test_one_row_for_all_points_is_as_good_as_a_copy_for_each():
     points = np.random.default_rng(0).uniform(size=1000).astype(np.float32)
     copies = np.repeat(masses, 1000, axis=0)
     np.testing.assert_array_equal(invert(masses, points), invert(copies, points))
-    nodes = jnp.zeros(1000, jnp.int32)
-    for seed in range(3):
-        key = jax.random.key(seed)
-        np.testing.assert_array_equal(descend(key, nodes, masses), descend(key, nodes, copies))
+    keys = jax.random.split(jax.random.key(0), 3)
+    child, draws = children(keys, at_root(1000), masses)
+    others, other_draws = children(keys, at_root(1000), copies)
+    np.testing.assert_array_equal(child, others)
+    np.testing.assert_array_equal(draws, other_draws)
 
 
 # The descent
@@ -103,13 +119,12 @@ def test_one_row_for_all_points_is_as_good_as_a_copy_for_each():
 def test_a_node_drawn_n_times_draws_each_child_floor_or_ceil_of_its_share():
     rng = np.random.default_rng(0)
     times = np.array([1, 2, 3, 7, 40, 150, 300])
-    names = np.array([0, 1, 5, 6, 900, 2**30, 2**31 - 1])
-    nodes = jnp.asarray(np.repeat(names, times), jnp.int32)
+    draws = draws_of(np.repeat(np.arange(len(times)), times))
     masses = rng.exponential(size=(len(times), 20)) * (rng.uniform(size=(len(times), 20)) < 0.7)
     share = masses / masses.sum(axis=1, keepdims=True)
     of_each = jnp.asarray(np.repeat(masses, times, axis=0), jnp.float32)
     keys = jax.random.split(jax.random.key(0), 500)
-    child = np.asarray(jax.jit(jax.vmap(descend, (0, None, None)))(keys, nodes, of_each))
+    child = np.asarray(children(keys, draws, of_each)[0])
     assert child.dtype == np.int32
     spans = zip(np.cumsum(times) - times, np.cumsum(times), strict=True)
     for node, (start, stop) in enumerate(spans):
@@ -125,10 +140,10 @@ def test_a_node_drawn_n_times_draws_each_child_floor_or_ceil_of_its_share():
 
 
 def test_children_are_drawn_in_proportion_to_their_masses():
-    nodes = jnp.asarray([3, 3, 8], jnp.int32)
+    draws = draws_of(np.array([3, 3, 8]))
     masses = np.float32([[1, 2, 3, 4], [1, 2, 3, 4], [5, 0, 0, 15]])
     keys = jax.random.split(jax.random.key(1), 40_000)
-    child = np.asarray(jax.jit(jax.vmap(descend, (0, None, None)))(keys, nodes, masses))
+    child = np.asarray(children(keys, draws, masses)[0])
     for columns, probs in (([0, 1], masses[0] / 10), ([2], masses[2] / 20)):
         hits = np.bincount(child[:, columns].ravel(), minlength=4)
         assert_binomial(hits, hits.sum(), probs)
@@ -137,25 +152,50 @@ def test_children_are_drawn_in_proportion_to_their_masses():
 def test_different_nodes_are_drawn_from_independently():
     masses = jnp.ones((2, 4))
     keys = jax.random.split(jax.random.key(2), 20_000)
-    nodes = jnp.asarray([0, 1], jnp.int32)
-    child = np.asarray(jax.jit(jax.vmap(descend, (0, None, None)))(keys, nodes, masses))
+    draws = draws_of(np.array([0, 1]))
+    child = np.asarray(children(keys, draws, masses)[0])
     pairs = np.bincount(child[:, 0] * 4 + child[:, 1], minlength=16)
     assert stats.chisquare(pairs).pvalue > 1e-5
 
 
 @pytest.mark.parametrize("mass", [1e-30, 1.0, 1e30])
 def test_rows_of_one_child_draw_it(mass):
-    nodes = jnp.asarray([0, 0, 4, 9], jnp.int32)
+    draws = draws_of(np.array([0, 0, 4, 9]))
     for rows in (1, 4):
-        child = descend(jax.random.key(0), nodes, jnp.full((rows, 1), mass))
+        child, below = descend(jnp.zeros(4), draws, jnp.full((rows, 1), mass))
         np.testing.assert_array_equal(child, [0, 0, 0, 0])
+        np.testing.assert_array_equal(below, draws)
 
 
 def test_children_without_mass_are_never_drawn_however_often_their_node_is():
     masses = jnp.asarray([[0, 1e-6, 0, 1, 0, 1e6, 0]], jnp.float32)
     keys = jax.random.split(jax.random.key(3), 300)
-    child = jax.vmap(lambda key: descend(key, jnp.zeros(512, jnp.int32), masses))(keys)
+    child, _ = children(keys, at_root(512), masses)
     assert set(np.unique(child)) <= {1, 3, 5}
+
+
+@pytest.mark.parametrize("width", [1, 3, 64, 1000])
+def test_the_draws_of_the_children_are_counted_as_they_were_drawn(width):
+    """A level below relies on it: rank and number, recounted from the children themselves."""
+    rng = np.random.default_rng(width)
+    nodes = np.sort(rng.integers(0, 40, 500))
+    masses = sparse_rows(40, width, seed=width)[nodes]
+    keys = jax.random.split(jax.random.key(4), 20)
+    child, draws = children(keys, draws_of(nodes), masses)
+    for row, rank, times in zip(np.asarray(child), *map(np.asarray, draws), strict=True):
+        counted = draws_of(nodes * width + row)
+        np.testing.assert_array_equal(rank, counted.rank)
+        np.testing.assert_array_equal(times, counted.times)
+
+
+@pytest.mark.parametrize("point", EDGES[:-1])
+def test_a_shift_at_either_end_draws_as_inverse_cdf_of_its_points_does(point):
+    """Whole numbers of a sum that divides by the draws: floating point is exact."""
+    masses = np.float32([[3, 0, 1, 0, 4, 8]])
+    child, draws = descend(jnp.full(32, point, jnp.float32), at_root(32), masses)
+    want = inverse(masses[0], (np.arange(32) + np.float64(point)) / 32)
+    np.testing.assert_array_equal(child, want)
+    np.testing.assert_array_equal(draws, draws_of(want))
 
 
 def test_a_level_is_traced_once_and_jit_draws_the_same():
@@ -165,8 +205,13 @@ def test_a_level_is_traced_once_and_jit_draws_the_same():
         traces.append(0)
         return descend(*args)
 
-    step, nodes, masses = jax.jit(traced), jnp.asarray([0, 0, 2], jnp.int32), jnp.ones((3, 5))
+    step, draws, masses = jax.jit(traced), draws_of(np.array([0, 0, 2])), jnp.ones((3, 5))
     for seed in range(3):
-        key = jax.random.key(seed)
-        np.testing.assert_array_equal(step(key, nodes, masses), descend(key, nodes, masses))
+        points = jax.random.uniform(jax.random.key(seed), (3,))
+        for jitted, plain in zip(
+            jax.tree.leaves(step(points, draws, masses)),
+            jax.tree.leaves(descend(points, draws, masses)),
+            strict=True,
+        ):
+            np.testing.assert_array_equal(jitted, plain)
     assert len(traces) == 1

@@ -21,18 +21,19 @@ def test_what_divides_stays():
 
 def test_of_a_state_that_alone_is_padded_which_is_by_example():
     sampler = isjax.tree_sampler(scorers.last_loss(), batch_size=2)
+    size = 5 * tree.FANOUT + 1
     state = {
-        "sampler": sampler.init(jax.random.key(0), 5 * tree.FANOUT + 1),
-        "record": records.init(321, kept=7),
+        "sampler": sampler.init(jax.random.key(0), size),
+        "record": records.init(size, kept=7),
         "params": jnp.ones((5, 3)),
     }
     padded = padding.pad_state(state, 4)
-    assert padded["sampler"].buffer.losses.shape == (324, 1)
-    assert padded["record"].count.shape == (324,) and padded["record"].scores.shape == (7,)
+    assert padded["sampler"].buffer.losses.shape == (size + 3, 1)
+    assert padded["record"].count.shape == (size + 3,) and padded["record"].scores.shape == (7,)
     assert padded["params"].shape == (5, 3)
     scores = padded["sampler"].transform.scores
     assert [level.shape for level in scores.levels] == [(8, tree.FANOUT), (1, tree.FANOUT)]
-    assert int(scores.size) == 321
+    assert int(scores.size) == size
 
 
 def run(sampler, data, size, pool_size, parts):

@@ -67,6 +67,38 @@ def test_an_operation_belongs_to_the_innermost_part():
     assert timeline._scopes(text) == {"fusion.3": "score", "add.1": "train", "sort-2": "other"}
 
 
+def test_a_fusion_without_a_name_belongs_where_most_of_it_does():
+    text = """
+%fused.1 (p: f32[4,4]) -> f32[4,4] {
+  %p = f32[4,4]{1,0} parameter(0)
+  %dot.1 = f32[4,4]{1,0} dot(%p, %p), metadata={op_name="jit(step)/train/dot_general"}
+  %sub.1 = f32[4,4]{1,0} subtract(%dot.1, %p), metadata={op_name="jit(step)/draw/sub"}
+  ROOT %add.1 = f32[4,4]{1,0} add(%sub.1, %p), metadata={op_name="jit(step)/train/add"}
+}
+
+%fused.2 (p: f32[4,4]) -> f32[4,4] {
+  ROOT %p = f32[4,4]{1,0} parameter(0)
+}
+
+ENTRY %main (x: f32[4,4]) -> f32[4,4] {
+  %custom.1 = f32[4,4]{1,0} fusion(%x), kind=kCustom, calls=%fused.1, backend_config={}
+  ROOT %custom.2 = f32[4,4]{1,0} fusion(%custom.1), kind=kCustom, calls=%fused.2
+}
+"""
+    found = timeline._scopes(text)
+    assert found["custom.1"] == found["dot.1"] == "train" and found["sub.1"] == "draw"
+    assert found["custom.2"] == "other"
+
+
+def test_what_a_part_takes_is_of_one_call():
+    """A loop of 20 passes and one sine: however often it was called, they count once."""
+    call, compiled = program({"train": heavy, "draw": jnp.sin})
+    took = timeline.spent(call, compiled)
+    assert 20 <= took["train"].operations < 200 and 1 <= took["draw"].operations < 20
+    assert took["train"].seconds > took["draw"].seconds > 0
+    assert list(took) == list(shares(call, compiled))
+
+
 def program(functions):
     """One that calls each function on a matrix in the part it is for."""
 
@@ -91,7 +123,7 @@ def test_shares_sum_to_one_and_name_the_part_that_takes_longest():
     assert list(found) == list(PARTS)
     assert sum(found.values()) == pytest.approx(1) and min(found.values()) >= 0
     assert found["train"] > 0.5 > found["draw"] > 0
-    assert found["score"] == found["observe"] == 0
+    assert found["score"] == found["learn"] == 0
     swapped = shares(*program({"train": jnp.sin, "score": heavy}))
     assert swapped["score"] > 0.5 > swapped["train"]
 
@@ -176,6 +208,6 @@ def test_each_part_of_a_step_is_found_in_its_program(steps_per_call):
         return state
 
     measured = shares(call, compiled.run)
-    assert all(measured[part] > 0 for part in ("score", "draw", "train", "observe"))
+    assert all(measured[part] > 0 for part in ("score", "draw", "train", "learn", "buffer"))
     # Most of what a step does is told apart from what XLA adds.
     assert measured["other"] < 0.5

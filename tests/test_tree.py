@@ -11,7 +11,7 @@ from scipy import stats
 
 from isjax import resampling, tree
 
-SIZES = [1, 5, 64, 65, 4097, 300_000]
+SIZES = [1, 5, 32, 33, 1025, 300_000]  # a row, two, three levels
 KEY = jax.random.key(0)
 
 sample = jax.jit(tree.sample, static_argnums=2)
@@ -86,13 +86,14 @@ def test_whole_buffer_draws_agree_in_distribution_with_whole_pool_draws(size):
 def test_every_node_draws_each_child_floor_or_ceil_of_its_expected_number_of_times():
     scores = np.random.default_rng(0).exponential(size=5000)
     ids, _, _ = many(scores, 4096, 20, constant=0.1)
-    mass = np.zeros(64**3)
+    fan = tree.FANOUT
+    mass = np.zeros(fan**3)
     mass[:5000] = scores + 0.1
     for trial in ids:
         above = np.array([4096])
         for height in (2, 1, 0):
-            sums = mass.reshape(-1, 64**height).sum(axis=1).reshape(-1, 64)[: len(above)]
-            counts = np.bincount(trial // 64**height, minlength=64 * len(above)).reshape(-1, 64)
+            sums = mass.reshape(-1, fan**height).sum(axis=1).reshape(-1, fan)[: len(above)]
+            counts = np.bincount(trial // fan**height, minlength=fan * len(above)).reshape(-1, fan)
             whole = sums.sum(axis=1, keepdims=True)
             expected = above[:, None] * sums / np.where(whole > 0, whole, 1)
             assert np.all(counts >= np.floor(expected - 2e-3))
@@ -221,9 +222,9 @@ def assert_sums(whole, record, ulps):
     leaves = np.asarray(whole.levels[0]).ravel()
     np.testing.assert_array_equal(leaves[:size].view(np.int32), record.view(np.int32))
     for height, level in enumerate(whole.levels):
-        sums = np.zeros(level.size * 64**height)
+        sums = np.zeros(level.size * tree.FANOUT**height)
         sums[:size] = record
-        sums = sums.reshape(-1, 64**height).sum(axis=1)
+        sums = sums.reshape(-1, tree.FANOUT**height).sum(axis=1)
         error = np.abs(np.asarray(level, np.float64).ravel() - sums)
         assert np.max(error / np.spacing(np.maximum(sums, 1e-37).astype(np.float32))) <= ulps
     assert whole.levels[-1].shape == (1, tree.FANOUT)
@@ -242,8 +243,8 @@ def after_updates(size, values, seed):
     ids = np.random.default_rng(seed).integers(0, size, (steps, num), np.int32)
     record = np.ones(size, np.float32)
     for row, new in zip(ids, values, strict=True):
-        _, first = np.unique(row, return_index=True)
-        record[row[first]] = new[first]
+        record[row] = 0
+        np.maximum.at(record, row, new)
 
     @jax.jit
     def run(whole, ids, values):
@@ -264,11 +265,12 @@ def test_sums_of_whole_numbers_are_equal_after_a_million_updates():
     assert_sums(*after_updates(20_000, values, seed=2), ulps=0)
 
 
-def test_of_an_id_that_occurs_several_times_the_first_score_counts():
-    ids = jnp.int32([7, 99, 7, 7, 64, 99])
-    whole = update(tree.init(jnp.ones(100)), ids, jnp.float32([5, 2, 6, 9, np.nan, 3]))
+def test_of_an_id_that_occurs_several_times_the_largest_score_counts():
+    ids = jnp.int32([7, 99, 7, 7, 64, 99, 50])
+    scores = jnp.float32([5, np.nan, 9, 6, np.nan, 0.5, 0.25])  # less than the score before, too
+    whole = update(tree.init(jnp.ones(100)), ids, scores)
     record = np.ones(100, np.float32)
-    record[[7, 99, 64]] = 5, 2, 0
+    record[[7, 99, 64, 50]] = 9, 0.5, 0, 0.25
     assert_sums(whole, record, ulps=0)
 
 

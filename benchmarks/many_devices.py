@@ -31,7 +31,7 @@ import numpy as np  # noqa: E402
 from jax.sharding import NamedSharding  # noqa: E402
 from jax.sharding import PartitionSpec as P  # noqa: E402
 
-from isjax import recipes, sharding  # noqa: E402
+from isjax import recipes, sharding, tree  # noqa: E402
 from isjax.mesh import make_mesh, spread  # noqa: E402
 from isjax.padding import pad, pad_state  # noqa: E402
 from isjax.resampling import presample  # noqa: E402
@@ -114,7 +114,8 @@ def formula(method, size, by_part):
     buffer = rows * (4 * (history + 2) + 1)
     if method != "default":
         return buffer
-    upper = (rows if by_part else size) * 4 / 63  # 1/64 + 1/64^2 + ... of the lowest level
+    # 1/F + 1/F^2 + ... of the lowest level
+    upper = (rows if by_part else size) * 4 / (tree.FANOUT - 1)
     return buffer + rows * 4 + upper
 
 

@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# What of the benchmarks needs an accelerator, some ten minutes of one:
+#
+#     bash benchmarks/on_gpu.sh DIR
+#
+# The output of each goes to DIR, with the device and the commit. Needs jax, flax and optax alone;
+# PYTHON names another interpreter than python3. What takes too long is stopped, and the next begins.
+set -u
+here=$(cd "$(dirname "$0")" && pwd)
+out=${1:?usage: bash benchmarks/on_gpu.sh DIR}
+python=${PYTHON:-python3}
+mkdir -p "$out"
+export PYTHONPATH="$here/.." XLA_PYTHON_CLIENT_PREALLOCATE=false
+{
+  date --iso-8601
+  git -C "$here" rev-parse --short HEAD 2>/dev/null
+  "$python" -c 'import jax; print("jax", jax.__version__, jax.devices())'
+} | tee "$out/about.txt"
+
+run() {  # name, seconds, arguments
+  local name=$1 seconds=$2
+  shift 2
+  echo "== $*"
+  timeout "$seconds" "$python" "$here/$1" "${@:2}" 2>"$out/$name.err" | tee "$out/$name.txt" |
+    grep -v '^{'
+  [ "${PIPESTATUS[0]}" = 0 ] || echo "stopped or failed: see $out/$name.err"
+}
+
+run draw 100 draw.py --rounds 7 --sizes 1e5 1e6 1e7 1e8
+run step_cost 150 step_cost.py --rounds 9 --networks mlp cifar_cnn wrn \
+  --methods plain uniform last_loss mlp tree_last_loss tree_mlp tree_lstm
+run step_cost_bfloat16 100 step_cost.py --rounds 9 --networks wrn --bfloat16 \
+  --methods plain uniform last_loss tree_last_loss tree_mlp tree_lstm
+export XLA_FLAGS="${XLA_FLAGS:-} --xla_gpu_enable_command_buffer="
+run profile 80 profile_step.py --networks mlp wrn
+run profile_bfloat16 80 profile_step.py --networks wrn --bfloat16

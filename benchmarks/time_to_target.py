@@ -2,21 +2,24 @@
 
     python benchmarks/time_to_target.py --config fashion_mnist [--set network=MLP ...]
       [--method default] [--options k=0 ...] [--budgets 0.3 0.5 0.7 1] [--seeds 5]
-      [--rates 0.02 0.05 0.1] [--data-dir DATA] --workdir DIR
+      [--rates 0.02 0.05 0.1] [--decays 1e-4 1e-3 --tune-by test_accuracy] [--data-dir DATA]
+      --workdir DIR
 
-First the learning rate of uniform draws is tuned: the lowest train loss of one run each, with a
-seed that is used for nothing else. Then both train with it, same data and initial weights, for each
-share of the steps, the schedule decayed within each. The target is uniform's mean at the whole
-budget; the share at which a method reaches it is interpolated between its budgets (log loss, or
-accuracy, against log budget), and is given in steps, and with the costs of a step over uniform's in
-seconds, examples of the main model (a backward pass counts as two forward ones) and operations by
-XLA's count, in all of which scoring is counted. Below the least budget it is called that budget
-("<="), beyond the whole one infinite. In brackets, the 95% interval of 10,000 bootstraps over
-seeds. What is finished is kept in DIR/lines.json, and not run again.
+First the learning rate and weight decay of uniform draws are tuned: one run each, with a seed that
+is used for nothing else, by train loss, or by the test data, which then are what uniform draws gain
+by alone. Then both train with them, same data and initial weights, for each share of the steps, the
+schedule decayed within each. The target is uniform's mean at the whole budget; the share at which a
+method reaches it is interpolated between its budgets (log loss, or accuracy, against log budget),
+and is given in steps, and with the costs of a step over uniform's in seconds, examples of the main
+model (a backward pass counts as two forward ones) and operations by XLA's count, in all of which
+scoring is counted. Below the least budget it is called that budget ("<="), beyond the whole one
+infinite. In brackets, the 95% interval of 10,000 bootstraps over seeds. What is finished is kept in
+DIR/lines.json, and not run again.
 """
 
 import argparse
 import ast
+import itertools
 import json
 import pathlib
 
@@ -113,6 +116,8 @@ def main():
     parser.add_argument("--budgets", nargs="+", type=float, default=[0.3, 0.5, 0.7, 1.0])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rates", nargs="+", type=float, default=[0.02, 0.05, 0.1])
+    parser.add_argument("--decays", nargs="+", type=float, help="by default the config's own")
+    parser.add_argument("--tune-by", default="train_loss", choices=METRICS)
     parser.add_argument("--data-dir", default="")
     parser.add_argument("--workdir", required=True)
     args = parser.parse_args()
@@ -129,29 +134,32 @@ def main():
     kept = folder / "lines.json"
     lines = json.loads(kept.read_text()) if kept.exists() else {}
 
-    def run(method, rate, seed, budget):
+    def run(method, rate, decay, seed, budget):
         name = "-".join([method, *(f"{k}={v}" for k, v in options[method].items())])
-        name += f"-{rate}-{seed}-{budget}"
+        name += f"-{rate}-{decay}-{seed}-{budget}"
         if name not in lines:
             one = ConfigDict(config.to_dict())
-            one.method, one.learning_rate, one.seed, one.budget = method, rate, seed, budget
+            one.method, one.seed, one.budget = method, seed, budget
+            one.learning_rate, one.weight_decay = rate, decay
             one.method_options = ConfigDict(options[method])
             one.stop_on_nonfinite = False  # a rate that diverges is a result
             lines[name] = experiment.run(one, folder / name, task=task)
             kept.write_text(json.dumps(lines))
         return lines[name]
 
-    rate = args.rates[0]
-    if len(args.rates) > 1:
-        tuned = {r: run("uniform", r, TUNING_SEED, 1.0)["train_loss"] for r in args.rates}
-        rate = min(tuned, key=tuned.get)
-        print(f"learning rate {rate}, by uniform's train loss: {tuned}")
+    grid = list(itertools.product(args.rates, args.decays or [config.weight_decay]))
+    rate, decay = grid[0]
+    if len(grid) > 1:
+        tuned = {pair: run("uniform", *pair, TUNING_SEED, 1.0)[args.tune_by] for pair in grid}
+        best = min if args.tune_by.endswith("loss") else max
+        rate, decay = best(tuned, key=tuned.get)
+        print(f"learning rate {rate}, weight decay {decay}, by uniform's {args.tune_by}: {tuned}")
     methods, budgets = ["uniform", args.method], sorted(args.budgets)
     found = {method: [[None] * len(budgets) for _ in range(args.seeds)] for method in methods}
     for seed in range(args.seeds):  # the methods take turns, since the machine's speed drifts
         for i, budget in enumerate(budgets):
             for method in methods:
-                found[method][seed][i] = run(method, rate, seed, budget)
+                found[method][seed][i] = run(method, rate, decay, seed, budget)
 
     def curve(method, value):
         return np.array([[value(line) for line in of_seed] for of_seed in found[method]])
@@ -193,7 +201,11 @@ def main():
             row = {"config": args.config, "steps": config.num_steps, "method": args.method}
             row["options"] = options[args.method]
             row |= {"metric": metric, "cost": name, "share": share, "low": low, "high": high}
-            print(json.dumps(row | {"rate": rate, "seeds": args.seeds, "device": device}))
+            print(
+                json.dumps(
+                    row | {"rate": rate, "decay": decay, "seeds": args.seeds, "device": device}
+                )
+            )
     draw(budgets, curves, title, folder / "budgets.png")
     print(f"figure: {folder / 'budgets.png'}")
 

@@ -7,6 +7,8 @@ import time
 import jax
 import numpy as np
 
+from isjax import networks
+
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 
 
@@ -47,6 +49,19 @@ def measure(steps, args, rounds, seconds, multiple=1):
         for name in steps:
             times[name].append(turn(name, lengths[name]))
     return {name: np.array(values) for name, values in times.items()}
+
+
+def flops_of(function, *args):
+    """Floating point operations of a call, by XLA's count.
+
+    A function that was jitted stays as it is traced here, all loops of scorers unrolled.
+    """
+    # XLA counts the body of a loop once: have all of them unrolled.
+    rows, networks.UNROLL_ROWS = networks.UNROLL_ROWS, 0
+    try:
+        return jax.jit(function).lower(*args).compile().cost_analysis()["flops"]
+    finally:
+        networks.UNROLL_ROWS = rows
 
 
 def quartiles(values):

@@ -17,11 +17,11 @@ GPU set XLA_FLAGS=--xla_gpu_enable_command_buffer= so that kernels are launched 
 
 import argparse
 import json
-import time
 
 import jax
 import jax.numpy as jnp
 import step_cost
+from common import flops_of, measure
 from step_cost import BATCH, METHODS, NETWORKS, TRAIN_EVERY
 
 from isjax import timeline, tree
@@ -29,16 +29,6 @@ from isjax.sampler import rows_of
 
 SCORERS = {"mlp": step_cost.mlp, "tree_mlp": step_cost.mlp, "tree_lstm": step_cost.lstm}
 LAUNCHES = 256
-
-
-def seconds(function, *args, rounds=7):
-    """The least that a call takes."""
-    run, taken = jax.jit(function), []
-    for _ in range(rounds + 1):
-        start = time.perf_counter()
-        jax.block_until_ready(run(*args))
-        taken.append(time.perf_counter() - start)
-    return min(taken[1:])
 
 
 def rates(dtype):
@@ -53,11 +43,22 @@ def rates(dtype):
             x = jax.lax.optimization_barrier(x + 1)
         return x
 
+    def calls(function, *args):
+        run = jax.jit(function)
+        return lambda state: (state, run(*args)), None
+
     few = jnp.zeros((8,))
+    programs = {
+        "product": calls(jnp.matmul, matrix, matrix),
+        "read": calls(jnp.sum, numbers),
+        "one": calls(lambda x: x + 1, few),
+        "many": calls(launches, few),
+    }
+    taken = {name: values.min() for name, values in measure(programs, (), 7, 0.1).items()}
     return (
-        2 * side**3 / seconds(jnp.matmul, matrix, matrix),
-        4 * size / seconds(jnp.sum, numbers),
-        (seconds(launches, few) - seconds(lambda x: x + 1, few)) / (LAUNCHES - 1),
+        2 * side**3 / taken["product"],
+        4 * size / taken["read"],
+        (taken["many"] - taken["one"]) / (LAUNCHES - 1),
     )
 
 
@@ -69,7 +70,7 @@ def work(task, name, state, pool):
     def train(params):
         return jax.grad(lambda p: jnp.mean(task.loss_fn(p, batch)))(params)
 
-    flops = {"train": step_cost.flops_of(train, state.params)}
+    flops = {"train": flops_of(train, state.params)}
     scored = BATCH if name.startswith("tree") else pool
     if name in SCORERS:
         scorer = SCORERS[name](task)
@@ -77,8 +78,8 @@ def work(task, name, state, pool):
             rows_of(sampler, jnp.arange(n), jax.tree.map(lambda x, n=n: x[:n], task.data))
             for n in (scored, BATCH)
         ]
-        flops["score"] = step_cost.flops_of(scorer.score, sampler.scorer, rows[0])
-        flops["learn"] = step_cost.flops_of(scorer.update, sampler.scorer, rows[1], losses)
+        flops["score"] = flops_of(scorer.score, sampler.scorer, rows[0])
+        flops["learn"] = flops_of(scorer.update, sampler.scorer, rows[1], losses)
         flops["learn"] /= TRAIN_EVERY
     row = sum(leaf.nbytes // leaf.shape[0] for leaf in jax.tree.leaves(sampler.buffer))
     traffic = {"buffer": row * (scored + 2 * BATCH), "draw": 8 * scored}

@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from common import measure, quartiles
+from common import flops_of, measure, quartiles
 
 import isjax
 from isjax import (
@@ -47,6 +47,7 @@ NETWORKS = {  # and the shape of an example
     "lstm": (networks.LSTM(VOCABULARY), (20,)),
 }
 WITHOUT_FLOOR = ("wrn", "lstm")
+TX = optax.sgd(0.01, momentum=0.9)
 
 
 class Task(NamedTuple):
@@ -118,20 +119,18 @@ def make_task(network, shape, bfloat16=False):
 
 def make_step(task, sampler, pool):
     """(step, state), where `state, _ = step(state, task.data)`."""
-    tx = optax.sgd(0.01, momentum=0.9)
 
     def loss_fn(params, model_state, batch, key):
         return task.loss_fn(params, batch), model_state
 
     params = task.init(jax.random.key(2))
-    state = isjax.init_train_state(jax.random.key(1), params, tx, sampler, NUM_EXAMPLES)
+    state = isjax.init_train_state(jax.random.key(1), params, TX, sampler, NUM_EXAMPLES)
     pool_size = None if sampler.own_pool else pool
-    return isjax.make_train_step(loss_fn, tx, sampler, pool_size=pool_size), state
+    return isjax.make_train_step(loss_fn, TX, sampler, pool_size=pool_size), state
 
 
 def make_plain_step(task):
     """The same by hand, on uniform ids."""
-    tx = optax.sgd(0.01, momentum=0.9)
 
     @functools.partial(jax.jit, donate_argnums=0)
     def plain(state, data):
@@ -139,11 +138,11 @@ def make_plain_step(task):
         ids = jax.random.randint(jax.random.fold_in(key, step), (BATCH,), 0, NUM_EXAMPLES)
         batch = jax.tree.map(lambda x: x[ids], data)
         loss, grads = jax.value_and_grad(lambda p: jnp.mean(task.loss_fn(p, batch)))(params)
-        updates, opt_state = tx.update(grads, opt_state, params)
+        updates, opt_state = TX.update(grads, opt_state, params)
         return (key, step + 1, optax.apply_updates(params, updates), opt_state), loss
 
     params = task.init(jax.random.key(2))
-    return plain, (jax.random.key(1), jnp.zeros((), jnp.int32), params, tx.init(params))
+    return plain, (jax.random.key(1), jnp.zeros((), jnp.int32), params, TX.init(params))
 
 
 def steps_of(task, methods, pool):
@@ -155,16 +154,6 @@ def steps_of(task, methods, pool):
         for name in methods
         if task.classes is not None or name not in NEED_CLASSES
     }
-
-
-def flops_of(function, *args):
-    """Floating point operations of a call, by XLA's count."""
-    # XLA counts the body of a loop once: have all of them unrolled.
-    rows, networks.UNROLL_ROWS = networks.UNROLL_ROWS, 0
-    try:
-        return jax.jit(function).lower(*args).compile().cost_analysis()["flops"]
-    finally:
-        networks.UNROLL_ROWS = rows
 
 
 def main():

@@ -26,10 +26,10 @@ import pathlib
 import jax
 import matplotlib
 import numpy as np
-from common import load_config
+from common import flops_of, load_config
 from ml_collections import ConfigDict
 
-from isjax import experiment, networks, objects
+from isjax import experiment, objects
 from isjax.training import init_train_state, make_train_step, num_examples
 
 matplotlib.use("agg")
@@ -51,17 +51,14 @@ def settings(pairs):
 
 
 def flops_per_step(config, task):
-    """By XLA's count, with all loops of scorers unrolled; of a recurrent main model too few."""
-    rows, networks.UNROLL_ROWS = networks.UNROLL_ROWS, 0
+    """By XLA's count; of a recurrent main model too few."""
     params, model_state = task.init(jax.random.key(0))
     tx, sampler = objects.make_optimizer(config), objects.make_sampler(config, task, model_state)
     size = num_examples(task.dataset.train)
     state = init_train_state(jax.random.key(0), params, tx, sampler, size, model_state)
     pool_size = None if sampler.own_pool else config.pool_size
     step = make_train_step(task.loss_fn, tx, sampler, pool_size=pool_size)
-    cost = step.lower(state, jax.device_put(task.dataset.train)).compile().cost_analysis()
-    networks.UNROLL_ROWS = rows
-    return cost["flops"]
+    return flops_of(step, state, jax.device_put(task.dataset.train))
 
 
 def reached(budgets, values, target, metric):

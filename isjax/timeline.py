@@ -134,9 +134,11 @@ def _scopes(text: str) -> dict[str, str]:
         if not named:
             continue
         if path := re.search(r'op_name="([^"]*)"', line):
-            inside = [part for part in path[1].split("/") if part in PARTS]
-            found[named[1]] = inside[-1] if inside else "other"
-            within[found[named[1]]] += 1
+            part = ["other", *(part for part in path[1].split("/") if part in PARTS)][-1]
+            within[part] += 1
         elif called := re.search(r"calls=%?([\w.\-]+)", line):
-            found[named[1]] = (fused.get(called[1]) or Counter(["other"])).most_common(1)[0][0]
+            part = (fused.get(called[1]) or Counter(["other"])).most_common(1)[0][0]
+        else:
+            continue
+        found[named[1]] = part
     return found

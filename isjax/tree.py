@@ -53,12 +53,12 @@ def update(tree: Tree, ids: Array, scores: Array) -> Tree:
         scores: [n].
     """
     # Zeros, then the largest, then equal sums: the order of a scatter does not matter.
-    level = tree.levels[0].at[ids // FANOUT, ids % FANOUT].set(0.0)
-    levels = [level.at[ids // FANOUT, ids % FANOUT].max(_mass(scores))]
+    row, column = ids // FANOUT, ids % FANOUT
+    levels = [tree.levels[0].at[row, column].set(0.0).at[row, column].max(_mass(scores))]
     for level in tree.levels[1:]:
-        ids = ids // FANOUT
-        sums = jnp.sum(levels[-1][ids], axis=1)
-        levels.append(level.at[ids // FANOUT, ids % FANOUT].set(sums))
+        sums = jnp.sum(levels[-1][row], axis=1)
+        row, column = row // FANOUT, row % FANOUT
+        levels.append(level.at[row, column].set(sums))
     return tree._replace(levels=tuple(levels))
 
 

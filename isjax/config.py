@@ -297,7 +297,7 @@ def check_name(name: str, names: Iterable[str], kind: str, prefix: str) -> None:
     if name in names:
         return
     names = sorted(filter(None, names))
-    close = difflib.get_close_matches(name, names, n=1)
+    close = difflib.get_close_matches(str(name), names, n=1)
     hint = f"did you mean {close[0]}?" if close else f"choose from {', '.join(names)}"
     hint = hint if names else "leave it out"
     raise ConfigError(f"{prefix}{name} is not {kind}; {hint}")

@@ -33,6 +33,7 @@ def test_the_defaults_are_sound():
         ({"schedule": "xyz"}, "not a schedule; choose from constant, cosine, step"),
         ({"augment": ("flop",)}, "config.augment: flop is not an augmentation; did you mean flip"),
         ({"augment": ("flip", "crop", "xyz")}, "xyz is not an augmentation; choose from crop, fl"),
+        ({"augment": (5,)}, "config.augment: 5 is not an augmentation; choose from crop, fl"),
         ({"optimizer": "sdg"}, "sdg is not an optimizer; did you mean sgd"),
         ({"optimizer": "MultiSteps"}, "MultiSteps is not an optimizer; choose from adabelief, "),
         ({"optimizer": "apply_if_finite"}, "apply_if_finite is not an optimizer"),

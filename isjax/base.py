@@ -154,6 +154,7 @@ class Sampler(NamedTuple):
         weigh: `(state, draw, losses) -> weights`, [b] float32, for the gradient: `draw.weights`,
             unless they depend on the losses of the batch.
         own_pool: whether it chooses by itself where to look, so that no `ids` are passed.
+        keeps_losses: whether what it remembers of an example begins with the loss last observed.
         take: `(data, ids [b]) -> batch`, how what was drawn is gathered from the data set.
     """
 
@@ -162,4 +163,5 @@ class Sampler(NamedTuple):
     update: Callable[..., SamplerState]
     weigh: Callable[[SamplerState, Draw, Array], Array] = drawn_weights
     own_pool: bool = False
+    keeps_losses: bool = True
     take: Callable[[Batch, Array], Batch] = take

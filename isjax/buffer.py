@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from isjax.base import Array
+from isjax.duplicates import slots
 
 
 class ScoreBuffer(NamedTuple):
@@ -111,8 +112,7 @@ def write(
 
 def _mean_over_duplicates(ids: Array, losses: Array) -> tuple[Array, Array]:
     """For each position, the mean finite loss of its id, and whether there was one."""
-    # Comparing all pairs sums duplicates in a fixed order on every backend.
-    same = (ids[:, None] == ids[None, :]) & jnp.isfinite(losses)[None, :]
-    number = jnp.sum(same, axis=1)
-    share = losses / jnp.maximum(number, 1)
-    return jnp.sum(jnp.where(same, share[None, :], 0.0), axis=1), number > 0
+    slot, finite = slots(ids), jnp.isfinite(losses)
+    number = jnp.zeros(ids.shape, jnp.int32).at[slot].add(finite)[slot]
+    share = jnp.where(finite, losses, 0.0) / jnp.maximum(number, 1)
+    return jnp.zeros(ids.shape, jnp.float32).at[slot].add(share)[slot], number > 0

@@ -118,7 +118,7 @@ def gate(sampler: Sampler, condition: Condition | float) -> Sampler:
         weights = sampler.weigh(state._replace(transform=inner), draw, losses)
         return jnp.where(is_open, weights, draw.weights)
 
-    return Sampler(init, sample, update, weigh)
+    return sampler._replace(init=init, sample=sample, update=update, weigh=weigh)
 
 
 def break_even(pool_size: int, batch_size: int) -> float:
@@ -199,8 +199,8 @@ def epochs(sampler: Sampler, pool_size: int) -> Sampler:
     def weigh(state: SamplerState, draw: Draw, losses: Array) -> Array:
         return sampler.weigh(state._replace(transform=state.transform.inner), draw, losses)
 
-    plain = sampler.weigh is drawn_weights
-    return Sampler(init, sample, update, drawn_weights if plain else weigh, own_pool=True)
+    weights = drawn_weights if sampler.weigh is drawn_weights else weigh
+    return sampler._replace(init=init, sample=sample, update=update, weigh=weights, own_pool=True)
 
 
 def reweight(sampler: Sampler, policy: Policy) -> Sampler:
@@ -208,5 +208,14 @@ def reweight(sampler: Sampler, policy: Policy) -> Sampler:
 
     In a loop of one's own the weights are then `sampler.weigh(state, draw, losses)`, which
     `weighted_value_and_grad` takes as a function of the losses in place of an array.
+
+    Raises:
+        ValueError: if the sampler weighs by the losses already, or is gated: a policy is for what
+            a gate lets through, and uniform draws weigh one.
     """
+    if sampler.weigh is not drawn_weights:
+        raise ValueError(
+            "reweight: this sampler switches, or weighs by the losses already; put it inside, as "
+            "in gate(reweight(...), condition), and once"
+        )
     return sampler._replace(weigh=lambda state, draw, losses: policy(draw, losses))

@@ -55,7 +55,7 @@ _LEAST = {
 # What isjax.objects gives to what it builds, and no option may say otherwise.
 _DECIDED = {
     *("batch_size", "label_fn", "logits_fn", "loss_fn", "num_classes", "num_steps", "pool_size"),
-    *("example", "reference", "scores"),  # of a method, as are those above
+    *("example", "reference", "scores", "stateful"),  # of a method, as are those above
     *("every_position", "outputs", "vocabulary"),  # of a network
     *(
         "data_dir",

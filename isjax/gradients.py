@@ -64,7 +64,8 @@ def per_example_grad_norms(
 
     def one(example: Batch) -> Array:
         single = jax.tree.map(lambda x: x[None], example)
-        return optax.tree.norm(jax.grad(lambda p: loss_fn(p, single, *extra)[0])(params))
+        gradient = jax.grad(lambda p: loss_fn(p, single, *extra)[0])(params)
+        return optax.tree.norm(optax.tree.cast(gradient, jnp.float32))
 
     return jax.lax.map(one, batch, batch_size=microbatch)
 

@@ -107,7 +107,7 @@ def lagged(sampler: Sampler, lag: int, pool_size: int | None = None) -> Sampler:
         draws = jax.tree.map(lambda xs, x: jnp.concatenate([xs[1:], x[None]]), draws, new)
         return state._replace(transform=LagState(state.transform, draws, key, size))
 
-    return Sampler(init, sample, update, own_pool=True, take=sampler.take)
+    return sampler._replace(init=init, sample=sample, update=update, own_pool=True)
 
 
 def pending(state: SamplerState) -> Array:

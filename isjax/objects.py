@@ -238,6 +238,7 @@ def _of_examples(task: Task, model_state: PyTree) -> dict[str, Any]:
 
     offered = {
         "loss_fn": of_variables(task.score_fn),
+        "stateful": stateful,
         "example": jax.tree.map(lambda x: x[:1], task.dataset.train),
         "num_classes": task.dataset.num_classes,
         "label_fn": task.label_fn,

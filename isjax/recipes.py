@@ -158,12 +158,15 @@ def grad_norm_bound(
     return gate(sampler, conditions.tau(threshold, importance=lambda losses: -jnp.expm1(-losses)))
 
 
-def grad_norm(*, batch_size: int, loss_fn: LossFn, k: ScalarOrSchedule = 1.0) -> Sampler:
+def grad_norm(
+    *, batch_size: int, loss_fn: LossFn, k: ScalarOrSchedule = 1.0, stateful: bool = False
+) -> Sampler:
     """By the exact gradient norm of each example, which has the least variance: an oracle.
 
-    B forward and backward passes a step, one by one.
+    B forward and backward passes a step, one by one. `stateful`: see `scorers.grad_norm`.
     """
-    return importance_sampler(scorers.grad_norm(loss_fn), batch_size=batch_size, k=k)
+    scorer = scorers.grad_norm(loss_fn, stateful=stateful)
+    return importance_sampler(scorer, batch_size=batch_size, k=k)
 
 
 def selective_backprop(*, batch_size: int, loss_fn: LossFn, beta: float = 3.0) -> Sampler:
@@ -215,5 +218,9 @@ def el2n(*, batch_size: int, scores: Array, keep: float = 0.5) -> Sampler:
     """
     if not 0 < keep <= 1:
         raise ValueError(f"recipes.el2n: keep is {keep}; choose a share above 0, at most 1")
+    if np.isnan(scores).any():
+        raise ValueError(
+            f"recipes.el2n: {np.isnan(scores).sum()} scores are NaN; give those examples a number"
+        )
     kept = np.asarray(scores) >= np.quantile(scores, 1 - keep)
     return importance_sampler(scorers.given(jnp.float32(kept)), batch_size=batch_size, k=0.0)

@@ -8,6 +8,7 @@ inverse CDF.
 """
 
 import math
+import numbers
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +36,7 @@ def presample(key: Array, num_examples: Array | int, size: int) -> Array:
     Raises:
         ValueError: if the pool is empty or larger than the data set.
     """
-    if isinstance(num_examples, int) and not 0 < size <= num_examples:
+    if isinstance(num_examples, numbers.Integral) and not 0 < size <= num_examples:
         raise ValueError(
             f"a pool of {size} cannot be drawn from {num_examples} examples; "
             f"choose a pool size between 1 and {num_examples}"
@@ -87,7 +88,7 @@ def without_replacement(key: Array, probs: Array, num: int) -> tuple[Array, Arra
     """
     _check_distinct(num, probs.shape[0], "without_replacement")
     log_probs = jnp.log(probs)
-    keys = log_probs + jax.random.gumbel(key, probs.shape, mode="high")
+    keys = log_probs + jax.random.gumbel(key, probs.shape, probs.dtype, mode="high")
     if num == probs.shape[0]:
         return jnp.arange(num, dtype=jnp.int32), jnp.full((num,), 1 / num, jnp.float32)
     largest, index = jax.lax.top_k(keys, num + 1)

@@ -1,6 +1,7 @@
 """`importance_sampler`: scorer, transform, resampler and weights composed into one `Sampler`."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -67,13 +68,8 @@ def importance_sampler(
             traced, if the pool is smaller than the batch, the scorer lacks its input, or scores
             or losses are not one for each example.
     """
-    for given, kind, name in ((scorer, Scorer, "scorer"), (transform, ScoreTransform, "transform")):
-        if not isinstance(given, kind):
-            raise TypeError(
-                f"{name} is {getattr(given, '__name__', given)}, no isjax.{kind.__name__}; pass "
-                "what its function returns, as in importance_sampler(scorers.last_loss(), "
-                "transforms.smooth(0.1), batch_size=128)"
-            )
+    require_kind(scorer, Scorer, "scorer")
+    require_kind(transform, ScoreTransform, "transform")
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; draw at least 1 example")
     exponent = exponent_schedule(k)
@@ -95,7 +91,7 @@ def importance_sampler(
         batch: Batch = None,
         params: Params = None,
     ) -> tuple[Draw, SamplerState]:
-        ids = everything(state, batch) if ids is None else ids
+        ids = everything(state, batch) if ids is None else jnp.asarray(ids)
         pool_size = ids.shape[0]
         if pool_size < batch_size:
             raise ValueError(
@@ -103,7 +99,10 @@ def importance_sampler(
                 "enlarge the pool or shrink the batch"
             )
         with jax.named_scope("score"):
-            raw = scorer.score(state.scorer, rows_of(state, ids, batch, params))
+            # Whoever differentiates a step wants the gradient of the loss, not of the choice.
+            raw = jax.lax.stop_gradient(
+                scorer.score(state.scorer, rows_of(state, ids, batch, params))
+            )
         if jnp.shape(raw) != (pool_size,):
             raise ValueError(
                 f"the scorer returned shape {jnp.shape(raw)} for a pool of {pool_size}; "
@@ -142,7 +141,7 @@ def importance_sampler(
     def update(state: SamplerState, draw: Draw, losses: Array, batch: Batch = None) -> SamplerState:
         return observe(scorer, state, draw.ids, losses, batch)
 
-    return Sampler(init, sample, update)
+    return Sampler(init, sample, update, keeps_losses=keeps_losses(scorer))
 
 
 def observe(
@@ -150,13 +149,29 @@ def observe(
 ) -> SamplerState:
     """Lets scorer and buffer learn the losses [b] of the examples `ids`, whose data is `batch`."""
     losses = check_losses(losses, ids.shape[0]).astype(jnp.float32)
-    # The scorer learns from what was known before these losses.
+    # The scorer learns from what was known when the batch was drawn, before these losses.
     with jax.named_scope("learn"):
-        learned = scorer.update(state.scorer, rows_of(state, ids, batch), losses)
+        drawn = state._replace(step=jnp.maximum(state.step - 1, 0))
+        learned = scorer.update(state.scorer, rows_of(drawn, ids, batch), losses)
         learned = if_finite(learned, state.scorer)
     remember = scorer.remember or buffer.shift
     written = buffer.write(state.buffer, ids, losses, state.step, remember)
     return state._replace(scorer=learned, buffer=written)
+
+
+def keeps_losses(scorer: Scorer) -> bool:
+    """Whether what is remembered for the scorer begins with the loss last observed."""
+    return scorer.history > 0 and scorer.remember is None
+
+
+def require_kind(given: Any, kind: type, name: str) -> None:
+    """Refuses what is no scorer or transform; `name` is the argument's."""
+    if not isinstance(given, kind):
+        raise TypeError(
+            f"{name} is {getattr(given, '__name__', given)}, no isjax.{kind.__name__}; pass what "
+            "its function returns, as in importance_sampler(scorers.last_loss(), "
+            "transforms.smooth(0.1), batch_size=128)"
+        )
 
 
 def refuse_ids(ids: Array | None, subject: str) -> None:
@@ -206,4 +221,5 @@ def everything(state: SamplerState, batch: Batch) -> Array:
                 "a scorer without history knows no ids; pass ids=, or batch= to choose from"
             )
         size = leaves[0].shape[0]
+    require_whole(batch, size, "importance_sampler")
     return jnp.arange(size, dtype=jnp.int32)

@@ -102,7 +102,7 @@ def grad_norm_bound(logits_fn: LogitsFn, label_fn: LabelFn | None = None) -> Sco
     return _fixed(score, history=0, passes=1)
 
 
-def grad_norm(loss_fn: LossFn, microbatch: int = 32) -> Scorer:
+def grad_norm(loss_fn: LossFn, microbatch: int = 32, *, stateful: bool = False) -> Scorer:
     """||grad L||_2 exactly, the score of least variance: an oracle for studies.
 
     A forward and a backward pass for each example of the pool, without the savings of a batch.
@@ -110,11 +110,16 @@ def grad_norm(loss_fn: LossFn, microbatch: int = 32) -> Scorer:
     Args:
         loss_fn: as in `scorers.loss`, differentiable by its params.
         microbatch: gradients held in memory at once.
+        stateful: the params are `(params, model_state)`, and the gradient is by the first alone.
     """
 
     def score(rows: Rows) -> Array:
         require_model(rows, "scorers.grad_norm")
-        return per_example_grad_norms(loss_fn, rows.params, rows.batch, microbatch=microbatch)
+        if not stateful:
+            return per_example_grad_norms(loss_fn, rows.params, rows.batch, microbatch=microbatch)
+        params, state = rows.params
+        of_params = lambda params, batch: loss_fn((params, state), batch)  # noqa: E731
+        return per_example_grad_norms(of_params, params, rows.batch, microbatch=microbatch)
 
     return _fixed(score, history=0, passes=3)
 
@@ -130,11 +135,8 @@ def reducible_loss(loss_fn: LossFn, reference: Array | Callable[[Batch], Array])
         reference: losses [N] of the data set's examples, or `(batch) -> losses [B]`.
     """
     if not callable(reference):
-        return _by_id(
-            reference,
-            lambda known, rows: _losses(loss_fn, rows, "scorers.reducible_loss") - known,
-            passes=1,
-        )
+        name = "scorers.reducible_loss"
+        return _by_id(reference, lambda known, rows: _losses(loss_fn, rows, name) - known, passes=1)
     reference_fn = cast(Callable[[Batch], Array], reference)
 
     def score(rows: Rows) -> Array:
@@ -205,7 +207,7 @@ def _of_mean_error(score: Callable[[Array], Array]) -> Scorer:
         error = jnp.where(seen, rows.history[:, 0], 0.0)
         return score(jnp.where(seen, error, jnp.max(error)))
 
-    return _fixed(of_rows, history=1)._replace(remember=remember)
+    return _fixed(of_rows, history=1, remember=remember)
 
 
 def loss_change(change: float = 0.7, decay: float = 0.9) -> Scorer:
@@ -229,8 +231,7 @@ def loss_change(change: float = 0.7, decay: float = 0.9) -> Scorer:
         average = decay * before + (1 - decay) * losses
         return jnp.stack([average + change * (losses - before), average], axis=1)
 
-    scorer = _fixed(lambda rows: jnp.maximum(rows.history[:, 0], 0.0), history=2)
-    return scorer._replace(remember=remember)
+    return _fixed(lambda rows: jnp.maximum(rows.history[:, 0], 0.0), 2, remember=remember)
 
 
 class ClassState(NamedTuple):
@@ -289,7 +290,7 @@ def _losses(loss_fn: LossFn, rows: Rows, name: str) -> Array:
     return check_losses(loss_fn(rows.params, rows.batch), rows.count.shape[0]).astype(jnp.float32)
 
 
-def _fixed(score: Callable[[Rows], Array], history: int, passes: float = 0.0) -> Scorer:
+def _fixed(score: Callable[[Rows], Array], history: int, passes: float = 0.0, **more) -> Scorer:
     """A scorer that learns nothing."""
     return Scorer(
         init=lambda key: (),
@@ -297,6 +298,7 @@ def _fixed(score: Callable[[Rows], Array], history: int, passes: float = 0.0) ->
         update=lambda state, rows, losses: state,
         history=history,
         passes=passes,
+        **more,
     )
 
 
@@ -309,7 +311,7 @@ def _by_id(known: Array, score: Callable[[Array, Rows], Array], passes: float = 
         return score(state.at[rows.ids].get(mode="fill", fill_value=jnp.nan), rows)
 
     return Scorer(
-        init=lambda key: jnp.asarray(known, jnp.float32),
+        init=lambda key: jnp.array(known, jnp.float32),  # a copy, since steps donate it
         score=of_rows,
         update=lambda state, rows, losses: state,
         history=0,

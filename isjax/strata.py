@@ -47,6 +47,10 @@ def stratified(sampler: Sampler, strata: int, pool_size: int | None = None) -> S
     expected gradient is that of a draw from the whole, for every k; and at k = 1 it is unbiased.
     Parts that differ in size, N not being a multiple of S, are weighed by their sizes.
 
+    That is with s_i as its part has it. What is taken relative to a pool, such as smoothing by the
+    mean score, ranks, or `mix_uniform`, by which m is the same everywhere, is taken relative to the
+    part: at k < 1 this follows the whole as closely as parts are alike. Shuffled, they are.
+
     The scorer is common to all parts: it becomes the mean of those that each has updated. What
     else a sampler keeps, such as moving averages of scores, each part has for itself.
 
@@ -159,28 +163,31 @@ def stratified(sampler: Sampler, strata: int, pool_size: int | None = None) -> S
 
         return whole(jax.vmap(of_part)(parts(data), parts(ids)))
 
-    return Sampler(init, sample, update, own_pool=True, take=take_parts)
+    return sampler._replace(init=init, sample=sample, update=update, own_pool=True, take=take_parts)
 
 
 def _merge(draws: Draw, start: Array, sizes: Array) -> Draw:
     """The draws of S parts, [S, b / S], as one of the whole, [b]."""
     strata = sizes.shape[0]
     pools, power = jnp.asarray(draws.pool_size), jnp.asarray(draws.k)
-    share = sizes * strata / jnp.sum(sizes)  # of the data set, over 1 / S
+    share = (sizes * strata / jnp.sum(sizes)).astype(jnp.float32)  # of the data set, over 1 / S
     mass = jnp.mean(share * draws.mass)
     relative = jnp.where(mass > 0, draws.mass / jnp.where(mass > 0, mass, 1.0), 1.0)
     factor = share * jnp.power(relative, 1.0 - power)
     square = jnp.mean(share * jnp.square(relative) / draws.ess)
+    # So that 1 / (B p) is the unbiased weight, B being the parts' pools together.
+    pool_size = jnp.sum(pools, dtype=jnp.int32)
+    probs = pools / (pool_size * share)
     place = jnp.arange(strata, dtype=jnp.int32) * pools[0]
     return Draw(
         ids=(draws.ids + start[:, None]).reshape(-1),
         index=(draws.index + place[:, None]).reshape(-1),
         weights=(draws.weights * factor[:, None]).reshape(-1),
-        draw_probs=(draws.draw_probs / (share * strata)[:, None]).reshape(-1),
+        draw_probs=(draws.draw_probs * probs[:, None]).reshape(-1),
         scores=draws.scores.reshape(-1),
         ess=1.0 / square,
-        nonfinite=jnp.sum(jnp.asarray(draws.nonfinite)),
-        pool_size=jnp.sum(pools),
+        nonfinite=jnp.sum(jnp.asarray(draws.nonfinite), dtype=jnp.int32),
+        pool_size=pool_size,
         passes=jnp.sum(jnp.asarray(draws.passes)),
         mass=mass,
         k=power[0],

@@ -107,7 +107,8 @@ def make_train_step(
 
     Returns:
         `step(state, data) -> (state, metrics)`, jitted, the state donated; `data` is a pytree of
-        arrays with leading axis N. The metrics are scalars: those of `diagnostics.draw_metrics`
+        arrays with leading axis N, which `jax.device_put` brings to the device once: NumPy arrays
+        are brought there at each step. The metrics are scalars: those of `diagnostics.draw_metrics`
         and `skipped`, 1 where a gradient that was not finite left the model as it was (0 * NaN is
         NaN: no weight protects it) while step and sampler went on.
 
@@ -131,14 +132,10 @@ def make_train_step(
     @functools.partial(jax.jit, donate_argnums=0)
     def step(state: TrainState, data: Batch) -> tuple[TrainState, dict[str, Any]]:
         rows = num_examples(data)
-        known = buffer.size(state.sampler.buffer)
-        if known not in (0, rows):
-            raise ValueError(
-                f"the sampler was initialised for {known} examples, but the data set has {rows}; "
-                f"call init_train_state with num_examples={rows}"
-            )
+        _check_size(state.sampler, rows, size)
         padded = size not in (None, rows)
-        if padded and sampler.own_pool and not _counts_examples(state.sampler):
+        counted = _parts(state.sampler, EpochState | LagState | StrataState | Tree)
+        if padded and sampler.own_pool and not counted:
             raise ValueError(
                 f"the data have {rows} rows for {size} examples, which this sampler cannot tell "
                 "apart; take as many examples as rows, or another sampler"
@@ -276,8 +273,10 @@ def _trainer(
         with jax.named_scope("buffer"):
             sampler_state = sampler.update(sampler_state, draw, losses, batch)
         with jax.named_scope("diagnose"):
-            last_seen, _ = buffer.read(state.sampler.buffer, draw.ids)
-            metrics = draw_metrics(draw, losses, last_seen[:, 0] if last_seen.shape[1] else None)
+            last_seen = None
+            if sampler.keeps_losses:
+                last_seen = buffer.read(state.sampler.buffer, draw.ids)[0][:, 0]
+            metrics = draw_metrics(draw, losses, last_seen)
         new_state = TrainState(
             step=state.step + 1,
             key=state.key,
@@ -293,11 +292,23 @@ def _trainer(
     return train
 
 
-def _counts_examples(state: SamplerState) -> bool:
-    """Whether a sampler with a pool of its own knows how many of its rows are examples."""
-    kinds = EpochState | LagState | StrataState | Tree
+def _check_size(state: SamplerState, rows: int, size: int | None) -> None:
+    """Refuses data of another number of rows than the sampler was initialised for."""
+    known = buffer.size(state.buffer)
+    if not known and size is None:  # without a buffer, epochs know it too
+        known = sum(part.order.size for part in _parts(state, EpochState))
+    if known in (0, rows):
+        return
+    raise ValueError(
+        f"the sampler was initialised for {known} examples, but the data set has {rows}; call "
+        f"init_train_state with num_examples={rows}, or pad the data as strata want it"
+    )
+
+
+def _parts(state: SamplerState, kinds: Any) -> list[Any]:
+    """Those of a sampler's transform state that are of these kinds, the outermost alone."""
     parts = jax.tree.leaves(state.transform, is_leaf=lambda part: isinstance(part, kinds))
-    return any(isinstance(part, kinds) for part in parts)
+    return [part for part in parts if isinstance(part, kinds)]
 
 
 def _check_model_state(new: PyTree, old: PyTree) -> None:

@@ -18,7 +18,14 @@ from isjax.base import (
     Scorer,
     take,
 )
-from isjax.sampler import observe, refuse_ids, require_whole, rows_of
+from isjax.sampler import (
+    keeps_losses,
+    observe,
+    refuse_ids,
+    require_kind,
+    require_whole,
+    rows_of,
+)
 from isjax.weights import exponent_schedule, importance_weights
 
 __all__ = ["tree_sampler"]
@@ -69,10 +76,12 @@ def tree_sampler(
         A `Sampler` with a pool of its own. `Draw.ess` is an estimate, from the examples drawn.
 
     Raises:
+        TypeError: if `scorer` is not one, but perhaps the function that makes it.
         ValueError: here if `batch_size` < 1, k > 1, smoothing or refresh is negative, or the scorer
             remembers nothing or runs the main model; at `init` if the data set is empty;
             at `sample` if ids are passed, or a batch that is not the whole data set.
     """
+    require_kind(scorer, Scorer, "scorer")
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; draw at least 1 example")
     if not scorer.history or scorer.passes:
@@ -153,4 +162,4 @@ def tree_sampler(
         scores, _ = scored(state, draw.ids, batch)
         return state._replace(transform=state.transform._replace(scores=scores))
 
-    return Sampler(init, sample, update, own_pool=True)
+    return Sampler(init, sample, update, own_pool=True, keeps_losses=keeps_losses(scorer))

@@ -11,9 +11,11 @@ from collections.abc import Callable
 from typing import cast
 
 import jax
+import jax.core
 import jax.numpy as jnp
 
 from isjax.base import Array, Draw, ScalarOrSchedule, Schedule
+from isjax.duplicates import times
 
 __all__ = ["adjusted", "biased", "correcting", "none"]
 
@@ -41,12 +43,20 @@ def importance_weights(draw_probs: Array, pool_size: Array | int, k: Array | flo
 def exponent_schedule(k: ScalarOrSchedule) -> Schedule:
     """`k` as a schedule of which values above 1 count as 1.
 
+    One that is traced, for studies of many k at once, is not checked.
+
     Raises:
+        TypeError: if it is neither a number nor a schedule.
         ValueError: if its first value is above 1, or not finite.
     """
     schedule = cast(Schedule, k) if callable(k) else lambda step: k
     with jax.ensure_compile_time_eval():
-        first = float(schedule(jnp.zeros((), jnp.int32)))
+        first = schedule(jnp.zeros((), jnp.int32))
+    if isinstance(first, str | list | tuple | None) or jnp.ndim(first):
+        raise TypeError(f"k is {k!r}; choose a number, or a schedule, `(step) -> number`")
+    if isinstance(first, jax.core.Tracer):
+        return lambda step: jnp.minimum(schedule(step), 1.0)
+    first = float(first)
     if not -math.inf < first <= 1:
         raise ValueError(
             f"k is {first}; choose k <= 1, and finite: 1 corrects the bias fully, less prefers "
@@ -112,7 +122,7 @@ def adjusted(k: float = 0.5) -> Policy:
     def policy(draw: Draw, losses: Array) -> Array:
         losses = jnp.maximum(jnp.where(jnp.isfinite(losses), losses, draw.scores), 1e-6)
         ratio = losses / jnp.maximum(draw.scores, 1e-6)
-        once = 1 / jnp.sum(draw.index[:, None] == draw.index[None, :], axis=1)
+        once = 1 / times(draw.index)
         outside = jnp.maximum(1 - jnp.sum(once * draw.draw_probs), 0.0)
         inside = jnp.sum(once * draw.draw_probs * ratio)
         probs = draw.draw_probs * ratio / (outside + inside)

@@ -12,10 +12,10 @@ ROOT = Path(isjax.__file__).parent
 FLOORS = [
     {"base"},
     {
-        "buffer",
         "conditions",
         "descent",
         "distributions",
+        "duplicates",
         "files",
         "finite",
         "gradients",
@@ -27,9 +27,8 @@ FLOORS = [
         "records",
         "rows",
         "source",
-        "weights",
     },
-    {"augmentations", "learned", "resampling", "transforms", "tree"},
+    {"augmentations", "buffer", "learned", "resampling", "transforms", "tree", "weights"},
     {"diagnostics", "padding", "sampler", "scorers"},
     {"combinators", "lagged", "strata", "tree_sampler", "views"},
     {"remembered", "sharding", "training"},

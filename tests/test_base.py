@@ -9,7 +9,7 @@ FIELDS = {
     base.Scorer: ["init", "score", "update", "history", "remember", "passes"],
     base.ScoreTransform: ["init", "update"],
     base.SamplerState: ["step", "buffer", "scorer", "transform", "first"],
-    base.Sampler: ["init", "sample", "update", "weigh", "own_pool", "take"],
+    base.Sampler: ["init", "sample", "update", "weigh", "own_pool", "keeps_losses", "take"],
     training.TrainState: ["step", "key", "params", "model_state", "opt_state", "sampler", "record"],
 }
 

@@ -225,13 +225,26 @@ def test_weights_by_a_policy_inside_a_gate_are_for_what_it_lets_through():
     assert not np.allclose(draw.weights, 1)
 
 
-def test_weights_by_a_policy_around_a_gate_are_for_all():
-    sampler = jitted(reweight(gate(last_losses(k=-1.0), conditions.after(1)), a_policy))
-    state, losses = with_losses(sampler), jnp.arange(4.0)
-    for _ in range(2):
-        draw, state = sampler.sample(KEY, state)
-        want = 10 * np.asarray(draw.weights) + np.arange(4)
-        np.testing.assert_allclose(sampler.weigh(state, draw, losses), want, rtol=1e-6)
+@pytest.mark.parametrize("policy", [weights.adjusted(), weights.correcting()])
+def test_a_policy_leaves_the_uniform_draws_of_a_closed_gate_as_they_are(policy):
+    sampler = gate(reweight(last_losses(k=-1.0), policy), conditions.after(1))
+    draw, state = sampler.sample(KEY, with_losses(sampler))
+    losses = jnp.float32([0.1, 0.5, 1, 4])
+    np.testing.assert_array_equal(sampler.weigh(state, draw, losses), np.ones(4))
+
+
+@pytest.mark.parametrize(
+    "inside",
+    [
+        gate(last_losses(), 1.5),
+        epochs(gate(last_losses(), 1.5), 4),
+        reweight(last_losses(), a_policy),
+    ],
+    ids=["gate", "epochs of a gate", "a policy"],
+)
+def test_a_policy_around_what_weighs_already_is_an_error(inside):
+    with pytest.raises(ValueError, match=r"put it inside, as in gate\(reweight"):
+        reweight(inside, weights.adjusted())
 
 
 def test_pool_smaller_than_the_batch_is_an_error_behind_a_gate_too():
@@ -430,8 +443,8 @@ def test_reweight_changes_how_a_batch_is_weighed_and_nothing_else():
     losses = jnp.float32([1.0, np.nan])
     np.testing.assert_array_equal(last_losses().weigh(state, draw, losses), [2, 5])
     np.testing.assert_array_equal(reweighted.weigh(state, draw, losses), [1, 1])
-    last = reweight(reweighted, a_policy)  # the last one counts
-    np.testing.assert_array_equal(last.weigh(state, draw, losses), [21, np.nan])
+    other = reweight(last_losses(), a_policy)
+    np.testing.assert_array_equal(other.weigh(state, draw, losses), [21, np.nan])
 
 
 # --- state
@@ -443,7 +456,7 @@ COMBINED = {
     "epochs": lambda: epochs(last_losses(isjax.warm_up(3), k=-1.0), 4),
     "epochs of gate": lambda: epochs(gate(last_losses(k=-1.0), conditions.after(4)), 5),
     "gate of gate": lambda: gate(gate(last_losses(k=-1.0), 1.05), conditions.after(2)),
-    "reweight": lambda: reweight(gate(last_losses(), conditions.until(5)), weights.adjusted()),
+    "reweight": lambda: gate(reweight(last_losses(), weights.adjusted()), conditions.until(5)),
 }
 
 

@@ -132,6 +132,14 @@ def test_norms_of_single_gradients_of_a_regression(wrap):
     np.testing.assert_allclose(ours, expected, rtol=1e-4)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_norms_of_half_precision_are_summed_in_float32(dtype):
+    params = jnp.ones(10_000, dtype)
+    norms = per_example_grad_norms(lambda p, x: x * jnp.sum(p), params, jnp.asarray([1, 4], dtype))
+    assert norms.dtype == jnp.float32
+    np.testing.assert_allclose(norms, [100, 400], rtol=1e-3)  # whose squares float16 has not
+
+
 @pytest.mark.parametrize("microbatch", [1, 5, 12, 100])
 def test_norms_do_not_depend_on_how_many_are_held_at_once(microbatch):
     norms = jax.jit(

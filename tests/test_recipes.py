@@ -198,3 +198,8 @@ def test_recipes_take_keywords_only_and_always_a_batch_size(name):
         getattr(recipes, name)(6)
     with pytest.raises(TypeError, match="batch_size"):
         getattr(recipes, name)(**ARGUMENTS.get(name, {}))
+
+
+def test_el2n_refuses_scores_that_are_not_numbers():
+    with pytest.raises(ValueError, match="2 scores are NaN"):
+        recipes.el2n(batch_size=4, scores=np.array([1.0, np.nan, 2.0, np.nan]))

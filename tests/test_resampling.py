@@ -434,3 +434,8 @@ def test_pools_are_the_same_under_jit_and_differ_between_keys():
 def test_impossible_pools_are_refused_by_name(num_examples, size):
     with pytest.raises(ValueError, match=rf"pool of {size} .* {num_examples} examples"):
         presample(jax.random.key(0), num_examples, size)
+
+
+def test_a_pool_of_more_than_there_are_is_refused_for_numpy_sizes_too():
+    with pytest.raises(ValueError, match="a pool of 8 cannot be drawn from 5 examples"):
+        presample(jax.random.key(0), np.int64(5), 8)

@@ -402,8 +402,7 @@ def test_a_scorer_sees_ids_and_ages_when_it_scores_and_when_it_learns():
         np.testing.assert_array_equal(draw.scores, want)
         state = update(state, draw, jnp.float32([1.0, 2.0, np.nan]))
         np.testing.assert_array_equal(state.scorer[0], draw.ids)
-        # By now this draw counts among those made.
-        np.testing.assert_array_equal(state.scorer[1], ages[draw.ids] + 1)
+        np.testing.assert_array_equal(state.scorer[1], ages[draw.ids])
         last |= dict.fromkeys(np.asarray(draw.ids[:2]).tolist(), step + 1)
     assert len(last) > 3
 
@@ -602,3 +601,32 @@ def test_a_schedule_that_leaves_the_range_of_k_stays_at_full_correction():
     state = state._replace(buffer=state.buffer._replace(losses=jnp.arange(1.0, 5)[:, None]))
     draw, _ = sampler.sample(KEY, state)
     np.testing.assert_allclose(draw.weights, 1 / (4 * draw.draw_probs), rtol=1e-6)
+
+
+def test_ids_may_be_numpy_or_a_list_inside_jit_too():
+    sampler = importance_sampler(scorers.last_loss(), batch_size=3)
+    state = sampler.init(KEY, SIZE)
+    want, _ = jax.jit(sampler.sample)(KEY, state, jnp.arange(4))
+    for ids in (np.arange(4), [0, 1, 2, 3]):
+        draw, _ = jax.jit(lambda state, ids=ids: sampler.sample(KEY, state, ids))(state)
+        np.testing.assert_array_equal(draw.ids, want.ids)
+
+
+def test_no_gradient_flows_through_the_choice():
+    sampler = importance_sampler(
+        scorers.loss(lambda params, batch: jnp.square(batch * params)), batch_size=2
+    )
+    batch = jnp.float32([1.0, 2.0, 3.0, 4.0])
+
+    def loss(params):
+        draw, _ = sampler.sample(KEY, sampler.init(KEY, 4), batch=batch, params=params)
+        return jnp.mean(draw.weights * batch[draw.ids] * params), draw
+
+    gradient, draw = jax.grad(loss, has_aux=True)(jnp.float32(1.0))
+    np.testing.assert_allclose(gradient, np.mean(draw.weights * batch[draw.ids]), rtol=1e-6)
+
+
+def test_a_batch_that_is_not_the_whole_data_set_needs_ids():
+    sampler = importance_sampler(scorers.last_loss(), batch_size=2)
+    with pytest.raises(ValueError, match="a batch of 10 examples, but the data set has 100"):
+        sampler.sample(KEY, sampler.init(KEY, 100), batch=jnp.zeros(10))

@@ -141,6 +141,30 @@ def test_grad_norm_is_the_norm_of_each_examples_gradient(microbatch):
     np.testing.assert_allclose(out, want, rtol=1e-4)
 
 
+def test_grad_norm_of_a_model_with_state_is_by_its_parameters_alone():
+    rng = np.random.default_rng(5)
+    x, w = jnp.float32(rng.normal(size=(6, 3))), jnp.float32(rng.normal(size=3))
+
+    def loss_fn(variables, batch):
+        params, model_state = variables
+        return batch @ params * model_state["scale"] * model_state["count"]
+
+    rows = rows_of(np.zeros((6, 0)), None, x, (w, {"scale": jnp.float32(2), "count": 3}))
+    out = score(scorers.grad_norm(loss_fn, stateful=True), rows)
+    np.testing.assert_allclose(out, 6 * np.linalg.norm(x, axis=1), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "scorer", [scorers.given, lambda known: scorers.reducible_loss(None, known)]
+)
+def test_state_is_a_copy_of_what_is_given_and_may_be_donated(scorer):
+    known = jnp.ones(8)
+    scorer = scorer(known)
+    jax.jit(lambda x: 2 * x, donate_argnums=0)(scorer.init(KEY)).block_until_ready()
+    np.testing.assert_array_equal(known, np.ones(8))
+    np.testing.assert_array_equal(scorer.init(KEY), np.ones(8))
+
+
 @pytest.mark.parametrize("by_function", [False, True])
 def test_reducible_loss_is_what_the_model_loses_beyond_the_reference(by_function):
     rng = np.random.default_rng(4)

@@ -5,7 +5,7 @@ import pytest
 from helpers import assert_mean
 
 import isjax
-from isjax import padding, recipes, scorers, strata, transforms
+from isjax import padding, recipes, scorers, strata, transforms, weights
 
 SIZE, STRATA, BATCH, POOL = 61, 4, 3, 8  # the last part has 13 examples, the others 16
 
@@ -55,6 +55,16 @@ def test_weights_are_unbiased_for_the_mean_of_the_data_set(make):
     found, ids = estimates(sampler, state, jnp.asarray(values))
     assert_mean(found, values.astype(np.float64).mean())
     assert set(np.unique(ids)) == set(range(SIZE))  # every example, and no row of the padding
+
+
+@pytest.mark.parametrize("make", [pooled, by_tree])
+def test_the_probabilities_of_a_draw_give_its_unbiased_weights(make):
+    sampler = strata.stratified(make(), STRATA, POOL if make is pooled else None)
+    draw, _ = sampler.sample(jax.random.key(1), observed(sampler, losses_by_part()))
+    np.testing.assert_allclose(1 / (draw.pool_size * draw.draw_probs), draw.weights, rtol=1e-5)
+    policy = isjax.reweight(sampler, weights.biased(1.0))
+    weighed = policy.weigh(None, draw, draw.scores)
+    np.testing.assert_allclose(weighed, draw.weights, rtol=1e-5)
 
 
 @pytest.mark.parametrize("k", [0.5, 0.0, -1.0])

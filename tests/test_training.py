@@ -732,8 +732,12 @@ KEYS = {
         (recipes.uniform(batch_size=b), set()),
         (recipes.last_loss(batch_size=b), {"last_loss_error"}),
         (isjax.gate(recipes.last_loss(batch_size=b), 1.5), {"last_loss_error"}),
+        (isjax.epochs(recipes.last_loss(batch_size=b), b), {"last_loss_error"}),
+        (recipes.default(batch_size=b), {"last_loss_error"}),
+        (recipes.p_sgd(batch_size=b), set()),
+        (isjax.gate(recipes.loss_change(batch_size=b), 1.5), set()),
     ],
-    ids=["no buffer", "buffer", "gate"],
+    ids=["no buffer", "buffer", "gate", "epochs", "tree", "mean errors", "gate of averages"],
 )
 def test_metrics_are_scalars_by_these_names(sampler, more):
     step = make_train_step(noisy_loss, SGD, sampler)
@@ -902,3 +906,17 @@ print("fine")
 def test_double_precision_works():
     done = subprocess.run([sys.executable, "-c", X64], capture_output=True, text=True)
     assert done.stdout == "fine\n", done.stderr
+
+
+def test_epochs_of_other_data_are_refused():
+    sampler = recipes.reshuffled(batch_size=b)
+    step = make_train_step(noisy_loss, SGD, sampler)
+    with pytest.raises(ValueError, match=f"initialised for {N - 2} examples, but the data set has"):
+        step(start(sampler, size=N - 2), regression())
+
+
+def test_strata_of_unequal_length_say_how_to_pad():
+    sampler = isjax.strata.stratified(recipes.default(batch_size=1), 4)
+    step = make_train_step(noisy_loss, SGD, sampler)
+    with pytest.raises(ValueError, match="or pad the data as strata want it"):
+        step(start(sampler), regression())

@@ -309,3 +309,14 @@ def test_limits_in_the_wrong_order_are_refused(limits):
 
 def test_every_public_policy_is_tested_here():
     assert set(weights.__all__) == {"adjusted", "biased", "correcting", "none"}
+
+
+@pytest.mark.parametrize("k", ["0.5", None, [0.5, 1.0], lambda step: jnp.ones(2)])
+def test_an_exponent_that_is_no_number_is_refused(k):
+    with pytest.raises(TypeError, match=r"k is .*; choose a number, or a schedule"):
+        weights.exponent_schedule(k)
+
+
+def test_many_exponents_at_once():
+    found = jax.vmap(lambda k: weights.exponent_schedule(k)(0))(jnp.float32([0.0, 0.5, 1.0]))
+    np.testing.assert_array_equal(found, [0.0, 0.5, 1.0])

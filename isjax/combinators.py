@@ -55,6 +55,11 @@ def gate(sampler: Sampler, condition: Condition | float) -> Sampler:
             "tree_sampler draw uniformly by a schedule of its smoothing, infinite where closed"
         )
     if not isinstance(condition, Condition):
+        if not isinstance(condition, int | float):
+            raise TypeError(
+                f"gate: condition is {condition!r}; pass a number, for tau, or what a function of "
+                "isjax.conditions returns, such as conditions.after(1000)"
+            )
         condition = conditions.tau(condition)
 
     def init(key: Array, num_examples: int) -> SamplerState:
@@ -213,6 +218,11 @@ def reweight(sampler: Sampler, policy: Policy) -> Sampler:
         ValueError: if the sampler weighs by the losses already, or is gated: a policy is for what
             a gate lets through, and uniform draws weigh one.
     """
+    if not callable(policy):
+        raise TypeError(
+            f"reweight: policy is {policy!r}; pass what a function of isjax.weights returns, such "
+            "as weights.correcting()"
+        )
     if sampler.weigh is not drawn_weights:
         raise ValueError(
             "reweight: this sampler switches, or weighs by the losses already; put it inside, as "

@@ -210,11 +210,6 @@ def check(config: ConfigDict) -> None:
     for setting, least in _LEAST.items():
         if not least <= config[setting] < math.inf:
             raise ConfigError(f"config.{setting} is {config[setting]}; choose at least {least}")
-    if config.pool_size < config.batch_size:
-        raise ConfigError(
-            f"config.pool_size is {config.pool_size}, smaller than config.batch_size, which is "
-            f"{config.batch_size}; enlarge the pool or shrink the batch"
-        )
     for setting in ("batch_size", "pool_size"):
         if config[setting] % config.strata:
             raise ConfigError(
@@ -285,7 +280,8 @@ def build(
     try:
         return function(**{**known, **options})
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"config.{setting}: {error}") from error
+        given = f" {dict(options)}, of {owner}" if isinstance(error, TypeError) else ""
+        raise ConfigError(f"config.{setting}{given}: {error}") from error
 
 
 def check_name(name: str, names: Iterable[str], kind: str, prefix: str) -> None:

@@ -120,11 +120,6 @@ def run(
         task = task or make_task(config, dataset)
         check_task(task)
         size, parts = num_examples(task.dataset.train), max(config.strata, mesh.shape[DATA])
-        if config.pool_size > size:
-            raise ConfigError(
-                f"config.pool_size is {config.pool_size}, but the training data have {size} "
-                f"examples; choose at most {size}"
-            )
         init_key, state_key = jax.random.split(jax.random.key(config.seed))
         params, model_state = task.init(init_key)
         tx = make_optimizer(config)

@@ -69,6 +69,9 @@ def command(
         sys.exit(0)
 
     def parse(argv: list[str]) -> list[str]:
+        given = [argument.lstrip("-").partition("=")[0] for argument in argv[1:]]
+        if "config" not in given:
+            sys.exit("isjax: --config is missing; name a file, such as configs/mnist1d.py")
         try:
             return _parse(argv, shown)
         except (ConfigError, SyntaxError, flags.Error) as error:
@@ -78,8 +81,6 @@ def command(
         logging.set_verbosity(logging.WARNING)  # JAX's notes on the backends it tries
         if len(argv) > 1:
             sys.exit(f"isjax: unexpected argument {argv[1]}; settings look like --config.seed=1")
-        if not flags.FLAGS["config"].present:
-            sys.exit("isjax: --config is missing; name a file, such as configs/mnist1d.py")
         path = config_flags.get_config_filename(flags.FLAGS["config"])
         if not os.path.isfile(path.partition(":")[0]):
             near = f"configs/{path.removesuffix('.py')}.py"

@@ -104,7 +104,8 @@ def check_task(task: Task) -> None:
             except (FlaxError, LookupError, TypeError, ValueError) as error:
                 shapes = jax.tree.map(lambda x: f"{x.dtype}{list(x.shape)}", batch)
                 raise ConfigError(
-                    f"network, augmentations and loss cannot take data such as {shapes}: {error}"
+                    f"network, augmentations and loss, with their options, cannot take data such "
+                    f"as {shapes}: {error}"
                 ) from error
 
 
@@ -200,6 +201,11 @@ def make_sampler(
         fixed=offered,
         defaults={"initial_loss": task.initial_loss},
     )
+    if not sampler.own_pool and not config.batch_size <= config.pool_size <= size:
+        raise ConfigError(
+            f"config.pool_size is {config.pool_size}; choose one between config.batch_size, which "
+            f"is {config.batch_size}, and the {size} examples of the training data"
+        )
     try:
         if config.strata > 1:
             pool_size = config.pool_size // config.strata

@@ -145,8 +145,9 @@ def regression(dataset: Dataset, network: Network, augment: Sequence[Augmentatio
     def metrics(predictions: Array, batch: Batch) -> dict[str, Array]:
         return {"loss": optax.squared_error(predictions, batch["y"]).mean(axis=-1)}
 
+    target = _target("regression", dataset, "y")
     num_outputs(dataset)  # refuses a target of another kind
-    variance = np.var(held(dataset.train)["y"], axis=0, dtype=np.float64).mean()
+    variance = np.var(target, axis=0, dtype=np.float64).mean()
     return _supervised(dataset, network, metrics, augment)._replace(initial_loss=float(variance))
 
 
@@ -155,9 +156,11 @@ def _target(task: str, dataset: Dataset, name: str) -> Any:
     train = held(dataset.train)
     if not isinstance(train, Mapping) or not {"x", name} <= train.keys():
         found = sorted(train) if isinstance(train, Mapping) else type(train).__name__
+        remedy = "choose the task that fits the data, or write a Task"
+        if "label" in found and dataset.num_classes is None:
+            remedy = "for classes, pass num_classes= to isjax.data.from_arrays"
         raise ValueError(
-            f'tasks.{task} needs a data set of {{"x", "{name}"}}, but got {found}; choose the task '
-            "that fits the data, or write a Task"
+            f'tasks.{task} needs a data set of {{"x", "{name}"}}, but got {found}; {remedy}'
         )
     return train[name]
 

@@ -496,3 +496,14 @@ def test_a_gate_that_opened_later_shows_in_the_weights():
 
 def test_every_public_combinator_is_tested_here():
     assert set(combinators.__all__) == {"break_even", "epochs", "gate", "reweight"}
+
+
+@pytest.mark.parametrize("condition", ["tau", conditions.after, None])
+def test_what_is_no_condition_is_refused(condition):
+    with pytest.raises(TypeError, match="pass a number, for tau, or what a"):
+        gate(last_losses(), condition)
+
+
+def test_what_is_no_policy_is_refused():
+    with pytest.raises(TypeError, match="policy is 'correcting'; pass what a"):
+        reweight(last_losses(), "correcting")

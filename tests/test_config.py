@@ -39,7 +39,6 @@ def test_the_defaults_are_sound():
         ({"optimizer": "apply_if_finite"}, "apply_if_finite is not an optimizer"),
         ({"optimizer": "assignment"}, "assignment is not an optimizer"),  # a module
         ({"optimizer": "scale_by_rprop"}, "scale_by_rprop is not an optimizer"),
-        ({"pool_size": 100}, "pool_size is 100, smaller than config.batch_size, which is 128"),
         ({"batch_size": 0}, "batch_size is 0; choose at least 1"),
         ({"num_steps": -5}, "num_steps is -5; choose at least 1"),
         ({"num_evals": 0}, "num_evals is 0; choose at least 1"),

@@ -245,7 +245,8 @@ def test_a_task_of_ones_own_with_tuples_for_batches(tmp_path, method):
         ({"method_options": {"batch_size": 9}}, "batch_size is decided by the run"),
         ({"network_options": {"hiden": (3,)}}, "did you mean hidden"),
         ({"optimizer_options": {"momentun": 0.9}}, "did you mean momentum"),
-        ({"pool_size": 301}, "pool_size is 301, but the training data have 300"),
+        ({"pool_size": 301}, "pool_size is 301; choose one between .* 16, and the 300 examples"),
+        ({"pool_size": 15}, "pool_size is 15; choose one between config.batch_size, which is 16"),
         ({"num_evals": 0}, "num_evals is 0; choose at least 1"),
     ],
 )

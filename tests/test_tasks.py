@@ -796,3 +796,17 @@ def test_an_lstm_knows_one_sentence_by_heart(tmp_path):
     before, after, _ = train(task, sampler, optax.adam(0.02), 150, 4)
     assert before["train_perplexity"] == pytest.approx(len(dataset.vocabulary), rel=0.2)
     assert after["train_perplexity"] < 1.1 and after["valid_perplexity"] < 1.1
+
+
+def test_labels_without_a_number_of_classes_say_what_to_pass():
+    part = {"x": np.zeros((4, 2), np.float32), "label": np.zeros(4, np.int32)}
+    dataset = data.from_arrays(part, part)
+    with pytest.raises(ValueError, match="for classes, pass num_classes="):
+        tasks.classification(dataset, networks.MLP(2))
+
+
+def test_a_regression_needs_numbers_to_predict():
+    part = {"x": np.zeros((4, 2), np.float32), "label": np.zeros(4, np.int32)}
+    dataset = data.from_arrays(part, part, num_classes=2)
+    with pytest.raises(ValueError, match="regression needs a data set of"):
+        tasks.regression(dataset, networks.MLP(2))

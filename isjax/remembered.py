@@ -62,8 +62,8 @@ def default(
     """The loss last seen, with the whole data set as the pool: what we recommend to begin with.
 
     `last_loss` by `tree_sampler`, with less smoothing. Why these parts: benchmarks/ablation.py,
-    whose figures are in the README. On a network that overfits, a lower train loss is no gain on
-    the test data.
+    whose figures are in docs/benchmarks.md. On a network that overfits, a lower train loss is no
+    gain on the test data.
     """
     return tree_sampler(
         scorers.last_loss(),

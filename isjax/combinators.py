@@ -1,5 +1,6 @@
 """Samplers made of samplers: when to sample, where to look, how to weigh."""
 
+import numbers
 from typing import NamedTuple
 
 import jax
@@ -47,6 +48,7 @@ def gate(sampler: Sampler, condition: Condition | float) -> Sampler:
         condition: see `isjax.conditions`; a number is short for `conditions.tau` of it.
 
     Raises:
+        TypeError: if `condition` is neither.
         ValueError: if `sampler` has a pool of its own.
     """
     if sampler.own_pool:
@@ -55,7 +57,7 @@ def gate(sampler: Sampler, condition: Condition | float) -> Sampler:
             "tree_sampler draw uniformly by a schedule of its smoothing, infinite where closed"
         )
     if not isinstance(condition, Condition):
-        if not isinstance(condition, int | float):
+        if not isinstance(condition, numbers.Real | Array):
             raise TypeError(
                 f"gate: condition is {condition!r}; pass a number, for tau, or what a function of "
                 "isjax.conditions returns, such as conditions.after(1000)"
@@ -215,6 +217,7 @@ def reweight(sampler: Sampler, policy: Policy) -> Sampler:
     `weighted_value_and_grad` takes as a function of the losses in place of an array.
 
     Raises:
+        TypeError: if `policy` is not callable.
         ValueError: if the sampler weighs by the losses already, or is gated: a policy is for what
             a gate lets through, and uniform draws weigh one.
     """

@@ -218,7 +218,13 @@ def make_sampler(
         raise ConfigError(f"config.method is {config.method}: {error}") from error
     if config.weighting:
         policy = getattr(weights, config.weighting)
-        sampler = reweight(sampler, build("weighting_options", policy, config.weighting_options))
+        policy = build("weighting_options", policy, config.weighting_options)
+        try:
+            sampler = reweight(sampler, policy)
+        except ValueError as error:
+            raise ConfigError(
+                f"config.weighting: {config.method} cannot have one; {error}"
+            ) from error
     if config.gate:
         condition = build("gate_options", getattr(conditions, config.gate), config.gate_options)
         try:

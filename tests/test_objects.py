@@ -691,6 +691,10 @@ def test_inside_a_closed_gate_a_weighting_is_idle():
             {"method": "cached", "gate": "until", "gate_options": {"steps": 3}},
             r"config\.gate: cached cannot have one",
         ),
+        (
+            {"method": "infobatch", "weighting": "correcting"},
+            r"config\.weighting: infobatch cannot have one; reweight: this sampler switches",
+        ),
     ],
 )
 def test_a_bad_gate_or_weighting_is_named(settings, message):

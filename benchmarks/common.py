@@ -1,5 +1,6 @@
 """What the benchmarks share."""
 
+import ast
 import importlib.util
 import pathlib
 import time
@@ -18,6 +19,23 @@ def load_config(name):
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module.get_config()
+
+
+def settings(pairs):
+    """What `NAME=VALUE` texts say."""
+    found = {}
+    for name, _, value in (pair.partition("=") for pair in pairs):
+        try:
+            found[name] = ast.literal_eval(value)
+        except (SyntaxError, ValueError):
+            found[name] = value
+    return found
+
+
+def override(config, pairs):
+    """Has a config say what `NAME=VALUE` texts do."""
+    for name, value in settings(pairs).items():
+        config[name] = type(config)(value) if isinstance(value, dict) else value
 
 
 def measure(steps, args, rounds, seconds, multiple=1):

@@ -18,7 +18,6 @@ DIR/lines.json, and not run again.
 """
 
 import argparse
-import ast
 import itertools
 import json
 import pathlib
@@ -26,7 +25,7 @@ import pathlib
 import jax
 import matplotlib
 import numpy as np
-from common import flops_of, load_config
+from common import flops_of, load_config, override, settings
 from ml_collections import ConfigDict
 
 from isjax import experiment, objects
@@ -37,17 +36,6 @@ import matplotlib.pyplot as plt
 
 TUNING_SEED = 1000
 METRICS = {"train_loss": (np.log, -1), "test_loss": (np.log, -1), "test_accuracy": (np.array, 1)}
-
-
-def settings(pairs):
-    """What `NAME=VALUE` texts say."""
-    found = {}
-    for name, _, value in (pair.partition("=") for pair in pairs):
-        try:
-            found[name] = ast.literal_eval(value)
-        except (SyntaxError, ValueError):
-            found[name] = value
-    return found
 
 
 def flops_per_step(config, task):
@@ -124,8 +112,7 @@ def main():
     config.update(
         {"data_dir": args.data_dir, "num_evals": 1, "checkpoint_every": 0, "exhibits": False}
     )
-    for name, value in settings(args.set).items():
-        config[name] = ConfigDict(value) if isinstance(value, dict) else value
+    override(config, args.set)
     options = {"uniform": {}, args.method: settings(args.options)}
     task = objects.make_task(config)
     kept = folder / "lines.json"

@@ -1,7 +1,7 @@
 """Published methods by name, each a few lines of composition. A recipe returns a `Sampler`.
 
-Here are those that need the main model or nothing at all; `isjax.remembered` has those that go by
-past losses, under the same names.
+Here are those that need the main model or nothing at all; `isjax.remembered` and `isjax.mistakes`
+have those that go by past losses and errors, under the same names.
 
 Common arguments: `batch_size`, b; `k`, the exponent of the weights (1 corrects the bias fully, 0 is
 no correction); `smoothing`, the share of the mean score that is added to each; `loss_fn` and
@@ -22,8 +22,8 @@ import optax
 from isjax import conditions, resampling, scorers, transforms, views
 from isjax.base import Array, Batch, Sampler, ScalarOrSchedule
 from isjax.combinators import break_even, epochs, gate
+from isjax.mistakes import c_sgd, mean_error, p_sgd
 from isjax.remembered import (
-    c_sgd,
     cached,
     default,
     infobatch,
@@ -31,7 +31,6 @@ from isjax.remembered import (
     learned_loss,
     loss_change,
     online_batch_selection,
-    p_sgd,
     per_class_gaussian,
     predicted_loss,
     prioritized,
@@ -53,6 +52,7 @@ __all__ = [
     "last_loss",
     "learned_loss",
     "loss_change",
+    "mean_error",
     "online_batch_selection",
     "p_sgd",
     "per_class_gaussian",

@@ -14,7 +14,6 @@ from isjax.transforms import chain, smooth_by_mean
 from isjax.tree_sampler import tree_sampler
 
 __all__ = [
-    "c_sgd",
     "cached",
     "default",
     "infobatch",
@@ -22,7 +21,6 @@ __all__ = [
     "learned_loss",
     "loss_change",
     "online_batch_selection",
-    "p_sgd",
     "per_class_gaussian",
     "predicted_loss",
     "prioritized",
@@ -238,24 +236,6 @@ def infobatch(
     if num_steps is None:
         return sampler
     return gate(sampler, conditions.until(round((1 - annealing) * num_steps)))
-
-
-def p_sgd(*, batch_size: int, smoothing: float = 1.0) -> Sampler:
-    """By difficulty: p ~ m + mean of m over the pool, m the mean error 1 - p(true class) so far.
-
-    Chang et al. 2017 (arXiv 1704.07433), as in the code of Arazo et al. 2021 (arXiv 2110.14283),
-    which draws an epoch at a time. For cross-entropy; no correction.
-    """
-    return importance_sampler(
-        scorers.difficulty(), smooth_by_mean(smoothing, decay=0.0), batch_size=batch_size, k=0.0
-    )
-
-
-def c_sgd(*, batch_size: int, smoothing: float = 1.0) -> Sampler:
-    """By closeness to the decision threshold: p ~ m (1 - m) + its mean; else as `p_sgd`."""
-    return importance_sampler(
-        scorers.uncertainty(), smooth_by_mean(smoothing, decay=0.0), batch_size=batch_size, k=0.0
-    )
 
 
 def loss_change(

@@ -31,7 +31,7 @@ FLOORS = [
     {"augmentations", "buffer", "learned", "resampling", "transforms", "tree", "weights"},
     {"diagnostics", "padding", "sampler", "scorers"},
     {"combinators", "lagged", "strata", "tree_sampler", "views"},
-    {"remembered", "sharding", "training"},
+    {"mistakes", "remembered", "sharding", "training"},
     {"recipes"},
     {
         "checkpoints",

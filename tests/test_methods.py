@@ -1,4 +1,4 @@
-"""Each recipe, of `isjax.recipes` and `isjax.remembered`, against its method in NumPy float64.
+"""Each recipe, wherever it is written, against its method in NumPy, float64.
 
 The references are written from the papers and the docstrings. They know what was drawn and lost so
 far, the `log`, from which each works out anew what it needs: no state of theirs follows ours.
@@ -198,6 +198,12 @@ def mean_errors(log, pool):
     """Of 1 - p(true class), as `avg_probs` of Arazo et al.; -1 if never seen."""
     seen = [1 - np.exp(-np.array(past(log, i))) for i in pool]
     return np.array([error.mean() if len(error) else -1 for error in seen])
+
+
+def errors_or(log, pool, initial):
+    """The same, but for what an example never seen scores."""
+    errors = mean_errors(log, pool)
+    return np.where(errors == -1, initial, errors)
 
 
 def smoothed_by_own_mean(scores, c=0.5):
@@ -471,6 +477,17 @@ CASES = {
         recipe("cached", staleness=1, cache_prob=0.8, smoothing=0.05),
         cached(staleness=1, cache_prob=0.8, smooth=0.05),
         HALF,
+    ),
+    "mean_error": Case(
+        recipe("mean_error"),
+        lambda log, pool, params: smoothed_by_own_mean(errors_or(log, pool, 1.0), 0.25),
+        HALF,
+        steps=9,
+    ),
+    "mean_error, the unseen first": Case(
+        recipe("mean_error", initial_loss=2.3, k=0.0, smoothing=1.0),
+        lambda log, pool, params: smoothed_by_own_mean(errors_or(log, pool, 2.3), 1.0),
+        ones,
     ),
     "p_sgd": Case(recipe("p_sgd"), of_mean_error(lambda m: m), ones, steps=9),
     "p_sgd, less smoothed": Case(

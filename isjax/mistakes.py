@@ -21,10 +21,10 @@ def mean_error(
 ) -> Sampler:
     """`default` with m in place of the loss last seen: for a network that may overfit.
 
-    An error is at most one where a loss has no limit, so that what is hardest, and perhaps wrongly
-    labelled, is drawn less. Nearly the same gain in train loss, and less harm to test accuracy:
-    benchmarks/ablation.py, whose figures are in docs/benchmarks.md. An example never seen scores
-    `initial_loss`: first, if that is one or more.
+    An error is at most one where a loss has no limit, so that what is hardest is drawn less. Nearly
+    the same gain in train loss, and less harm to test accuracy: benchmarks/ablation.py, whose
+    figures are in docs/benchmarks.md. An example never seen scores `initial_loss`: first, if that
+    is one or more.
     """
     return tree_sampler(
         scorers.difficulty(),

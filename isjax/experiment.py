@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from isjax import records
-from isjax.base import Array, Params, PyTree
+from isjax.base import Array, Params, PyTree, Sampler
 from isjax.checkpoints import Checkpoints
 from isjax.config import ConfigDict, ConfigError, check, num_steps
 from isjax.dataset import Dataset
@@ -127,7 +127,7 @@ def run(
 
         # Whatever must be refused is, before reference models are trained.
         zeros = dict.fromkeys(needed(config), np.zeros(size, np.float32))
-        make_sampler(config, task, model_state, zeros)
+        _check_pool(config, make_sampler(config, task, model_state, zeros), size)
         stop = stack.enter_context(asked_to_stop() if alone() else asked_together())
         with contextlib.ExitStack() as held:  # what is closed before the run says how it ended
             if is_main():
@@ -212,6 +212,15 @@ def run(
         else:
             print(_summary(config, progress.line))
     return progress.line
+
+
+def _check_pool(config: ConfigDict, sampler: Sampler, size: int) -> None:
+    """Refuses a pool that does not lie between batch and data, where one is chosen from."""
+    if not sampler.own_pool and not config.batch_size <= config.pool_size <= size:
+        raise ConfigError(
+            f"config.pool_size is {config.pool_size}; choose one between config.batch_size, which "
+            f"is {config.batch_size}, and the {size} examples of the training data"
+        )
 
 
 def _check_mesh(config: ConfigDict, mesh: Mesh) -> None:

@@ -201,11 +201,6 @@ def make_sampler(
         fixed=offered,
         defaults={"initial_loss": task.initial_loss},
     )
-    if not sampler.own_pool and not config.batch_size <= config.pool_size <= size:
-        raise ConfigError(
-            f"config.pool_size is {config.pool_size}; choose one between config.batch_size, which "
-            f"is {config.batch_size}, and the {size} examples of the training data"
-        )
     try:
         if config.strata > 1:
             pool_size = config.pool_size // config.strata

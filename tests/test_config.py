@@ -270,7 +270,7 @@ def test_build_passes_what_the_function_takes():
         ),
         ({"base": 3}, "config.power_options.base is decided by the run; leave it out"),
         ({"exponent": 4}, "config.power_options: exponent is 4; choose at most 3"),
-        ({"exponent": "a"}, "config.power_options: "),
+        ({"exponent": "a"}, "config.power_options {'exponent': 'a'}, of power: "),
     ],
 )
 def test_build_says_what_is_wrong_with_an_option(options, message):

@@ -256,6 +256,11 @@ def test_a_bad_config_is_refused_before_anything_is_written(tmp_path, settings, 
     assert not (tmp_path / "run").exists()
 
 
+def test_a_method_with_a_pool_of_its_own_asks_for_none(tmp_path):
+    config = make_config(method="default", pool_size=10_000, num_steps=2, num_evals=1)
+    assert experiment.run(config, tmp_path / "run", make_dataset())["step"] == 2
+
+
 def test_a_mistake_that_only_the_step_finds_does_not_spoil_the_folder(tmp_path):
     """Nothing is written of a config that cannot be trained, so that the next one may use it."""
     bad = make_config(augment=("flip",))

@@ -41,13 +41,13 @@ def make_classes(size=40):
 
 
 def make_words(windows):
-    tokens = np.random.default_rng(0).integers(0, 4, (40, 6)).astype(np.int32)
+    tokens = np.random.default_rng(0).integers(0, 4, (20, 6)).astype(np.int32)
     part = {"x": tokens[:, :-1], "y": tokens[:, 1:] if windows else tokens[:, -1]}
     return from_arrays(part, part, vocabulary=("a", "b", "c", "d"))
 
 
 def make_numbers():
-    x = np.random.default_rng(0).normal(size=(40, 3)).astype(np.float32)
+    x = np.random.default_rng(0).normal(size=(20, 3)).astype(np.float32)
     return from_arrays(*[{"x": x, "y": x[:, :2]}] * 2)
 
 
@@ -580,7 +580,7 @@ def test_a_method_for_streams_is_to_be_had_from_a_config(method, options, passes
     config = default_config()
     network = {"channels": (4,), "kernel": 3, "hidden": 4, "pooled": True}
     config.update({"network": "CNN", "network_options": network, "batch_size": 16})
-    config.update({"method": method, "method_options": options, "pool_size": 32})
+    config.update({"method": method, "method_options": options})
     task = objects.make_task(config, from_arrays(part, part, 3))
     sampler, params = objects.make_sampler(config, task), task.init(KEY)[0]
     state = sampler.init(KEY, 40)
@@ -748,9 +748,3 @@ def test_two_augmentations_that_mix_are_refused(names):
 @pytest.mark.parametrize("names", [(name,) for name in augmentations.__all__] + [("flip", "ricap")])
 def test_every_augmentation_fits_images(names):
     objects.check_task(objects.make_task(make_config(augment=names), images_of()))
-
-
-def test_a_method_with_a_pool_of_its_own_asks_for_none():
-    config = make_config(method="default", pool_size=10_000)
-    task = objects.make_task(config, make_classes())
-    assert objects.make_sampler(config, task).own_pool

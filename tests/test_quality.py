@@ -202,7 +202,7 @@ def test_a_method_with_a_pool_of_its_own_is_refused(tmp_path, method):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"pool_size": 65}, r"^config\.pool_size is 65, but the training data have 64"),
+        ({"pool_size": 65}, r"^config\.pool_size is 65; choose one between .* and the 64 examples"),
         ({"num_steps": 0}, r"^config\.num_steps is 0; choose at least 1"),
     ],
 )

@@ -163,5 +163,5 @@ class Sampler(NamedTuple):
     update: Callable[..., SamplerState]
     weigh: Callable[[SamplerState, Draw, Array], Array] = drawn_weights
     own_pool: bool = False
-    keeps_losses: bool = True
+    keeps_losses: bool = False
     take: Callable[[Batch, Array], Batch] = take

@@ -908,6 +908,13 @@ def test_double_precision_works():
     assert done.stdout == "fine\n", done.stderr
 
 
+def test_a_sampler_of_ones_own_need_not_keep_losses():
+    inner = recipes.uniform(batch_size=b)
+    sampler = isjax.base.Sampler(inner.init, inner.sample, inner.update)
+    _, metrics = make_train_step(noisy_loss, SGD, sampler)(start(sampler), regression())
+    assert set(metrics) == KEYS
+
+
 def test_epochs_of_other_data_are_refused():
     sampler = recipes.reshuffled(batch_size=b)
     step = make_train_step(noisy_loss, SGD, sampler)

@@ -99,7 +99,7 @@ def variants(config, task):
         ),
         "rescaled, pool 4096": pool(4096, rescale=isjax.weights.preserve_mean_score),
         "mean error": (recipes.mean_error(**common), None),
-        "mean error, k = 1": tree(scorers.difficulty(), smoothing=0.25, k=1.0),
+        "mean error, k = 1": (recipes.mean_error(k=1.0, **common), None),
         "error last seen": tree(error_last_seen(), smoothing=0.25),
         "error last seen, k = 1": tree(error_last_seen(), smoothing=0.25, k=1.0),
         "mean loss": tree(mean_loss(), smoothing=0.25),

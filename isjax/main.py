@@ -41,6 +41,7 @@ _ALLOW = flags.DEFINE_bool(
     "Go on with a run although its config was another.",
 )
 
+_NO_CONFIG = "--config is missing; name a file, such as configs/mnist1d.py"
 _KINDS = {bool: "True or False", float: "a number", int: "an int"}  # of settings
 
 
@@ -69,9 +70,6 @@ def command(
         sys.exit(0)
 
     def parse(argv: list[str]) -> list[str]:
-        given = [argument.lstrip("-").partition("=")[0] for argument in argv[1:]]
-        if "config" not in given:
-            sys.exit("isjax: --config is missing; name a file, such as configs/mnist1d.py")
         try:
             return _parse(argv, shown)
         except (ConfigError, SyntaxError, flags.Error) as error:
@@ -81,6 +79,8 @@ def command(
         logging.set_verbosity(logging.WARNING)  # JAX's notes on the backends it tries
         if len(argv) > 1:
             sys.exit(f"isjax: unexpected argument {argv[1]}; settings look like --config.seed=1")
+        if not flags.FLAGS["config"].present:
+            sys.exit(f"isjax: {_NO_CONFIG}")
         path = config_flags.get_config_filename(flags.FLAGS["config"])
         if not os.path.isfile(path.partition(":")[0]):
             near = f"configs/{path.removesuffix('.py')}.py"
@@ -113,6 +113,8 @@ def _parse(argv: list[str], known: Iterable[str]) -> list[str]:
         _refuse_value(str(error), settings)
         raise
     except flags.UnrecognizedFlagError as error:
+        if error.flagname.startswith("config."):  # there is no setting before there is a file
+            raise ConfigError(_NO_CONFIG) from error
         near = difflib.get_close_matches(error.flagname, settings, n=1)
         check_name(error.flagname, [*known, *(f"config.{name}" for name in near)], "a flag", "--")
         raise

@@ -211,21 +211,16 @@ def make_sampler(
         jax.eval_shape(lambda key: sampler.init(key, size), jax.random.key(0))
     except ValueError as error:
         raise ConfigError(f"config.method is {config.method}: {error}") from error
-    if config.weighting:
-        policy = getattr(weights, config.weighting)
-        policy = build("weighting_options", policy, config.weighting_options)
-        try:
-            sampler = reweight(sampler, policy)
-        except ValueError as error:
-            raise ConfigError(
-                f"config.weighting: {config.method} cannot have one; {error}"
-            ) from error
-    if config.gate:
-        condition = build("gate_options", getattr(conditions, config.gate), config.gate_options)
-        try:
-            sampler = gate(sampler, condition)
-        except ValueError as error:
-            raise ConfigError(f"config.gate: {config.method} cannot have one; {error}") from error
+    for setting, module, wrap in (("weighting", weights, reweight), ("gate", conditions, gate)):
+        if config[setting]:
+            function, options = getattr(module, config[setting]), f"{setting}_options"
+            part = build(options, function, config[options])
+            try:
+                sampler = wrap(sampler, part)
+            except ValueError as error:
+                raise ConfigError(
+                    f"config.{setting}: {config.method} cannot have one; {error}"
+                ) from error
     return sampler
 
 

@@ -54,13 +54,10 @@ def exponent_schedule(k: ScalarOrSchedule) -> Schedule:
         first = schedule(jnp.zeros((), jnp.int32))
     if isinstance(first, str | list | tuple | None) or jnp.ndim(first):
         raise TypeError(f"k is {k!r}; choose a number, or a schedule, `(step) -> number`")
-    if isinstance(first, jax.core.Tracer):
-        return lambda step: jnp.minimum(schedule(step), 1.0)
-    first = float(first)
-    if not -math.inf < first <= 1:
+    if not isinstance(first, jax.core.Tracer) and not -math.inf < float(first) <= 1:
         raise ValueError(
-            f"k is {first}; choose k <= 1, and finite: 1 corrects the bias fully, less prefers "
-            "harder examples"
+            f"k is {float(first)}; choose k <= 1, and finite: 1 corrects the bias fully, less "
+            "prefers harder examples"
         )
     return lambda step: jnp.minimum(schedule(step), 1.0)
 

@@ -27,15 +27,8 @@ import optax
 from common import flops_of, measure, quartiles
 
 import isjax
-from isjax import (
-    importance_sampler,
-    networks,
-    precision,
-    recipes,
-    scorers,
-    smooth_by_mean,
-    tree_sampler,
-)
+from isjax import importance_sampler, networks, recipes, scorers, smooth_by_mean, tree_sampler
+from isjax._numerics import precision
 
 NUM_EXAMPLES, BATCH, CLASSES, VOCABULARY, TRAIN_EVERY = 10_000, 128, 10, 10_000, 4
 NETWORKS = {  # and the shape of an example

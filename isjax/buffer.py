@@ -5,8 +5,8 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from isjax._numerics.duplicates import slots
 from isjax.base import Array
-from isjax.duplicates import slots
 
 
 class ScoreBuffer(NamedTuple):

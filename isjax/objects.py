@@ -12,17 +12,8 @@ import optax
 from flax.errors import FlaxError
 from ml_collections import ConfigDict
 
-from isjax import (
-    augmentations,
-    conditions,
-    data,
-    networks,
-    precision,
-    recipes,
-    schedules,
-    tasks,
-    weights,
-)
+from isjax import augmentations, conditions, data, networks, recipes, schedules, tasks, weights
+from isjax._numerics import precision
 from isjax.base import Array, Batch, PyTree, Sampler
 from isjax.combinators import gate, reweight
 from isjax.config import ConfigError, build, check_name, num_steps

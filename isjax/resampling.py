@@ -13,8 +13,8 @@ import numbers
 import jax
 import jax.numpy as jnp
 
+from isjax._numerics.inverse_cdf import at_root, descend, invert_cdf
 from isjax.base import Array
-from isjax.descent import at_root, descend, invert_cdf
 
 __all__ = ["categorical", "presample", "systematic", "top_k", "without_replacement"]
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from isjax import buffer, resampling, transforms
+from isjax._numerics.finite import if_finite
 from isjax.base import (
     Array,
     Batch,
@@ -21,7 +22,6 @@ from isjax.base import (
     ScoreTransform,
 )
 from isjax.distributions import effective_sample_size, mean_mass, normalize
-from isjax.finite import if_finite
 from isjax.gradients import check_losses
 from isjax.weights import exponent_schedule, importance_weights
 

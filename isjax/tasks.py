@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from isjax._numerics.precision import Model
 from isjax.base import Array, Batch, Params, PyTree
 from isjax.dataset import Dataset
 from isjax.mixing import Mixed, per_source
-from isjax.precision import Model
 from isjax.source import held
 from isjax.training import EvalFn, LossFn
 

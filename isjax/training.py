@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import optax
 
 from isjax import buffer, resampling
+from isjax._numerics.finite import all_finite
 from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, SamplerState, take
 from isjax.combinators import EpochState
 from isjax.diagnostics import draw_metrics
-from isjax.finite import all_finite
 from isjax.gradients import weighted_value_and_grad
 from isjax.lagged import LagState, pending
 from isjax.mesh import gathered, spread

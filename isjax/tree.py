@@ -14,8 +14,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from isjax._numerics.inverse_cdf import at_root, descend
 from isjax.base import Array
-from isjax.descent import at_root, descend
 
 # On a CPU 64 take 1.6 times as long at 10^6 examples, 16 about as long (benchmarks/draw.py).
 FANOUT = 32

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from isjax._numerics.precision import cast
 from isjax.base import Array, Batch, Params
-from isjax.precision import cast
 from isjax.scorers import LossFn
 
 __all__ = ["half_resolution", "in_bfloat16"]

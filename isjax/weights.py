@@ -14,8 +14,8 @@ import jax
 import jax.core
 import jax.numpy as jnp
 
+from isjax._numerics.duplicates import times
 from isjax.base import Array, Draw, ScalarOrSchedule, Schedule
-from isjax.duplicates import times
 
 __all__ = ["adjusted", "biased", "correcting", "none"]
 

@@ -5,7 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from isjax import experiment, objects, precision
+from isjax import experiment, objects
+from isjax._numerics import precision
 from isjax.config import ConfigError, check, default_config
 from isjax.dataset import Dataset
 from isjax.networks import CNN, LSTM, MLP, WideResNet

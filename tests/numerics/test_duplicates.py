@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from isjax.duplicates import slots, times
+from isjax._numerics.duplicates import slots, times
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 128, 1000])

@@ -1,0 +1,1 @@
+"""Numerics that the core shares: inverse CDF, protection from NaN, duplicates, precision."""

@@ -29,10 +29,11 @@ from common import load_config, measure
 from scipy import stats
 
 import isjax
-from isjax import scorers, views
+from isjax import scorers
 from isjax.base import Rows, Scorer
 from isjax.evaluation import make_evaluation
 from isjax.objects import make_optimizer, make_task
+from isjax.scorers import views
 from isjax.tasks import Task
 from isjax.training import init_train_state, make_train_step
 

@@ -14,7 +14,6 @@ from isjax import (
     training,
     transforms,
     tree,
-    views,
     weights,
 )
 from isjax.base import Draw, Rows, Sampler, SamplerState, Scorer, ScoreTransform
@@ -22,6 +21,7 @@ from isjax.combinators import break_even, epochs, gate, reweight
 from isjax.gradients import weighted_value_and_grad
 from isjax.resampling import presample
 from isjax.sampler import importance_sampler
+from isjax.scorers import views
 from isjax.training import TrainState, init_train_state, make_eval_step, make_train_step
 from isjax.transforms import (
     chain,

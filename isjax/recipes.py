@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from isjax import conditions, resampling, scorers, transforms, views
+from isjax import conditions, resampling, scorers, transforms
 from isjax.base import Array, Batch, Sampler, ScalarOrSchedule
 from isjax.combinators import break_even, epochs, gate
 from isjax.mistakes import c_sgd, mean_error, p_sgd
@@ -37,7 +37,7 @@ from isjax.remembered import (
     small_loss,
 )
 from isjax.sampler import importance_sampler
-from isjax.scorers import LabelFn, LogitsFn, LossFn
+from isjax.scorers import LabelFn, LogitsFn, LossFn, views
 from isjax.transforms import chain, smooth_by_mean
 
 __all__ = [
@@ -96,7 +96,7 @@ def biased_loss(
 ) -> Sampler:
     """The main model scores the pool by its loss (arXiv 1706.00043). B forward passes a step.
 
-    Or by a cheap view of it, named in `isjax.views`: `view` "half_resolution" takes a quarter of
+    Or by a cheap view of it, named in `isjax.scorers.views`: `view` "half_resolution" takes a quarter of
     these passes, and a network for images of any size; "in_bfloat16" as many, of lower precision.
     """
     if view is not None and view not in views.PASSES:

@@ -183,7 +183,7 @@ def test_the_checker_finds_the_names_exported(module):
         ("import isjax", {"__init__"}),
         ("from isjax.new import thing", {"new"}),
         ("from isjax.base import Array\nfrom isjax import buffer\nimport jax", set()),
-        ("from isjax.learned import Network, learned", set()),  # one floor below
+        ("from isjax.scorers._learned import Network, learned", set()),  # one floor below
     ],
 )
 def test_the_checker_sees_every_form_of_import(source, found):

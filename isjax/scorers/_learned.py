@@ -9,7 +9,7 @@ import numpy as np
 import optax
 
 from isjax.base import Array, Batch, PyTree, Rows, Scorer
-from isjax.rows import labels_of
+from isjax.scorers._rows import labels_of
 
 __all__ = [
     "Network",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from isjax.base import Rows
-from isjax.rows import labels_of, require_model
+from isjax.scorers._rows import labels_of, require_model
 
 
 def rows_of(batch=None, params=None, size=3):

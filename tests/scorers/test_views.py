@@ -10,8 +10,8 @@ from scipy import stats
 
 from isjax import buffer, data, networks, recipes, scorers, tasks
 from isjax.base import Rows
+from isjax.scorers.views import PASSES, __all__, half_resolution, in_bfloat16
 from isjax.training import init_train_state, make_train_step
-from isjax.views import PASSES, __all__, half_resolution, in_bfloat16
 
 KEY = jax.random.key(0)
 CLASSES = 4

@@ -13,8 +13,15 @@ import jax.numpy as jnp
 
 from isjax.base import Array, Batch, Params, PyTree, Rows, Scorer
 from isjax.gradients import check_losses, el2n, per_example_grad_norms
-from isjax.learned import Network, coarse_features, features_mlp, history_lstm, history_mlp, learned
-from isjax.rows import labels_of, require_model
+from isjax.scorers._learned import (
+    Network,
+    coarse_features,
+    features_mlp,
+    history_lstm,
+    history_mlp,
+    learned,
+)
+from isjax.scorers._rows import labels_of, require_model
 
 __all__ = [
     "Network",
@@ -68,7 +75,7 @@ def loss(loss_fn: LossFn, passes: float = 1.0) -> Scorer:
             `params` are what `sampler.sample` was given: in `training.make_train_step`, for a model
             with state, the pair `(params, model_state)`.
         passes: what it costs an example, in forward passes of the main model: less for a cheap
-            view of it, see `isjax.views`.
+            view of it, see `isjax.scorers.views`.
     """
 
     def score(rows: Rows) -> Array:

@@ -3,7 +3,7 @@
     python benchmarks/draw.py [--rounds 15] [--sizes 1e4 1e5 1e6 1e7 1e8]
 
 128 draws in proportion to the scores, with their probabilities, and 128 new scores; the state is
-donated. `tree`: `isjax.tree` alone; `tree_sampler`, `pool` (1024 of the examples) and `whole_pool`:
+donated. `tree`: `isjax.samplers.sum_tree` alone; `tree_sampler`, `pool` (1024 of the examples) and `whole_pool`:
 samplers by last-seen loss, which also keep histories and weigh the draws; `cumsum`: a cumulative
 sum over all scores and a binary search; `flashbax`: the sum tree of that library (pip install
 flashbax), updated as it does on the device at hand. Draw and write are one compiled step, as within
@@ -26,7 +26,8 @@ import numpy as np
 from common import measure, quartiles
 
 import isjax
-from isjax import resampling, scorers, tree
+from isjax import resampling, scorers
+from isjax.samplers import sum_tree
 
 try:
     from flashbax.buffers import prioritised_trajectory_buffer, sum_tree
@@ -48,7 +49,7 @@ def random_scores(num_examples):
 
 
 def draw_by_tree(key, state):
-    return tree.sample(key, state, BATCH), state
+    return sum_tree.sample(key, state, BATCH), state
 
 
 def draw_by_cumsum(key, state):
@@ -92,9 +93,9 @@ BY_POOL = isjax.importance_sampler(scorers.last_loss(), batch_size=BATCH)
 FLASHBAX = Method(init_flashbax, draw_by_flashbax, write_by_flashbax)
 METHODS = {
     "tree": Method(
-        lambda num_examples: tree.init(random_scores(num_examples)),
+        lambda num_examples: sum_tree.init(random_scores(num_examples)),
         draw_by_tree,
-        lambda state, drawn, scores: tree.update(state, drawn[0], scores),
+        lambda state, drawn, scores: sum_tree.update(state, drawn[0], scores),
     ),
     "tree_sampler": of_sampler(BY_TREE),
     "pool": of_sampler(BY_POOL, POOL),

@@ -16,8 +16,8 @@ import numpy as np
 from common import load_config
 
 from isjax.evaluation import make_evaluation
-from isjax.lagged import lagged
 from isjax.objects import make_optimizer, make_sampler, make_task
+from isjax.samplers import lagged
 from isjax.training import init_train_state, make_train_step
 
 

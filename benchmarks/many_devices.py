@@ -31,11 +31,14 @@ import numpy as np  # noqa: E402
 from jax.sharding import NamedSharding  # noqa: E402
 from jax.sharding import PartitionSpec as P  # noqa: E402
 
-from isjax import recipes, sharding, tree  # noqa: E402
+from isjax import recipes, sharding
 from isjax.mesh import make_mesh, spread  # noqa: E402
 from isjax.padding import pad, pad_state  # noqa: E402
 from isjax.resampling import presample  # noqa: E402
-from isjax.strata import stratified  # noqa: E402
+from isjax.samplers import (
+    stratified,
+    sum_tree,
+)
 
 BATCH = args.batch or 16 * args.devices
 POOL = args.pool or 8 * BATCH
@@ -115,7 +118,7 @@ def formula(method, size, by_part):
     if method != "default":
         return buffer
     # 1/F + 1/F^2 + ... of the lowest level
-    upper = (rows if by_part else size) * 4 / (tree.FANOUT - 1)
+    upper = (rows if by_part else size) * 4 / (sum_tree.FANOUT - 1)
     return buffer + rows * 4 + upper
 
 

@@ -24,8 +24,9 @@ import step_cost
 from common import flops_of, measure
 from step_cost import BATCH, METHODS, NETWORKS, TRAIN_EVERY
 
-from isjax import timeline, tree
-from isjax.sampler import rows_of
+from isjax import timeline
+from isjax.samplers import sum_tree
+from isjax.samplers._importance import rows_of
 
 SCORERS = {"mlp": step_cost.mlp, "tree_mlp": step_cost.mlp, "tree_lstm": step_cost.lstm}
 LAUNCHES = 256
@@ -84,7 +85,7 @@ def work(task, name, state, pool):
     row = sum(leaf.nbytes // leaf.shape[0] for leaf in jax.tree.leaves(sampler.buffer))
     traffic = {"buffer": row * (scored + 2 * BATCH), "draw": 8 * scored}
     if name.startswith("tree"):
-        nodes = BATCH * tree.FANOUT * 4 * len(sampler.transform.scores.levels)
+        nodes = BATCH * sum_tree.FANOUT * 4 * len(sampler.transform.scores.levels)
         traffic["buffer"] += nodes
         traffic["draw"] = nodes
     return flops, traffic

@@ -24,7 +24,7 @@ import isjax
 from isjax import objects, scorers
 from isjax.config import num_steps
 from isjax.evaluation import make_evaluation
-from isjax.sampler import rows_of
+from isjax.samplers._importance import rows_of
 
 BATCH, POOL, SCORED, MOMENTS = 128, 512, 2000, 30
 

@@ -27,8 +27,9 @@ import optax
 from common import flops_of, measure, quartiles
 
 import isjax
-from isjax import importance_sampler, networks, recipes, scorers, smooth_by_mean, tree_sampler
+from isjax import importance_sampler, networks, recipes, scorers, smooth_by_mean
 from isjax._numerics import precision
+from isjax.samplers import tree_sampler
 
 NUM_EXAMPLES, BATCH, CLASSES, VOCABULARY, TRAIN_EVERY = 10_000, 128, 10, 10_000, 4
 NETWORKS = {  # and the shape of an example

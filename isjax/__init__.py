@@ -2,25 +2,29 @@
 
 from isjax import (
     buffer,
-    combinators,
     conditions,
     diagnostics,
     distributions,
     gradients,
     recipes,
     resampling,
-    sampler,
+    samplers,
     scorers,
     training,
     transforms,
-    tree,
     weights,
 )
 from isjax.base import Draw, Rows, Sampler, SamplerState, Scorer, ScoreTransform
-from isjax.combinators import break_even, epochs, gate, reweight
 from isjax.gradients import weighted_value_and_grad
 from isjax.resampling import presample
-from isjax.sampler import importance_sampler
+from isjax.samplers import (
+    break_even,
+    epochs,
+    gate,
+    importance_sampler,
+    reweight,
+    tree_sampler,
+)
 from isjax.scorers import views
 from isjax.training import TrainState, init_train_state, make_eval_step, make_train_step
 from isjax.transforms import (
@@ -33,7 +37,6 @@ from isjax.transforms import (
     smooth_by_mean,
     warm_up,
 )
-from isjax.tree_sampler import tree_sampler
 from isjax.weights import importance_weights
 
 __version__ = "0.1.0"
@@ -50,7 +53,6 @@ __all__ = [
     "buffer",
     "chain",
     "clip",
-    "combinators",
     "conditions",
     "diagnostics",
     "distributions",
@@ -69,13 +71,12 @@ __all__ = [
     "recipes",
     "resampling",
     "reweight",
-    "sampler",
+    "samplers",
     "scorers",
     "smooth",
     "smooth_by_mean",
     "training",
     "transforms",
-    "tree",
     "tree_sampler",
     "views",
     "warm_up",

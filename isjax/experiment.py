@@ -19,7 +19,6 @@ from isjax.dataset import Dataset
 from isjax.distributed import alone, connect, is_main, together
 from isjax.evaluation import make_evaluation
 from isjax.exhibits import make_exhibits
-from isjax.lagged import pending
 from isjax.loading import Loader
 from isjax.loop import OnDraw, Plan, Progress, describe, train
 from isjax.mesh import DATA, make_mesh
@@ -28,6 +27,7 @@ from isjax.padding import pad_state
 from isjax.preemption import asked_to_stop, asked_together
 from isjax.programs import compile_steps
 from isjax.references import Prepared, Stopped, needed, prepare
+from isjax.samplers import pending
 from isjax.sharding import build, last_axis, place
 from isjax.source import in_memory
 from isjax.tasks import Task

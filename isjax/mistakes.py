@@ -5,9 +5,9 @@ By m, the mean over all visits of its error, 1 - p(true class), p = exp(-loss): 
 
 from isjax import scorers
 from isjax.base import Sampler, ScalarOrSchedule
-from isjax.sampler import importance_sampler
+from isjax.samplers import importance_sampler
+from isjax.samplers import tree_sampler
 from isjax.transforms import smooth_by_mean
-from isjax.tree_sampler import tree_sampler
 
 __all__ = ["c_sgd", "mean_error", "p_sgd"]
 

@@ -15,13 +15,11 @@ from ml_collections import ConfigDict
 from isjax import augmentations, conditions, data, networks, recipes, schedules, tasks, weights
 from isjax._numerics import precision
 from isjax.base import Array, Batch, PyTree, Sampler
-from isjax.combinators import gate, reweight
 from isjax.config import ConfigError, build, check_name, num_steps
 from isjax.dataset import Dataset, with_label_noise
 from isjax.gradients import check_losses
-from isjax.lagged import lagged
+from isjax.samplers import gate, lagged, reweight, stratified
 from isjax.source import held, in_memory
-from isjax.strata import stratified
 from isjax.tasks import Task, num_outputs, predicts_every_token
 from isjax.training import num_examples
 

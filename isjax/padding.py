@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from isjax.base import Array, Batch, PyTree
 from isjax.buffer import ScoreBuffer
 from isjax.records import Record
-from isjax.tree import Tree
+from isjax.samplers.sum_tree import Tree
 
 __all__ = ["has_rows", "pad", "pad_state"]
 

@@ -21,7 +21,6 @@ import optax
 
 from isjax import conditions, resampling, scorers, transforms
 from isjax.base import Array, Batch, Sampler, ScalarOrSchedule
-from isjax.combinators import break_even, epochs, gate
 from isjax.mistakes import c_sgd, mean_error, p_sgd
 from isjax.remembered import (
     cached,
@@ -36,7 +35,8 @@ from isjax.remembered import (
     prioritized,
     small_loss,
 )
-from isjax.sampler import importance_sampler
+from isjax.samplers import importance_sampler
+from isjax.samplers import break_even, epochs, gate
 from isjax.scorers import LabelFn, LogitsFn, LossFn, views
 from isjax.transforms import chain, smooth_by_mean
 

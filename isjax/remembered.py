@@ -7,11 +7,10 @@ import optax
 
 from isjax import conditions, scorers, transforms, weights
 from isjax.base import Array, Batch, Sampler, ScalarOrSchedule
-from isjax.combinators import gate
-from isjax.sampler import importance_sampler
+from isjax.samplers import gate, importance_sampler
+from isjax.samplers import tree_sampler
 from isjax.scorers import LabelFn
 from isjax.transforms import chain, smooth_by_mean
-from isjax.tree_sampler import tree_sampler
 
 __all__ = [
     "cached",

@@ -13,7 +13,7 @@ import jax
 
 __all__ = ["PARTS", "Spent", "shares", "spent"]
 
-# The named scopes of a step (isjax.training, isjax.sampler, isjax.tree_sampler), and in words.
+# The named scopes of a step (isjax.training, isjax.samplers._importance, isjax.tree_sampler), and in words.
 PARTS = {
     "score": "scoring",
     "draw": "drawing",

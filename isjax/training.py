@@ -11,14 +11,14 @@ import optax
 from isjax import buffer, resampling
 from isjax._numerics.finite import all_finite
 from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, SamplerState, take
-from isjax.combinators import EpochState
 from isjax.diagnostics import draw_metrics
 from isjax.gradients import weighted_value_and_grad
-from isjax.lagged import LagState, pending
 from isjax.mesh import gathered, spread
+from isjax.samplers._combinators import EpochState
+from isjax.samplers._lagged import LagState, pending
+from isjax.samplers._stratified import StrataState
+from isjax.samplers.sum_tree import Tree
 from isjax.source import Source
-from isjax.strata import StrataState
-from isjax.tree import Tree
 
 __all__ = [
     "TrainState",

@@ -170,15 +170,15 @@ def test_the_checker_finds_the_names_exported(module):
 @pytest.mark.parametrize(
     ("source", "found"),
     [
-        ("from isjax.combinators import gate", {"combinators"}),
+        ("from isjax.samplers import gate", {"combinators"}),
         ("from isjax import combinators, base", {"combinators"}),
         ("import isjax.training as t", {"training"}),
         ("from . import recipes", {"recipes"}),
         ("from .report import figure", {"report"}),
         ("def lazy():\n    from isjax import main", {"main"}),
         ("if TYPE_CHECKING:\n    from .combinators import gate", {"combinators"}),
-        ("importlib.import_module('isjax.combinators')", {"combinators"}),
-        ("from isjax.sampler import importance_sampler", {"sampler"}),  # its own floor
+        ("importlib.import_module('isjax.samplers._combinators')", {"combinators"}),
+        ("from isjax.samplers._importance import importance_sampler", {"sampler"}),  # its own floor
         ("from isjax import Draw", {"Draw"}),  # the package itself stands above all
         ("import isjax", {"__init__"}),
         ("from isjax.new import thing", {"new"}),

@@ -9,9 +9,8 @@ import pytest
 from helpers import assert_mean
 
 from isjax import conditions, scorers
-from isjax.combinators import gate
 from isjax.conditions import after, mean_loss, tau, total_variation, until
-from isjax.sampler import importance_sampler
+from isjax.samplers import gate, importance_sampler
 
 KEY = jax.random.key(0)
 NAN, INF = np.nan, np.inf

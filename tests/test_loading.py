@@ -11,9 +11,9 @@ import isjax
 from isjax import experiment, scorers
 from isjax.config import ConfigError, default_config
 from isjax.dataset import from_arrays
-from isjax.lagged import lagged, pending
 from isjax.loading import Loader
 from isjax.mesh import make_mesh
+from isjax.samplers import lagged, pending
 from isjax.source import Source
 from isjax.training import init_train_state, make_loaded_step, make_train_step
 

@@ -15,7 +15,7 @@ import isjax
 from isjax import recipes, sharding
 from isjax.mesh import make_mesh
 from isjax.padding import pad_state
-from isjax.strata import stratified
+from isjax.samplers import stratified
 from isjax.training import init_train_state, make_train_step
 
 N, POOL, BATCH, kind, whole_step = 65_000, 1024, 128, sys.argv[1], sys.argv[2] == "step"

@@ -7,8 +7,9 @@ from jax.sharding import PartitionSpec as P
 from processes import python
 
 import isjax
-from isjax import padding, records, scorers, sharding, strata
+from isjax import padding, records, scorers, sharding
 from isjax.mesh import make_mesh
+from isjax.samplers import _stratified as strata
 from isjax.training import init_train_state
 
 LAID = """

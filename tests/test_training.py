@@ -923,7 +923,7 @@ def test_epochs_of_other_data_are_refused():
 
 
 def test_strata_of_unequal_length_say_how_to_pad():
-    sampler = isjax.strata.stratified(recipes.default(batch_size=1), 4)
+    sampler = isjax.samplers.stratified(recipes.default(batch_size=1), 4)
     step = make_train_step(noisy_loss, SGD, sampler)
     with pytest.raises(ValueError, match="or pad the data as strata want it"):
         step(start(sampler), regression())

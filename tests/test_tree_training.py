@@ -9,8 +9,8 @@ import pytest
 from isjax import scorers
 from isjax.base import Rows
 from isjax.networks import HistoryMLP
+from isjax.samplers import tree_sampler
 from isjax.training import init_train_state, make_train_step
-from isjax.tree_sampler import tree_sampler
 
 N, b = 300, 8
 KEY = jax.random.key(0)

@@ -10,7 +10,7 @@ import pytest
 
 from isjax import buffer, scorers
 from isjax.base import Rows
-from isjax.sampler import importance_sampler
+from isjax.samplers import importance_sampler
 from isjax.scorers._learned import LearnedState, Network, coarse_features, features_mlp, learned
 from isjax.training import init_train_state, make_train_step
 

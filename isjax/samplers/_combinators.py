@@ -19,7 +19,7 @@ from isjax.base import (
     take,
 )
 from isjax.conditions import Condition
-from isjax.sampler import everything, refuse_ids, require_whole
+from isjax.samplers._importance import everything, refuse_ids, require_whole
 from isjax.weights import Policy
 
 __all__ = ["break_even", "epochs", "gate", "reweight"]

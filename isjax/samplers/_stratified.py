@@ -21,8 +21,8 @@ from isjax.base import (
     drawn_weights,
     take,
 )
-from isjax.sampler import refuse_ids, require_pool
-from isjax.tree import Tree, first
+from isjax.samplers._importance import refuse_ids, require_pool
+from isjax.samplers.sum_tree import Tree, first
 
 __all__ = ["stratified"]
 

@@ -5,7 +5,7 @@ from typing import NamedTuple, cast
 import jax
 import jax.numpy as jnp
 
-from isjax import buffer, tree
+from isjax import buffer
 from isjax.base import (
     Array,
     Batch,
@@ -18,7 +18,8 @@ from isjax.base import (
     Scorer,
     take,
 )
-from isjax.sampler import (
+from isjax.samplers import sum_tree
+from isjax.samplers._importance import (
     keeps_losses,
     observe,
     refuse_ids,
@@ -37,11 +38,11 @@ class TreeState(NamedTuple):
     """The part of `tree_sampler` in `SamplerState.transform`.
 
     Attributes:
-        scores: `isjax.tree.Tree` of what each example scored when last scored.
+        scores: `isjax.samplers.sum_tree.Tree` of what each example scored when last scored.
         next: [] int32, the example that the rolling refresh comes to next.
     """
 
-    scores: tree.Tree
+    scores: sum_tree.Tree
     next: Array
 
 
@@ -100,7 +101,7 @@ def tree_sampler(
     def init(key: Array, num_examples: int) -> SamplerState:
         if num_examples < 1:
             raise ValueError(f"the data set has {num_examples} examples; sampling needs at least 1")
-        scores = tree.init(jnp.full((num_examples,), initial_loss, jnp.float32))
+        scores = sum_tree.init(jnp.full((num_examples,), initial_loss, jnp.float32))
         return SamplerState(
             step=jnp.zeros((), jnp.int32),
             buffer=buffer.init(num_examples, scorer.history, initial_loss),
@@ -108,7 +109,7 @@ def tree_sampler(
             transform=TreeState(scores, jnp.zeros((), jnp.int32)),
         )
 
-    def scored(state: SamplerState, ids: Array, batch: Batch) -> tuple[tree.Tree, Array]:
+    def scored(state: SamplerState, ids: Array, batch: Batch) -> tuple[sum_tree.Tree, Array]:
         """The tree with these examples scored anew, and how many scores were not finite."""
         with jax.named_scope("score"):
             scores = scorer.score(state.scorer, rows_of(state, ids, batch))
@@ -116,7 +117,7 @@ def tree_sampler(
         worth = finite & ~buffer.has_failed(state.buffer, ids)
         scores = jnp.where(worth, scores, 0.0)
         with jax.named_scope("buffer"):
-            updated = tree.update(state.transform.scores, ids, scores)
+            updated = sum_tree.update(state.transform.scores, ids, scores)
         return updated, jnp.sum(~finite, dtype=jnp.int32)
 
     def sample(
@@ -138,9 +139,9 @@ def tree_sampler(
             scores, nonfinite = scored(state, stale, take(batch, stale))
             start = (start + refresh) % size
         share = jnp.asarray(smooth(state.step), jnp.float32)
-        constant = jnp.minimum(share, _UNIFORM) * tree.total(scores) / size
+        constant = jnp.minimum(share, _UNIFORM) * sum_tree.total(scores) / size
         power = jnp.asarray(exponent(state.step), jnp.float32)
-        ids, draw_probs, raw = tree.sample(key, scores, batch_size, constant)
+        ids, draw_probs, raw = sum_tree.sample(key, scores, batch_size, constant)
         draw = Draw(
             ids=ids,
             index=ids,
@@ -152,7 +153,7 @@ def tree_sampler(
             nonfinite=nonfinite,
             pool_size=size,
             passes=jnp.float32(0),
-            mass=tree.total(scores) / size + constant,
+            mass=sum_tree.total(scores) / size + constant,
             k=power,
         )
         return draw, state._replace(step=state.step + 1, transform=TreeState(scores, start))

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from isjax import resampling
 from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, SamplerState, drawn_weights
-from isjax.sampler import refuse_ids, require_pool
+from isjax.samplers._importance import refuse_ids, require_pool
 
 __all__ = ["lagged", "pending"]
 

@@ -9,7 +9,7 @@ import pytest
 import isjax
 from isjax import resampling, scorers, weights
 from isjax.base import Scorer, ScoreTransform
-from isjax.sampler import importance_sampler
+from isjax.samplers import importance_sampler
 
 KEY = jax.random.key(0)
 SCORES = np.array([0.1, 2.0, 0.7, 0.0, 1.3, 0.4, 3.0, 0.5])

@@ -9,25 +9,26 @@ import pytest
 from helpers import assert_binomial, draws, probabilities, six_decades
 from scipy import stats
 
-from isjax import resampling, tree
+from isjax import resampling
+from isjax.samplers import sum_tree
 
 SIZES = [1, 5, 32, 33, 1025, 300_000]  # a row, two, three levels
 KEY = jax.random.key(0)
 
-sample = jax.jit(tree.sample, static_argnums=2)
-update = jax.jit(tree.update)
+sample = jax.jit(sum_tree.sample, static_argnums=2)
+update = jax.jit(sum_tree.update)
 
 
 def many(scores, num, trials, constant=0.0, seed=0):
     """`trials` draws from the tree of `scores`: ids, draw_probs, scores, [trials, num] each."""
     keys = jax.random.split(jax.random.key(seed), trials)
-    drawn = _over_keys(num)(keys, tree.init(jnp.asarray(scores)), jnp.float32(constant))
+    drawn = _over_keys(num)(keys, sum_tree.init(jnp.asarray(scores)), jnp.float32(constant))
     return [np.asarray(each) for each in drawn]
 
 
 @functools.cache
 def _over_keys(num):
-    draw = jax.vmap(lambda key, whole, c: tree.sample(key, whole, num, c), (0, None, None))
+    draw = jax.vmap(lambda key, whole, c: sum_tree.sample(key, whole, num, c), (0, None, None))
     return jax.jit(draw)
 
 
@@ -86,7 +87,7 @@ def test_whole_buffer_draws_agree_in_distribution_with_whole_pool_draws(size):
 def test_every_node_draws_each_child_floor_or_ceil_of_its_expected_number_of_times():
     scores = np.random.default_rng(0).exponential(size=5000)
     ids, _, _ = many(scores, 4096, 20, constant=0.1)
-    fan = tree.FANOUT
+    fan = sum_tree.FANOUT
     mass = np.zeros(fan**3)
     mass[:5000] = scores + 0.1
     for trial in ids:
@@ -114,7 +115,7 @@ def test_the_only_example_of_mass_among_many_is_always_drawn():
     for only in (0, 63, 64, 4095, 4096, 99_999):
         scores = np.zeros(100_000, np.float32)
         scores[only] = 1e-5
-        whole = tree.init(jnp.asarray(scores))
+        whole = sum_tree.init(jnp.asarray(scores))
         ids, draw_probs, raw = sample(KEY, whole, 16)
         np.testing.assert_array_equal(ids, [only] * 16)
         np.testing.assert_array_equal(draw_probs, [1.0] * 16)
@@ -136,10 +137,10 @@ BAD = np.float32([np.nan, -np.inf, -1.0, -1e-30, 0.0])
 def test_nan_and_negative_scores_carry_no_mass():
     scores = np.tile(BAD, 20)
     scores[[7, 50]] = 1.0, 3.0
-    made = tree.init(jnp.asarray(scores))
-    by_update = update(tree.init(jnp.ones(100)), jnp.arange(100, dtype=jnp.int32), scores)
+    made = sum_tree.init(jnp.asarray(scores))
+    by_update = update(sum_tree.init(jnp.ones(100)), jnp.arange(100, dtype=jnp.int32), scores)
     for whole in (made, by_update):
-        assert tree.total(whole) == 4.0
+        assert sum_tree.total(whole) == 4.0
         ids, draw_probs, _ = sample(KEY, whole, 40)
         np.testing.assert_array_equal(ids, [7] * 10 + [50] * 30)
         np.testing.assert_array_equal(draw_probs, [0.25] * 10 + [0.75] * 30)
@@ -149,13 +150,13 @@ def test_nan_and_negative_scores_carry_no_mass():
 def test_infinite_scores_count_as_the_largest_and_no_sum_overflows(constant):
     scores = np.zeros(5000, np.float32)
     scores[[3, 4000]] = np.inf, 3e38
-    whole = tree.init(jnp.asarray(scores))
-    assert tree.total(whole) == 2 * tree.LARGEST
+    whole = sum_tree.init(jnp.asarray(scores))
+    assert sum_tree.total(whole) == 2 * sum_tree.LARGEST
     ids, draw_probs, raw = sample(KEY, whole, 8, constant)
     np.testing.assert_array_equal(ids, [3] * 4 + [4000] * 4)
     np.testing.assert_array_equal(draw_probs, [0.5] * 8)
-    np.testing.assert_array_equal(raw, [tree.LARGEST] * 8)
-    everything = tree.init(jnp.full(300_000, jnp.inf))
+    np.testing.assert_array_equal(raw, [sum_tree.LARGEST] * 8)
+    everything = sum_tree.init(jnp.full(300_000, jnp.inf))
     assert all(np.all(np.isfinite(level)) for level in everything.levels)
 
 
@@ -164,7 +165,7 @@ def test_the_smallest_scores_are_drawn_or_count_as_zero(score):
     # As a backend may flush subnormal numbers, a tree of nothing else may count as without mass.
     scores = np.zeros(5000, np.float32)
     scores[4321] = score
-    ids, draw_probs, _ = sample(KEY, tree.init(jnp.asarray(scores)), 64)
+    ids, draw_probs, _ = sample(KEY, sum_tree.init(jnp.asarray(scores)), 64)
     if draw_probs[0] > 0.5:
         np.testing.assert_allclose(draw_probs, 1.0, rtol=1e-6)
         np.testing.assert_array_equal(ids, [4321] * 64)
@@ -174,15 +175,15 @@ def test_the_smallest_scores_are_drawn_or_count_as_zero(score):
 
 
 def test_a_failed_score_no_longer_counts_once_it_is_set_anew():
-    whole = update(tree.init(jnp.ones(70)), jnp.int32([69]), jnp.float32([np.nan]))
-    assert tree.total(whole) == 69
-    assert tree.total(update(whole, jnp.int32([69]), jnp.float32([5]))) == 74
+    whole = update(sum_tree.init(jnp.ones(70)), jnp.int32([69]), jnp.float32([np.nan]))
+    assert sum_tree.total(whole) == 69
+    assert sum_tree.total(update(whole, jnp.int32([69]), jnp.float32([5]))) == 74
 
 
 @pytest.mark.parametrize("constant", [0.0, 1e-3])
 def test_draw_probs_are_the_closed_form_in_float64(constant):
     scores = 10 ** np.random.default_rng(3).uniform(-12, 12, 10_000).astype(np.float32)
-    ids, draw_probs, _ = sample(KEY, tree.init(jnp.asarray(scores)), 2048, constant)
+    ids, draw_probs, _ = sample(KEY, sum_tree.init(jnp.asarray(scores)), 2048, constant)
     exact = exact_probs(scores, np.float32(constant))
     np.testing.assert_allclose(draw_probs, exact[np.asarray(ids)], rtol=2e-6)
 
@@ -190,7 +191,7 @@ def test_draw_probs_are_the_closed_form_in_float64(constant):
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("num", [1, 100])
 def test_ids_are_int32_ascending_and_in_range(size, num):
-    ids, draw_probs, raw = sample(KEY, tree.init(jnp.asarray(six_decades(size))), num, 0.1)
+    ids, draw_probs, raw = sample(KEY, sum_tree.init(jnp.asarray(six_decades(size))), num, 0.1)
     assert (ids.dtype, ids.shape) == (jnp.int32, (num,))
     assert (draw_probs.dtype, raw.dtype) == (jnp.float32, jnp.float32)
     assert draw_probs.shape == raw.shape == (num,)
@@ -203,10 +204,10 @@ def test_sampling_and_updating_are_traced_once():
     @jax.jit
     def step(key, whole, constant):
         traces.append(0)
-        ids, _, scores = tree.sample(key, whole, 16, constant)
-        return tree.update(whole, ids, scores + 1)
+        ids, _, scores = sum_tree.sample(key, whole, 16, constant)
+        return sum_tree.update(whole, ids, scores + 1)
 
-    whole = tree.init(jnp.asarray(six_decades(5000)))
+    whole = sum_tree.init(jnp.asarray(six_decades(5000)))
     for seed in range(4):
         whole = step(jax.random.key(seed), whole, jnp.float32(seed))
     assert len(traces) == 1
@@ -222,19 +223,19 @@ def assert_sums(whole, record, ulps):
     leaves = np.asarray(whole.levels[0]).ravel()
     np.testing.assert_array_equal(leaves[:size].view(np.int32), record.view(np.int32))
     for height, level in enumerate(whole.levels):
-        sums = np.zeros(level.size * tree.FANOUT**height)
+        sums = np.zeros(level.size * sum_tree.FANOUT**height)
         sums[:size] = record
-        sums = sums.reshape(-1, tree.FANOUT**height).sum(axis=1)
+        sums = sums.reshape(-1, sum_tree.FANOUT**height).sum(axis=1)
         error = np.abs(np.asarray(level, np.float64).ravel() - sums)
         assert np.max(error / np.spacing(np.maximum(sums, 1e-37).astype(np.float32))) <= ulps
-    assert whole.levels[-1].shape == (1, tree.FANOUT)
+    assert whole.levels[-1].shape == (1, sum_tree.FANOUT)
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_a_new_tree_holds_the_scores_and_their_sums(size):
     scores = six_decades(size)
-    assert_sums(tree.init(jnp.asarray(scores)), scores, ulps=8)
-    assert_sums(tree.init(jnp.ones(size)), np.ones(size, np.float32), ulps=0)
+    assert_sums(sum_tree.init(jnp.asarray(scores)), scores, ulps=8)
+    assert_sums(sum_tree.init(jnp.ones(size)), np.ones(size, np.float32), ulps=0)
 
 
 def after_updates(size, values, seed):
@@ -248,9 +249,9 @@ def after_updates(size, values, seed):
 
     @jax.jit
     def run(whole, ids, values):
-        return jax.lax.scan(lambda t, x: (tree.update(t, *x), None), whole, (ids, values))[0]
+        return jax.lax.scan(lambda t, x: (sum_tree.update(t, *x), None), whole, (ids, values))[0]
 
-    return run(tree.init(jnp.ones(size)), ids, values), record
+    return run(sum_tree.init(jnp.ones(size)), ids, values), record
 
 
 @pytest.mark.parametrize("size", [1, 100, 20_000, 300_000])
@@ -268,7 +269,7 @@ def test_sums_of_whole_numbers_are_equal_after_a_million_updates():
 def test_of_an_id_that_occurs_several_times_the_largest_score_counts():
     ids = jnp.int32([7, 99, 7, 7, 64, 99, 50])
     scores = jnp.float32([5, np.nan, 9, 6, np.nan, 0.5, 0.25])  # less than the score before, too
-    whole = update(tree.init(jnp.ones(100)), ids, scores)
+    whole = update(sum_tree.init(jnp.ones(100)), ids, scores)
     record = np.ones(100, np.float32)
     record[[7, 99, 64, 50]] = 9, 0.5, 0, 0.25
     assert_sums(whole, record, ulps=0)
@@ -276,6 +277,6 @@ def test_of_an_id_that_occurs_several_times_the_largest_score_counts():
 
 def test_an_update_leaves_the_scores_of_all_others():
     scores = six_decades(5000)
-    whole = update(tree.init(jnp.asarray(scores)), jnp.int32([4999, 0]), jnp.float32([2, 3]))
+    whole = update(sum_tree.init(jnp.asarray(scores)), jnp.int32([4999, 0]), jnp.float32([2, 3]))
     scores[[4999, 0]] = 2, 3
     assert_sums(whole, scores, ulps=8)

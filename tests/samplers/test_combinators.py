@@ -9,10 +9,11 @@ import pytest
 from helpers import assert_binomial
 
 import isjax
-from isjax import combinators, conditions, resampling, scorers, weights
+from isjax import conditions, resampling, scorers, weights
 from isjax.base import Scorer
-from isjax.combinators import break_even, epochs, gate, reweight
-from isjax.sampler import importance_sampler
+from isjax.samplers import _combinators as combinators
+from isjax.samplers import importance_sampler
+from isjax.samplers import break_even, epochs, gate, reweight
 
 KEY = jax.random.key(0)
 SCORES = np.array([0.1, 2.0, 0.7, 0.0, 1.3, 0.4, 3.0, 0.5])

@@ -8,7 +8,7 @@ from helpers import assert_mean
 
 import isjax
 from isjax import recipes, scorers, weights
-from isjax.lagged import lagged, pending
+from isjax.samplers import lagged, pending
 
 SIZE, BATCH = 50, 4
 

@@ -11,8 +11,8 @@ from scipy import stats
 import isjax
 from isjax import buffer, scorers
 from isjax.base import Rows, ScoreTransform
+from isjax.samplers import tree_sampler
 from isjax.training import make_train_step
-from isjax.tree_sampler import tree_sampler
 
 N, b = 300, 8
 KEY = jax.random.key(0)

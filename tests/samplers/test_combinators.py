@@ -12,8 +12,7 @@ import isjax
 from isjax import conditions, resampling, scorers, weights
 from isjax.base import Scorer
 from isjax.samplers import _combinators as combinators
-from isjax.samplers import importance_sampler
-from isjax.samplers import break_even, epochs, gate, reweight
+from isjax.samplers import break_even, epochs, gate, importance_sampler, reweight
 
 KEY = jax.random.key(0)
 SCORES = np.array([0.1, 2.0, 0.7, 0.0, 1.3, 0.4, 3.0, 0.5])

@@ -1,6 +1,6 @@
 """Published methods by name, each a few lines of composition. A recipe returns a `Sampler`.
 
-Here are those that need the main model or nothing at all; `isjax.remembered` and `isjax.mistakes`
+Here are those that need the main model or nothing at all; `isjax.recipes.by_history` and `isjax.recipes.by_error`
 have those that go by past losses and errors, under the same names.
 
 Common arguments: `batch_size`, b; `k`, the exponent of the weights (1 corrects the bias fully, 0 is
@@ -21,8 +21,8 @@ import optax
 
 from isjax import conditions, resampling, scorers, transforms
 from isjax.base import Array, Batch, Sampler, ScalarOrSchedule
-from isjax.mistakes import c_sgd, mean_error, p_sgd
-from isjax.remembered import (
+from isjax.recipes.by_error import c_sgd, mean_error, p_sgd
+from isjax.recipes.by_history import (
     cached,
     default,
     infobatch,
@@ -35,8 +35,7 @@ from isjax.remembered import (
     prioritized,
     small_loss,
 )
-from isjax.samplers import importance_sampler
-from isjax.samplers import break_even, epochs, gate
+from isjax.samplers import break_even, epochs, gate, importance_sampler
 from isjax.scorers import LabelFn, LogitsFn, LossFn, views
 from isjax.transforms import chain, smooth_by_mean
 

@@ -7,8 +7,7 @@ import optax
 
 from isjax import conditions, scorers, transforms, weights
 from isjax.base import Array, Batch, Sampler, ScalarOrSchedule
-from isjax.samplers import gate, importance_sampler
-from isjax.samplers import tree_sampler
+from isjax.samplers import gate, importance_sampler, tree_sampler
 from isjax.scorers import LabelFn
 from isjax.transforms import chain, smooth_by_mean
 

@@ -5,8 +5,7 @@ By m, the mean over all visits of its error, 1 - p(true class), p = exp(-loss): 
 
 from isjax import scorers
 from isjax.base import Sampler, ScalarOrSchedule
-from isjax.samplers import importance_sampler
-from isjax.samplers import tree_sampler
+from isjax.samplers import importance_sampler, tree_sampler
 from isjax.transforms import smooth_by_mean
 
 __all__ = ["c_sgd", "mean_error", "p_sgd"]

@@ -31,9 +31,10 @@ import numpy as np  # noqa: E402
 from jax.sharding import NamedSharding  # noqa: E402
 from jax.sharding import PartitionSpec as P  # noqa: E402
 
-from isjax import recipes, sharding
-from isjax.mesh import make_mesh, spread  # noqa: E402
-from isjax.padding import pad, pad_state  # noqa: E402
+from isjax import recipes
+from isjax.parallel import sharding
+from isjax.parallel.mesh import make_mesh, spread  # noqa: E402
+from isjax.parallel.padding import pad, pad_state  # noqa: E402
 from isjax.resampling import presample  # noqa: E402
 from isjax.samplers import (
     stratified,

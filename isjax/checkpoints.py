@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from isjax.padding import has_rows
+from isjax.parallel.padding import has_rows
 from isjax.training import TrainState
 
 __all__ = ["Checkpoints"]
@@ -25,7 +25,7 @@ class Checkpoints:
 
         Args:
             folder: of the checkpoints, seen by all processes if there are several.
-            num_examples: N; a state may have more rows than that, see `isjax.padding`, and others
+            num_examples: N; a state may have more rows than that, see `isjax.parallel.padding`, and others
                 when it is restored, on other devices.
 
         Raises:

@@ -123,7 +123,7 @@ def default_config() -> ConfigDict:
             "lag": 0,  # steps by which a batch is chosen ahead; 2 or more hide the reading
             "checkpoint_every": 1000,  # steps; 0 = never, and the run cannot be resumed
             "steps_per_call": 0,  # of the compiled program; 0 = 1 on a CPU, 50 elsewhere
-            "distributed": False,  # join the other processes, see isjax.distributed.connect
+            "distributed": False,  # join the other processes, see isjax.parallel.processes.connect
             "mesh": ConfigDict({"data": 0, "model": 1}),  # devices along each axis; data 0 = all
             "strata": 1,  # parts of the data set with draws of their own; 1 = draws from the whole
         }

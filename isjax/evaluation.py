@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from isjax.base import Batch
-from isjax.mesh import shards
+from isjax.parallel.mesh import shards
 from isjax.source import Source
 from isjax.tasks import Task
 from isjax.training import TrainState, make_eval_step, num_examples

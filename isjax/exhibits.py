@@ -12,9 +12,9 @@ import numpy as np
 from isjax import records, timeline
 from isjax.base import Batch
 from isjax.dataset import save
-from isjax.distributed import alone, fetch, is_main
 from isjax.files import write_whole
 from isjax.gallery import make_gallery
+from isjax.parallel.processes import alone, fetch, is_main
 from isjax.programs import Program
 from isjax.runs import DRAWS, EXAMPLES, TIME
 from isjax.tasks import Task

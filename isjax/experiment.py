@@ -16,19 +16,19 @@ from isjax.base import Array, Params, PyTree, Sampler
 from isjax.checkpoints import Checkpoints
 from isjax.config import ConfigDict, ConfigError, check, num_steps
 from isjax.dataset import Dataset
-from isjax.distributed import alone, connect, is_main, together
 from isjax.evaluation import make_evaluation
 from isjax.exhibits import make_exhibits
 from isjax.loading import Loader
 from isjax.loop import OnDraw, Plan, Progress, describe, train
-from isjax.mesh import DATA, make_mesh
 from isjax.objects import check_task, make_optimizer, make_sampler, make_task
-from isjax.padding import pad_state
+from isjax.parallel.mesh import DATA, make_mesh
+from isjax.parallel.padding import pad_state
+from isjax.parallel.processes import alone, connect, is_main, together
+from isjax.parallel.sharding import build, last_axis, place
 from isjax.preemption import asked_to_stop, asked_together
 from isjax.programs import compile_steps
 from isjax.references import Prepared, Stopped, needed, prepare
 from isjax.samplers import pending
-from isjax.sharding import build, last_axis, place
 from isjax.source import in_memory
 from isjax.tasks import Task
 from isjax.training import (

@@ -9,8 +9,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from isjax.base import Array, Batch, PyTree
-from isjax.mesh import DATA
-from isjax.sharding import bounds
+from isjax.parallel.mesh import DATA
+from isjax.parallel.sharding import bounds
 from isjax.source import Source
 
 __all__ = ["Loader"]

@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from isjax.base import Array, Batch, Draw
 from isjax.checkpoints import Checkpoints
-from isjax.distributed import is_main
 from isjax.evaluation import Evaluate
+from isjax.parallel.processes import is_main
 from isjax.programs import Output, Program, number_of_steps
 from isjax.training import TrainState
 from isjax.writers import Silent, Writer

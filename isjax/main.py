@@ -23,7 +23,7 @@ except ImportError:
 
 from isjax import experiment
 from isjax.config import ConfigError, check_name, default_config
-from isjax.distributed import PeerLostError, leave
+from isjax.parallel.processes import PeerLostError, leave
 from isjax.usage import usage
 
 _CONFIG = config_flags.DEFINE_config_file(

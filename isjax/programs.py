@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from isjax.base import Array, Batch, Draw
-from isjax.mesh import gathered
+from isjax.parallel.mesh import gathered
 from isjax.training import TrainState
 
 __all__ = ["Output", "Program", "compile_steps", "number_of_steps"]

@@ -13,7 +13,7 @@ from isjax._numerics.finite import all_finite
 from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, SamplerState, take
 from isjax.diagnostics import draw_metrics
 from isjax.gradients import weighted_value_and_grad
-from isjax.mesh import gathered, spread
+from isjax.parallel.mesh import gathered, spread
 from isjax.samplers._combinators import EpochState
 from isjax.samplers._lagged import LagState, pending
 from isjax.samplers._stratified import StrataState
@@ -100,7 +100,7 @@ def make_train_step(
         sampler: chooses the batch.
         pool_size: B, of the uniform presample that the sampler chooses from; None leaves it to
             the sampler where to look: to one with a pool of its own, or in the whole data set.
-        size: N, of data that have more rows than that, see `isjax.padding`; None = each row is an
+        size: N, of data that have more rows than that, see `isjax.parallel.padding`; None = each row is an
             example.
         with_draw: also return what was drawn, the `Draw` with the weights as used, as
             `metrics["draw"]`, and `metrics["losses"]`, [b].
@@ -113,7 +113,7 @@ def make_train_step(
         NaN: no weight protects it) while step and sampler went on.
 
     In `jax.set_mesh(mesh)` batch and pool are spread over the mesh's data axis; see
-    `isjax.sharding` for the state.
+    `isjax.parallel.sharding` for the state.
 
     Raises:
         ValueError: here if the sampler has a pool of its own and is given another; when first

@@ -191,7 +191,7 @@ def require_pool(sampler: Sampler, pool_size: int | None, name: str) -> None:
 def require_whole(batch: Batch, size: int, name: str) -> None:
     """Refuses a batch that is less than the data set of `size`; `name` is for the message.
 
-    It may have more rows than that, of which `isjax.padding` tells.
+    It may have more rows than that, of which `isjax.parallel.padding` tells.
     """
     sizes = sorted({leaf.shape[0] for leaf in jax.tree.leaves(batch)})
     if sizes and (sizes[0] < size or len(sizes) > 1):

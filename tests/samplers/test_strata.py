@@ -5,7 +5,8 @@ import pytest
 from helpers import assert_mean
 
 import isjax
-from isjax import padding, recipes, scorers, transforms, weights
+from isjax import recipes, scorers, transforms, weights
+from isjax.parallel import padding
 from isjax.samplers import _stratified as strata
 
 SIZE, STRATA, BATCH, POOL = 61, 4, 3, 8  # the last part has 13 examples, the others 16

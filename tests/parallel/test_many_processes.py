@@ -77,10 +77,10 @@ READING = """
 import itertools
 import json
 import jax, numpy as np
-from isjax.distributed import connect
+from isjax.parallel.processes import connect
 from isjax.loading import Loader
-from isjax.mesh import make_mesh
-from isjax.sharding import replicated, build
+from isjax.parallel.mesh import make_mesh
+from isjax.parallel.sharding import replicated, build
 from isjax.source import Source
 
 connect(False)

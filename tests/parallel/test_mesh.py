@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from processes import python
 
-from isjax import mesh
+from isjax.parallel import mesh
 
 PLACED = """
 import json, jax, jax.numpy as jnp

@@ -7,15 +7,16 @@ from jax.sharding import PartitionSpec as P
 from processes import python
 
 import isjax
-from isjax import padding, records, scorers, sharding
-from isjax.mesh import make_mesh
+from isjax import records, scorers
+from isjax.parallel import padding, sharding
+from isjax.parallel.mesh import make_mesh
 from isjax.samplers import _stratified as strata
 from isjax.training import init_train_state
 
 LAID = """
 import json, jax, numpy as np
 from isjax import sharding
-from isjax.mesh import make_mesh
+from isjax.parallel.mesh import make_mesh
 
 mesh = make_mesh(4, 2)
 read = []

@@ -9,8 +9,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from isjax.base import Array, Batch, PyTree
-from isjax.mesh import DATA, MODEL
-from isjax.padding import has_rows, pad
+from isjax.parallel.mesh import DATA, MODEL
+from isjax.parallel.padding import has_rows, pad
 from isjax.samplers._stratified import StrataState
 
 __all__ = ["bounds", "build", "last_axis", "place", "replicated", "shardings"]

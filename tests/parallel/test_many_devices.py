@@ -13,8 +13,8 @@ import json, re, sys
 import jax, jax.numpy as jnp, numpy as np, optax
 import isjax
 from isjax import recipes, sharding
-from isjax.mesh import make_mesh
-from isjax.padding import pad_state
+from isjax.parallel.mesh import make_mesh
+from isjax.parallel.padding import pad_state
 from isjax.samplers import stratified
 from isjax.training import init_train_state, make_train_step
 

@@ -1,0 +1,1 @@
+"""Many devices and processes: meshes, sharding, padding."""

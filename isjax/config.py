@@ -10,16 +10,8 @@ from typing import Any
 
 import optax
 
-from isjax import (
-    augmentations,
-    conditions,
-    data,
-    networks,
-    recipes,
-    schedules,
-    tasks,
-    weights,
-)
+from isjax import conditions, data, networks, recipes, schedules, tasks, weights
+from isjax.tasks import augmentations
 
 try:
     from ml_collections import ConfigDict
@@ -84,7 +76,7 @@ def default_config() -> ConfigDict:
             "network": "MLP",  # a name in isjax.networks
             "network_options": ConfigDict(),  # its attributes
             "precision": "float32",  # or bfloat16, in which the network then computes
-            "augment": (),  # names in isjax.augmentations, applied in this order
+            "augment": (),  # names in isjax.tasks.augmentations, applied in this order
             "augment_options": ConfigDict(  # the arguments of each, such as mixup.alpha
                 {name: ConfigDict() for name in augmentations.__all__}
             ),

@@ -1,9 +1,10 @@
 import pytest
 from ml_collections import ConfigDict
 
-from isjax import augmentations, conditions, networks, recipes, schedules, tasks, weights
+from isjax import conditions, networks, recipes, schedules, tasks, weights
 from isjax import config as configs
 from isjax.config import ConfigError
+from isjax.tasks import augmentations
 
 NAN, INFINITY = float("nan"), float("inf")
 

@@ -11,10 +11,11 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from isjax import augmentations, config, data, networks, objects, recipes, schedules, tasks
+from isjax import config, data, networks, objects, recipes, schedules, tasks
 from isjax.config import ConfigError
 from isjax.dataset import from_arrays
 from isjax.references import needed
+from isjax.tasks import augmentations
 
 FOLDER = pathlib.Path(__file__).parent.parent / "configs"
 PATHS = sorted(FOLDER.glob("*.py"))

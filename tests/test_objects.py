@@ -7,21 +7,11 @@ import numpy as np
 import optax
 import pytest
 
-from isjax import (
-    augmentations,
-    buffer,
-    conditions,
-    data,
-    networks,
-    objects,
-    recipes,
-    tasks,
-    weights,
-)
+from isjax import buffer, conditions, data, networks, objects, recipes, tasks, weights
 from isjax.config import ConfigError, default_config
 from isjax.dataset import from_arrays
 from isjax.references import needed
-from isjax.tasks import Task
+from isjax.tasks import Task, augmentations
 from isjax.training import init_train_state, make_train_step
 
 KEY = jax.random.key(0)

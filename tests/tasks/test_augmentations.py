@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from helpers import assert_binomial
 
-from isjax import augmentations
-from isjax.augmentations import crop, flip
-from isjax.mixing import Mixed
+from isjax.tasks import augmentations
+from isjax.tasks.augmentations import crop, flip
+from isjax.tasks.mixing import Mixed
 
 BATCH = 4000
 

@@ -14,8 +14,8 @@ import optax
 from isjax._numerics.precision import Model
 from isjax.base import Array, Batch, Params, PyTree
 from isjax.dataset import Dataset
-from isjax.mixing import Mixed, per_source
 from isjax.source import held
+from isjax.tasks.mixing import Mixed, per_source
 from isjax.training import EvalFn, LossFn
 
 __all__ = ["classification", "language", "regression"]
@@ -92,7 +92,7 @@ def classification(
             may be a pytree of several inputs.
         network: from `x` to logits [b, classes], `network(x, train=False)`.
         augment: `(key, x) -> x` of the training view, applied in order; see
-            `isjax.augmentations`. One of them may mix images (mixup, RICAP): the loss of an
+            `isjax.tasks.augmentations`. One of them may mix images (mixup, RICAP): the loss of an
             example is then that of its own label in all the mixtures it is part of, so that its
             weight and what is written back concern it alone. A model that scores the pool sees
             examples as they are.

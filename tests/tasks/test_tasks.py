@@ -7,9 +7,10 @@ import numpy as np
 import optax
 import pytest
 
-from isjax import augmentations, data, networks, recipes, scorers, tasks
+from isjax import data, networks, recipes, scorers, tasks
 from isjax.evaluation import make_evaluation
-from isjax.mixing import Mixed, mixup, ricap
+from isjax.tasks import augmentations
+from isjax.tasks.mixing import Mixed, mixup, ricap
 from isjax.training import init_train_state, make_train_step
 
 KEY = jax.random.key(0)

@@ -8,8 +8,8 @@ mixes images returns `mixing.Mixed`, which says what each image is made of.
 import jax
 import jax.numpy as jnp
 
-from isjax.mixing import mixup, ricap
-from isjax.randaugment import rand_augment
+from isjax.tasks.mixing import mixup, ricap
+from isjax.tasks.randaugment import rand_augment
 
 __all__ = ["crop", "flip", "mixup", "rand_augment", "ricap"]
 

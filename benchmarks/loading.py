@@ -2,7 +2,7 @@
 
     python benchmarks/loading.py --data-dir DATA
 
-CIFAR-10 in array_record, read by `isjax.loading.Loader`; `default` chosen d steps ahead, and a
+CIFAR-10 in array_record, read by `isjax.data.loading.Loader`; `default` chosen d steps ahead, and a
 pool of B read as many steps ahead, of which b are trained on (by lot, so that scoring costs
 nothing: what any method pays that must see the pool). Besides, batches read and not trained on,
 and data in memory. A JSON line for each, examples trained on a second and reads a step, then a
@@ -19,7 +19,7 @@ import numpy as np
 from common import load_config, measure
 
 from isjax import recipes, resampling
-from isjax.loading import Loader
+from isjax.data.loading import Loader
 from isjax.objects import make_optimizer, make_task
 from isjax.parallel.mesh import make_mesh
 from isjax.samplers import lagged, pending

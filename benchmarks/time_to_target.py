@@ -29,7 +29,8 @@ from common import flops_of, load_config, override, settings
 from ml_collections import ConfigDict
 
 from isjax import experiment, objects
-from isjax.training import init_train_state, make_train_step, num_examples
+from isjax.data.source import num_examples
+from isjax.training import init_train_state, make_train_step
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt

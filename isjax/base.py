@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 from jax.typing import ArrayLike
 
 Array = jax.Array
@@ -141,6 +142,24 @@ def drawn_weights(state: SamplerState, draw: Draw, losses: Array) -> Array:
 def take(data: Batch, ids: ArrayLike) -> Batch:
     """The examples `ids` [b] of a data set, a pytree of arrays with leading axis N."""
     return jax.tree.map(lambda x: x[ids], data)
+
+
+def num_examples(data: Batch) -> int:
+    """N, the length that the leading axes of all arrays in `data` share.
+
+    Raises:
+        ValueError: if there is no array, no example, or no common length.
+    """
+    leaves, _ = jax.tree_util.tree_flatten_with_path(data)
+    shapes = {jax.tree_util.keystr(path) or "data": jnp.shape(leaf) for path, leaf in leaves}
+    sizes = {shape[0] if shape else 0 for shape in shapes.values()}
+    if len(sizes) != 1 or 0 in sizes:
+        listed = ", ".join(f"{name}: {shape}" for name, shape in shapes.items()) or "no arrays"
+        raise ValueError(
+            "a data set needs arrays with one common, non-empty leading axis, an example each; "
+            f"got {listed}"
+        )
+    return sizes.pop()
 
 
 class Sampler(NamedTuple):

@@ -22,13 +22,13 @@ from absl import flags
 
 from isjax import experiment, main, recipes
 from isjax.config import ConfigDict, ConfigError, check, check_name, num_steps
+from isjax.data.source import num_examples
 from isjax.figures import draw_comparison
 from isjax.objects import make_sampler, make_task
 from isjax.references import needed
 from isjax.runs import SCORES, TRAIN_LOSS, Metric
 from isjax.tables import mean_stds
 from isjax.tasks import Task
-from isjax.training import num_examples
 
 __all__ = ["compare", "table"]
 

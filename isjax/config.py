@@ -111,7 +111,7 @@ def default_config() -> ConfigDict:
             "log_every": 100,  # steps over which diagnostics are averaged for training.jsonl
             "stop_on_nonfinite": True,  # end a run that has skipped every step since an evaluation
             # How it runs.
-            "in_memory": True,  # or False: each batch is read once it is chosen, see isjax.loading
+            "in_memory": True,  # or False: each batch is read once it is chosen, see isjax.data.loading
             "lag": 0,  # steps by which a batch is chosen ahead; 2 or more hide the reading
             "checkpoint_every": 1000,  # steps; 0 = never, and the run cannot be resumed
             "steps_per_call": 0,  # of the compiled program; 0 = 1 on a CPU, 50 elsewhere

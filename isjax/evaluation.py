@@ -7,10 +7,10 @@ import jax
 import numpy as np
 
 from isjax.base import Batch
+from isjax.data.source import Source, num_examples
 from isjax.parallel.mesh import shards
-from isjax.source import Source
 from isjax.tasks import Task
-from isjax.training import TrainState, make_eval_step, num_examples
+from isjax.training import TrainState, make_eval_step
 
 __all__ = ["Evaluate", "make_evaluation", "over_examples"]
 

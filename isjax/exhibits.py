@@ -11,14 +11,15 @@ import numpy as np
 
 from isjax import records, timeline
 from isjax.base import Batch
-from isjax.dataset import save
+from isjax.data.dataset import save
+from isjax.data.source import num_examples
 from isjax.files import write_whole
 from isjax.gallery import make_gallery
 from isjax.parallel.processes import alone, fetch, is_main
 from isjax.programs import Program
 from isjax.runs import DRAWS, EXAMPLES, TIME
 from isjax.tasks import Task
-from isjax.training import TrainState, num_examples
+from isjax.training import TrainState
 
 __all__ = ["make_exhibits"]
 

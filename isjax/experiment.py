@@ -15,10 +15,11 @@ from isjax import records
 from isjax.base import Array, Params, PyTree, Sampler
 from isjax.checkpoints import Checkpoints
 from isjax.config import ConfigDict, ConfigError, check, num_steps
-from isjax.dataset import Dataset
+from isjax.data.dataset import Dataset
+from isjax.data.loading import Loader
+from isjax.data.source import in_memory, num_examples
 from isjax.evaluation import make_evaluation
 from isjax.exhibits import make_exhibits
-from isjax.loading import Loader
 from isjax.loop import OnDraw, Plan, Progress, describe, train
 from isjax.objects import check_task, make_optimizer, make_sampler, make_task
 from isjax.parallel.mesh import DATA, make_mesh
@@ -29,14 +30,12 @@ from isjax.preemption import asked_to_stop, asked_together
 from isjax.programs import compile_steps
 from isjax.references import Prepared, Stopped, needed, prepare
 from isjax.samplers import pending
-from isjax.source import in_memory
 from isjax.tasks import Task
 from isjax.training import (
     TrainState,
     init_train_state,
     make_loaded_step,
     make_train_step,
-    num_examples,
 )
 from isjax.wandb_writer import WandbWriter
 from isjax.workdir import ADVICE, check_workdir, locked, write_config

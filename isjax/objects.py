@@ -16,12 +16,11 @@ from isjax import conditions, data, networks, recipes, schedules, tasks, weights
 from isjax._numerics import precision
 from isjax.base import Array, Batch, PyTree, Sampler
 from isjax.config import ConfigError, build, check_name, num_steps
-from isjax.dataset import Dataset, with_label_noise
+from isjax.data.dataset import Dataset, with_label_noise
+from isjax.data.source import held, in_memory, num_examples
 from isjax.gradients import check_losses
 from isjax.samplers import gate, lagged, reweight, stratified
-from isjax.source import held, in_memory
 from isjax.tasks import Task, augmentations, num_outputs, predicts_every_token
-from isjax.training import num_examples
 
 __all__ = ["check_task", "make_optimizer", "make_sampler", "make_task"]
 

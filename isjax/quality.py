@@ -19,12 +19,13 @@ from absl import flags
 from isjax import experiment, main
 from isjax.base import take
 from isjax.config import ConfigDict, ConfigError, check
+from isjax.data.source import num_examples
 from isjax.diagnostics import Quality, make_gradient_quality
 from isjax.objects import make_optimizer, make_sampler, make_task
 from isjax.references import needed
 from isjax.resampling import presample
 from isjax.tasks import Task
-from isjax.training import TrainState, num_examples
+from isjax.training import TrainState
 
 __all__ = ["measurement", "run"]
 

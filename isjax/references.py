@@ -19,7 +19,8 @@ from ml_collections import ConfigDict
 from isjax import recipes
 from isjax.base import Array, Batch, take
 from isjax.config import ConfigError, num_steps
-from isjax.dataset import save
+from isjax.data.dataset import save
+from isjax.data.source import num_examples
 from isjax.evaluation import over_examples
 from isjax.gradients import el2n
 from isjax.objects import make_optimizer, required
@@ -30,7 +31,6 @@ from isjax.training import (
     init_train_state,
     make_eval_step,
     make_train_step,
-    num_examples,
 )
 
 __all__ = ["Prepared", "Stopped", "cross_fitted_losses", "early_el2n", "needed", "prepare"]

@@ -10,7 +10,7 @@ import optax
 
 from isjax import buffer, resampling
 from isjax._numerics.finite import all_finite
-from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, SamplerState, take
+from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, SamplerState, num_examples, take
 from isjax.diagnostics import draw_metrics
 from isjax.gradients import weighted_value_and_grad
 from isjax.parallel.mesh import gathered, spread
@@ -18,7 +18,6 @@ from isjax.samplers._combinators import EpochState
 from isjax.samplers._lagged import LagState, pending
 from isjax.samplers._stratified import StrataState
 from isjax.samplers.sum_tree import Tree
-from isjax.source import Source
 
 __all__ = [
     "TrainState",
@@ -26,7 +25,6 @@ __all__ = [
     "make_eval_step",
     "make_loaded_step",
     "make_train_step",
-    "num_examples",
 ]
 
 LossFn = Callable[[Params, PyTree, Batch, Array], tuple[Array, PyTree]]
@@ -219,26 +217,6 @@ def make_eval_step(metrics_fn: EvalFn) -> Callable[[TrainState, Batch], PyTree]:
         return gathered(metrics_fn(state.params, state.model_state, spread(batch)))
 
     return evaluate
-
-
-def num_examples(data: Batch | Source) -> int:
-    """N, of a `Source`, or the length that the leading axes of all arrays in `data` share.
-
-    Raises:
-        ValueError: if there is no array, no example, or no common length.
-    """
-    if isinstance(data, Source):
-        return len(data)
-    leaves, _ = jax.tree_util.tree_flatten_with_path(data)
-    shapes = {jax.tree_util.keystr(path) or "data": jnp.shape(leaf) for path, leaf in leaves}
-    sizes = {shape[0] if shape else 0 for shape in shapes.values()}
-    if len(sizes) != 1 or 0 in sizes:
-        listed = ", ".join(f"{name}: {shape}" for name, shape in shapes.items()) or "no arrays"
-        raise ValueError(
-            "a data set needs arrays with one common, non-empty leading axis, an example each; "
-            f"got {listed}"
-        )
-    return sizes.pop()
 
 
 def _trainer(

@@ -5,7 +5,7 @@ import pytest
 from helpers import rows, write_run
 
 from isjax.behaviour import load_behaviour
-from isjax.dataset import save
+from isjax.data.dataset import save
 from isjax.runs import load_runs
 
 EMPTY = ({}, {}, {}, {}, {})

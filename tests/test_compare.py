@@ -11,7 +11,7 @@ import pytest
 
 from isjax import compare, data, experiment, main, objects, recipes
 from isjax.config import ConfigError, default_config
-from isjax.dataset import from_arrays
+from isjax.data.dataset import from_arrays
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIG = """

@@ -13,7 +13,7 @@ from ml_collections import config_flags
 
 from isjax import config, data, networks, objects, recipes, schedules, tasks
 from isjax.config import ConfigError
-from isjax.dataset import from_arrays
+from isjax.data.dataset import from_arrays
 from isjax.references import needed
 from isjax.tasks import augmentations
 

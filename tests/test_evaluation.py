@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from isjax.dataset import from_arrays
+from isjax.data.dataset import from_arrays
 from isjax.evaluation import make_evaluation, over_examples
 from isjax.tasks import Task
 from isjax.training import TrainState

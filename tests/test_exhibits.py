@@ -10,7 +10,7 @@ import pytest
 
 from isjax import exhibits, experiment
 from isjax.config import default_config
-from isjax.dataset import from_arrays
+from isjax.data.dataset import from_arrays
 from isjax.timeline import PARTS
 
 N, b, B, STEPS = 40, 8, 16, 30

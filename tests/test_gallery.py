@@ -5,7 +5,7 @@ import optax
 import pytest
 
 from isjax import recipes
-from isjax.dataset import Dataset, from_arrays
+from isjax.data.dataset import Dataset, from_arrays
 from isjax.gallery import extremes, make_gallery
 from isjax.tasks import Task
 from isjax.training import init_train_state

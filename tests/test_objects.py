@@ -9,7 +9,7 @@ import pytest
 
 from isjax import buffer, conditions, data, networks, objects, recipes, tasks, weights
 from isjax.config import ConfigError, default_config
-from isjax.dataset import from_arrays
+from isjax.data.dataset import from_arrays
 from isjax.references import needed
 from isjax.tasks import Task, augmentations
 from isjax.training import init_train_state, make_train_step

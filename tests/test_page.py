@@ -10,7 +10,7 @@ from helpers import rows, write_run
 from PIL import Image
 
 from isjax import page
-from isjax.dataset import save
+from isjax.data.dataset import save
 from isjax.page import write_page
 from isjax.runs import load_runs
 from isjax.timeline import PARTS

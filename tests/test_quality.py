@@ -9,7 +9,7 @@ import pytest
 
 from isjax import data, experiment, networks, objects, quality, tasks
 from isjax.config import ConfigError, default_config
-from isjax.dataset import from_arrays
+from isjax.data.dataset import from_arrays
 from isjax.diagnostics import Noise
 from isjax.training import init_train_state
 

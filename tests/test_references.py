@@ -9,7 +9,7 @@ import pytest
 
 from isjax import networks, recipes, references, tasks
 from isjax.config import ConfigError, default_config
-from isjax.dataset import from_arrays
+from isjax.data.dataset import from_arrays
 from isjax.references import Prepared, Stopped, cross_fitted_losses, early_el2n, needed, prepare
 
 SIZE = 20

@@ -40,7 +40,7 @@ class Examples:
         time.sleep(2e-4 * (i % 3))
         return {"x": part["x"][i], "label": label[i]}
 
-from isjax.source import Source
+from isjax.data.source import Source
 
 train = Source(Examples())
 config.update({"method": "default", "lag": 2})

@@ -13,8 +13,8 @@ import optax
 
 from isjax._numerics.precision import Model
 from isjax.base import Array, Batch, Params, PyTree
-from isjax.dataset import Dataset
-from isjax.source import held
+from isjax.data.dataset import Dataset
+from isjax.data.source import held
 from isjax.tasks.mixing import Mixed, per_source
 from isjax.training import EvalFn, LossFn
 
@@ -112,7 +112,7 @@ def language(dataset: Dataset, network: Network, augment: Sequence[Augmentation]
     """Prediction of the next token, with perplexity: exp of the mean cross-entropy, in nats.
 
     Args:
-        dataset: of `{"x", "y"}`, tokens and the tokens that follow; see `isjax.text`. The loss of
+        dataset: of `{"x", "y"}`, tokens and the tokens that follow; see `isjax.data.text`. The loss of
             an example is the mean over its targets.
         network: from `x` [b, T] to logits, [b, T, words] or [b, words] as `y` is [b, T] or [b].
         augment: as in `classification`.

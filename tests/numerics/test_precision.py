@@ -8,7 +8,7 @@ import pytest
 from isjax import experiment, objects
 from isjax._numerics import precision
 from isjax.config import ConfigError, check, default_config
-from isjax.dataset import Dataset
+from isjax.data.dataset import Dataset
 from isjax.networks import CNN, LSTM, MLP, WideResNet
 
 IMAGES = jax.random.normal(jax.random.key(0), (4, 8, 8, 3))

@@ -78,10 +78,10 @@ import itertools
 import json
 import jax, numpy as np
 from isjax.parallel.processes import connect
-from isjax.loading import Loader
+from isjax.data.loading import Loader
 from isjax.parallel.mesh import make_mesh
 from isjax.parallel.sharding import replicated, build
-from isjax.source import Source
+from isjax.data.source import Source
 
 connect(False)
 read = []

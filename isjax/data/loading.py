@@ -9,9 +9,9 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from isjax.base import Array, Batch, PyTree
+from isjax.data.source import Source
 from isjax.parallel.mesh import DATA
 from isjax.parallel.sharding import bounds
-from isjax.source import Source
 
 __all__ = ["Loader"]
 

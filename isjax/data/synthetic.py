@@ -6,7 +6,7 @@ import random
 
 import numpy as np
 
-from isjax.dataset import Dataset, cache_dir, from_arrays, save
+from isjax.data.dataset import Dataset, cache_dir, from_arrays, save
 
 __all__ = ["friedman", "mnist1d"]
 

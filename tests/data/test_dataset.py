@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from helpers import assert_binomial
 
-from isjax import dataset
+from isjax.data import dataset
 
 
 def part(size=2, **arrays):

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 
 from isjax.base import Batch
-from isjax.dataset import SETS, Dataset, cache_dir, from_arrays
+from isjax.data.dataset import SETS, Dataset, cache_dir, from_arrays
+from isjax.data.source import Source, held
+from isjax.data.tfds_source import open_builder, open_split, quiet
 from isjax.files import write_whole
-from isjax.source import Source, held
-from isjax.tfds_source import open_builder, open_split, quiet
 
 __all__ = ["load_images"]
 

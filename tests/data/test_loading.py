@@ -10,11 +10,11 @@ import pytest
 import isjax
 from isjax import experiment, scorers
 from isjax.config import ConfigError, default_config
-from isjax.dataset import from_arrays
-from isjax.loading import Loader
+from isjax.data.dataset import from_arrays
+from isjax.data.loading import Loader
+from isjax.data.source import Source
 from isjax.parallel.mesh import make_mesh
 from isjax.samplers import lagged, pending
-from isjax.source import Source
 from isjax.training import init_train_state, make_loaded_step, make_train_step
 
 SIZE, BATCH = 60, 4

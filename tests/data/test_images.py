@@ -9,7 +9,7 @@ import pytest
 import tensorflow_datasets as tfds
 import tiny_tfds
 
-from isjax import images
+from isjax.data import images
 
 FASHION = Path("/usr/share/datasets/fashion-mnist")
 

@@ -3,7 +3,7 @@ import random
 import numpy as np
 import pytest
 
-from isjax import synthetic
+from isjax.data import synthetic
 
 
 @pytest.fixture(scope="module")

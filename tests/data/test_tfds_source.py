@@ -6,7 +6,7 @@ import tensorflow_datasets as tfds
 import tiny_tfds
 from absl import logging
 
-from isjax import tfds_source
+from isjax.data import tfds_source
 
 
 @pytest.fixture(autouse=True)

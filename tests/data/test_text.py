@@ -7,7 +7,7 @@ import pytest
 import tensorflow_datasets as tfds
 import tiny_tfds
 
-from isjax import text
+from isjax.data import text
 
 TRAIN = " the cat sat \n the dog \n the cat \n"
 

@@ -7,9 +7,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from isjax import base
 from isjax.base import Array, Batch
 
-__all__ = ["Source", "held", "in_memory"]
+__all__ = ["Source", "held", "in_memory", "num_examples"]
 
 _HELD = 1000  # examples, by which shapes, labels, and the statistics of images are known
 
@@ -92,3 +93,12 @@ def in_memory(part: Batch | Source) -> bool:
 def held(part: Batch | Source) -> Batch:
     """Arrays as they are; of a source, what it holds in memory to be known by."""
     return part.held if isinstance(part, Source) else part
+
+
+def num_examples(part: Batch | Source) -> int:
+    """N, of a source or of arrays.
+
+    Raises:
+        ValueError: if arrays have no common, non-empty leading axis.
+    """
+    return len(part) if isinstance(part, Source) else base.num_examples(part)

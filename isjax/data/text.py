@@ -9,8 +9,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from isjax.base import Batch
-from isjax.dataset import Dataset, from_arrays
-from isjax.tfds_source import open_builder, open_split
+from isjax.data.dataset import Dataset, from_arrays
+from isjax.data.tfds_source import open_builder, open_split
 
 __all__ = ["ptb", "tiny_shakespeare"]
 

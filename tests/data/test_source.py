@@ -2,8 +2,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from isjax.source import Source, held, in_memory
-from isjax.training import num_examples
+from isjax.data.source import Source, held, in_memory, num_examples
 
 SIZE = 2500
 

@@ -3,10 +3,10 @@
 import functools
 from collections.abc import Callable
 
-from isjax.dataset import SETS, Dataset, from_arrays
-from isjax.images import load_images
-from isjax.synthetic import friedman, mnist1d
-from isjax.text import ptb, tiny_shakespeare
+from isjax.data.dataset import SETS, Dataset, from_arrays
+from isjax.data.images import load_images
+from isjax.data.synthetic import friedman, mnist1d
+from isjax.data.text import ptb, tiny_shakespeare
 
 __all__ = [
     "SETS",

@@ -24,7 +24,7 @@ import step_cost
 from common import flops_of, measure
 from step_cost import BATCH, METHODS, NETWORKS, TRAIN_EVERY
 
-from isjax import timeline
+from isjax.reporting import timeline
 from isjax.samplers import sum_tree
 from isjax.samplers._importance import rows_of
 

@@ -23,11 +23,11 @@ from absl import flags
 from isjax import experiment, main, recipes
 from isjax.config import ConfigDict, ConfigError, check, check_name, num_steps
 from isjax.data.source import num_examples
-from isjax.figures import draw_comparison
 from isjax.objects import make_sampler, make_task
 from isjax.references import needed
-from isjax.runs import SCORES, TRAIN_LOSS, Metric
-from isjax.tables import mean_stds
+from isjax.reporting.figures import draw_comparison
+from isjax.reporting.runs import SCORES, TRAIN_LOSS, Metric
+from isjax.reporting.tables import mean_stds
 from isjax.tasks import Task
 
 __all__ = ["compare", "table"]

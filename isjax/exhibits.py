@@ -9,15 +9,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from isjax import records, timeline
+from isjax import records
 from isjax.base import Batch
 from isjax.data.dataset import save
 from isjax.data.source import num_examples
 from isjax.files import write_whole
-from isjax.gallery import make_gallery
 from isjax.parallel.processes import alone, fetch, is_main
 from isjax.programs import Program
-from isjax.runs import DRAWS, EXAMPLES, TIME
+from isjax.reporting import timeline
+from isjax.reporting.gallery import make_gallery
+from isjax.reporting.runs import DRAWS, EXAMPLES, TIME
 from isjax.tasks import Task
 from isjax.training import TrainState
 
@@ -31,8 +32,8 @@ def make_exhibits(
 
     - `draws.npz`: `count` [N], times drawn; of the last few thousand draws `scores`, `losses`, and
       `probs` over those of uniform draws.
-    - `examples.npz`: those drawn most and least, see `isjax.gallery`.
-    - `time.json`: the shares of `isjax.timeline.PARTS`, measured on a copy of the state after the
+    - `examples.npz`: those drawn most and least, see `isjax.reporting.gallery`.
+    - `time.json`: the shares of `isjax.reporting.timeline.PARTS`, measured on a copy of the state after the
       first steps, or null where they cannot be told; only of a run in one process.
 
     Returns:

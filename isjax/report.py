@@ -11,9 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from isjax.page import write_page
-from isjax.runs import load_runs
-from isjax.tables import explanation, format_table, notes, summarise
+from isjax.reporting.page import write_page
+from isjax.reporting.runs import load_runs
+from isjax.reporting.tables import explanation, format_table, notes, summarise
 
 __all__ = ["main"]
 

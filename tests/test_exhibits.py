@@ -11,7 +11,7 @@ import pytest
 from isjax import exhibits, experiment
 from isjax.config import default_config
 from isjax.data.dataset import from_arrays
-from isjax.timeline import PARTS
+from isjax.reporting.timeline import PARTS
 
 N, b, B, STEPS = 40, 8, 16, 30
 FILES = ("draws.npz", "examples.npz", "time.json")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from isjax.runs import TRAIN_LOSS, Group, Metric, Run, by_group, final, reference, score
+from isjax.reporting.runs import TRAIN_LOSS, Group, Metric, Run, by_group, final, reference, score
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

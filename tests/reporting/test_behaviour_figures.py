@@ -6,10 +6,15 @@ import matplotlib
 import numpy as np
 import pytest
 
-from isjax.behaviour import Behaviour
-from isjax.behaviour_figures import draw_behaviour, draw_draws, draw_predictions, draw_time
-from isjax.runs import Group, Run
-from isjax.timeline import PARTS
+from isjax.reporting.behaviour import Behaviour
+from isjax.reporting.behaviour_figures import (
+    draw_behaviour,
+    draw_draws,
+    draw_predictions,
+    draw_time,
+)
+from isjax.reporting.runs import Group, Run
+from isjax.reporting.timeline import PARTS
 
 UNIFORM, LOSS = Group("uniform", 1.0), Group("loss", 1.0)
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from helpers import rows, write_run
 
-from isjax.runs import Group, by_group, load_runs, reference, score
+from isjax.reporting.runs import Group, by_group, load_runs, reference, score
 
 
 @pytest.mark.parametrize("tail", ['{"step": 30, "seco', '{"step": 30, "seconds": 4', "{"])

@@ -6,8 +6,8 @@ import pytest
 from helpers import rows, write_run
 from scipy import integrate
 
-from isjax.runs import load_runs
-from isjax.tables import columns, explanation, format_table, interval, notes, summarise
+from isjax.reporting.runs import load_runs
+from isjax.reporting.tables import columns, explanation, format_table, interval, notes, summarise
 
 INF = float("inf")
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from isjax.runs import DRAWS, EXAMPLES, TIME, Run
+from isjax.reporting.runs import DRAWS, EXAMPLES, TIME, Run
 
 __all__ = ["Behaviour", "load_behaviour"]
 
@@ -21,8 +21,8 @@ class Behaviour(NamedTuple):
             `tau`, the 1 / sqrt(effective sample size) of arXiv 1803.00942.
         evaluations: by name, an entry per line of `metrics.jsonl`.
         draws: `count` [N], and of the last draws `scores`, `losses`, `probs`.
-        examples: drawn most and least, see `isjax.gallery`.
-        shares: of a step's time, by part, see `isjax.timeline`.
+        examples: drawn most and least, see `isjax.reporting.gallery`.
+        shares: of a step's time, by part, see `isjax.reporting.timeline`.
     """
 
     steps: dict[str, np.ndarray]

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from helpers import rows, write_run
 
-from isjax.behaviour import load_behaviour
 from isjax.data.dataset import save
-from isjax.runs import load_runs
+from isjax.reporting.behaviour import load_behaviour
+from isjax.reporting.runs import load_runs
 
 EMPTY = ({}, {}, {}, {}, {})
 

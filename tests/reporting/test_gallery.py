@@ -6,7 +6,7 @@ import pytest
 
 from isjax import recipes
 from isjax.data.dataset import Dataset, from_arrays
-from isjax.gallery import extremes, make_gallery
+from isjax.reporting.gallery import extremes, make_gallery
 from isjax.tasks import Task
 from isjax.training import init_train_state
 

@@ -7,9 +7,10 @@ import numpy as np
 import optax
 import pytest
 
-from isjax import recipes, records, timeline
+from isjax import recipes, records
 from isjax.programs import compile_steps
-from isjax.timeline import PARTS, shares
+from isjax.reporting import timeline
+from isjax.reporting.timeline import PARTS, shares
 from isjax.training import init_train_state, make_train_step
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from isjax.runs import TRAIN_LOSS, Group, Metric, Run, by_group, final, reference, score
+from isjax.reporting.runs import TRAIN_LOSS, Group, Metric, Run, by_group, final, reference, score
 
 __all__ = [
     "Outcome",

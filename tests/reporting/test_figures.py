@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from helpers import rows, write_run
 
-from isjax.figures import draw_comparison, draw_curves
-from isjax.runs import SCORES, TRAIN_LOSS, load_runs
+from isjax.reporting.figures import draw_comparison, draw_curves
+from isjax.reporting.runs import SCORES, TRAIN_LOSS, load_runs
 
 
 def legends(figure):

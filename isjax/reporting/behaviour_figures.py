@@ -5,15 +5,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from isjax.behaviour import Behaviour
-from isjax.figures import COLOURS, GREY, mean_and_band, new_figure, plain, styles
-from isjax.runs import Group, final
-from isjax.timeline import PARTS
+from isjax.reporting.behaviour import Behaviour
+from isjax.reporting.figures import COLOURS, GREY, mean_and_band, new_figure, plain, styles
+from isjax.reporting.runs import Group, final
+from isjax.reporting.timeline import PARTS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from isjax.runs import Run
+    from isjax.reporting.runs import Run
 
 __all__ = ["draw_behaviour", "draw_draws", "draw_predictions", "draw_time"]
 

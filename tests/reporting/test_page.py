@@ -9,11 +9,11 @@ import pytest
 from helpers import rows, write_run
 from PIL import Image
 
-from isjax import page
 from isjax.data.dataset import save
-from isjax.page import write_page
-from isjax.runs import load_runs
-from isjax.timeline import PARTS
+from isjax.reporting import page
+from isjax.reporting.page import write_page
+from isjax.reporting.runs import load_runs
+from isjax.reporting.timeline import PARTS
 
 VOID = {"meta", "br", "img"}
 EVIL = ("cat", '<script>alert("1")</script>', "a & b's </pre>")

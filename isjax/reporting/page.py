@@ -11,11 +11,24 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from isjax import recipes
-from isjax.behaviour import Behaviour, load_behaviour
-from isjax.behaviour_figures import draw_behaviour, draw_draws, draw_predictions, draw_time
-from isjax.figures import draw_curves
-from isjax.runs import TRAIN_LOSS, Group, Run, by_group, final, reference
-from isjax.tables import Outcome, Summary, columns, explanation, interval, notes, summarise
+from isjax.reporting.behaviour import Behaviour, load_behaviour
+from isjax.reporting.behaviour_figures import (
+    draw_behaviour,
+    draw_draws,
+    draw_predictions,
+    draw_time,
+)
+from isjax.reporting.figures import draw_curves
+from isjax.reporting.runs import TRAIN_LOSS, Group, Run, by_group, final, reference
+from isjax.reporting.tables import (
+    Outcome,
+    Summary,
+    columns,
+    explanation,
+    interval,
+    notes,
+    summarise,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,0 +1,1 @@
+"""Reports: runs read back, tables, figures, the page."""

@@ -21,9 +21,10 @@ import optax
 from common import load_config, override
 
 import isjax
-from isjax import objects, recipes, resampling, scorers, transforms
-from isjax.config import num_steps
-from isjax.evaluation import make_evaluation
+from isjax import recipes, resampling, scorers, transforms
+from isjax.experiment import build as objects
+from isjax.experiment.config import num_steps
+from isjax.experiment.evaluation import make_evaluation
 
 STEPS = {"mnist1d": 3000, "fashion_mnist": 5000, "cifar10": 3000}
 BATCH = 128

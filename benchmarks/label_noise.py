@@ -18,7 +18,8 @@ import jax
 import numpy as np
 from common import load_config
 
-from isjax import compare, experiment, objects
+from isjax import compare, experiment
+from isjax.experiment import build as objects
 
 CAP = float(np.log(10))  # the loss of a uniform guess
 METHODS = {

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from common import load_config
 
-from isjax.evaluation import make_evaluation
-from isjax.objects import make_optimizer, make_sampler, make_task
+from isjax.experiment.build import make_optimizer, make_sampler, make_task
+from isjax.experiment.evaluation import make_evaluation
 from isjax.samplers import lagged
 from isjax.training import init_train_state, make_train_step
 

@@ -14,7 +14,8 @@ import pathlib
 
 from common import load_config
 
-from isjax import experiment, objects, report
+from isjax import experiment, report
+from isjax.experiment import build as objects
 
 METHODS = ("uniform", "last_loss", "learned_loss", "biased_loss")
 BUDGETS = (1.0, 0.7, 0.5)

@@ -21,9 +21,10 @@ from common import load_config
 from scipy import stats
 
 import isjax
-from isjax import objects, scorers
-from isjax.config import num_steps
-from isjax.evaluation import make_evaluation
+from isjax import scorers
+from isjax.experiment import build as objects
+from isjax.experiment.config import num_steps
+from isjax.experiment.evaluation import make_evaluation
 from isjax.samplers._importance import rows_of
 
 BATCH, POOL, SCORED, MOMENTS = 128, 512, 2000, 30

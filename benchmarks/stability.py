@@ -13,7 +13,8 @@ import pathlib
 
 from common import load_config
 
-from isjax import experiment, objects
+from isjax import experiment
+from isjax.experiment import build as objects
 
 VARIANTS = {
     "uniform": {},

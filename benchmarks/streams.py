@@ -31,8 +31,8 @@ from scipy import stats
 import isjax
 from isjax import scorers
 from isjax.base import Rows, Scorer
-from isjax.evaluation import make_evaluation
-from isjax.objects import make_optimizer, make_task
+from isjax.experiment.build import make_optimizer, make_task
+from isjax.experiment.evaluation import make_evaluation
 from isjax.scorers import views
 from isjax.tasks import Task
 from isjax.training import init_train_state, make_train_step

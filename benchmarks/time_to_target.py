@@ -28,8 +28,9 @@ import numpy as np
 from common import flops_of, load_config, override, settings
 from ml_collections import ConfigDict
 
-from isjax import experiment, objects
+from isjax import experiment
 from isjax.data.source import num_examples
+from isjax.experiment import build as objects
 from isjax.training import init_train_state, make_train_step
 
 matplotlib.use("agg")

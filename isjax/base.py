@@ -162,6 +162,19 @@ def num_examples(data: Batch) -> int:
     return sizes.pop()
 
 
+def leading_axes(state: PyTree) -> PyTree:
+    """What the leading axis of each array of a state counts: a tree of strings.
+
+    A type says so by a method `leading_axes(self)`, which returns a tree like itself of "examples"
+    (a row for each of N, padded for devices), "strata" (a row for each of S parts) or "whole". All
+    other arrays are "whole".
+    """
+    says = lambda part: hasattr(part, "leading_axes")  # noqa: E731
+    return jax.tree.map(
+        lambda part: part.leading_axes() if says(part) else "whole", state, is_leaf=says
+    )
+
+
 class Sampler(NamedTuple):
     """Chooses what to train on next, and learns from the losses it then sees.
 

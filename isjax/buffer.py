@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from isjax._numerics.duplicates import slots
@@ -24,6 +25,10 @@ class ScoreBuffer(NamedTuple):
     count: Array | None = None
     failed: Array | None = None
     seen: Array | None = None
+
+    def leading_axes(self) -> "ScoreBuffer":
+        """See `base.leading_axes`."""
+        return jax.tree.map(lambda x: "examples", self)
 
 
 def init(num_examples: int, history: int, initial_loss: float = 1.0) -> ScoreBuffer:

@@ -21,10 +21,10 @@ import numpy as np
 from absl import flags
 
 from isjax import experiment, main, recipes
-from isjax.config import ConfigDict, ConfigError, check, check_name, num_steps
 from isjax.data.source import num_examples
-from isjax.objects import make_sampler, make_task
-from isjax.references import needed
+from isjax.experiment.build import make_sampler, make_task
+from isjax.experiment.config import ConfigDict, ConfigError, check, check_name, num_steps
+from isjax.experiment.reference_models import needed
 from isjax.reporting.figures import draw_comparison
 from isjax.reporting.runs import SCORES, TRAIN_LOSS, Metric
 from isjax.reporting.tables import mean_stds

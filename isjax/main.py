@@ -22,9 +22,9 @@ except ImportError:
     sys.exit("isjax: runs from a config need ml_collections: pip install 'isjax[run]'")
 
 from isjax import experiment
-from isjax.config import ConfigError, check_name, default_config
+from isjax.experiment.config import ConfigError, check_name, default_config
+from isjax.experiment.usage import usage
 from isjax.parallel.processes import PeerLostError, leave
-from isjax.usage import usage
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",

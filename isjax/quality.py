@@ -18,11 +18,11 @@ from absl import flags
 
 from isjax import experiment, main
 from isjax.base import take
-from isjax.config import ConfigDict, ConfigError, check
 from isjax.data.source import num_examples
 from isjax.diagnostics import Quality, make_gradient_quality
-from isjax.objects import make_optimizer, make_sampler, make_task
-from isjax.references import needed
+from isjax.experiment.build import make_optimizer, make_sampler, make_task
+from isjax.experiment.config import ConfigDict, ConfigError, check
+from isjax.experiment.reference_models import needed
 from isjax.resampling import presample
 from isjax.tasks import Task
 from isjax.training import TrainState

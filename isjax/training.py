@@ -41,7 +41,7 @@ class TrainState(NamedTuple):
         model_state: what else the model carries, such as batch statistics; None if nothing.
         opt_state: the optimiser's.
         sampler: the sampler's.
-        record: what is kept of the draws, `isjax.records.Record`; None if nothing.
+        record: what is kept of the draws, `isjax.experiment.draw_statistics.Record`; None if nothing.
     """
 
     step: Array

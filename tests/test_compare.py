@@ -9,13 +9,14 @@ import sys
 import numpy as np
 import pytest
 
-from isjax import compare, data, experiment, main, objects, recipes
-from isjax.config import ConfigError, default_config
+from isjax import compare, data, experiment, main, recipes
 from isjax.data.dataset import from_arrays
+from isjax.experiment import build as objects
+from isjax.experiment.config import ConfigError, default_config
 
 ROOT = pathlib.Path(__file__).parent.parent
 CONFIG = """
-from isjax.config import default_config
+from isjax.experiment.config import default_config
 
 def get_config():
     config = default_config()

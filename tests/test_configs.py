@@ -11,10 +11,12 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from isjax import config, data, networks, objects, recipes, schedules, tasks
-from isjax.config import ConfigError
+from isjax import data, networks, recipes, tasks
 from isjax.data.dataset import from_arrays
-from isjax.references import needed
+from isjax.experiment import build as objects
+from isjax.experiment import config, schedules
+from isjax.experiment.config import ConfigError
+from isjax.experiment.reference_models import needed
 from isjax.tasks import augmentations
 
 FOLDER = pathlib.Path(__file__).parent.parent / "configs"

@@ -11,7 +11,8 @@ import jax
 import pytest
 
 import isjax
-from isjax import config, recipes
+from isjax import recipes
+from isjax.experiment import config
 
 ROOT = pathlib.Path(__file__).parent.parent
 PAGES = {

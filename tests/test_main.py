@@ -10,12 +10,12 @@ import sys
 import pytest
 
 from isjax import data, recipes, tasks
-from isjax.config import names
+from isjax.experiment.config import names
 
 ROOT = pathlib.Path(__file__).parent.parent
 NEEDED = "runs from a config need ml_collections: pip install 'isjax[run]'"
 CONFIG = """
-from isjax.config import default_config
+from isjax.experiment.config import default_config
 
 def get_config():
     config = default_config()

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from isjax import data, experiment, networks, objects, quality, tasks
-from isjax.config import ConfigError, default_config
+from isjax import data, experiment, networks, quality, tasks
 from isjax.data.dataset import from_arrays
 from isjax.diagnostics import Noise
+from isjax.experiment import build as objects
+from isjax.experiment.config import ConfigError, default_config
 from isjax.training import init_train_state
 
 COLUMNS = ("variance", "optimum", "bias", "cosine")

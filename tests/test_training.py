@@ -782,7 +782,7 @@ def test_state_has_the_parts_of_the_design():
 
 
 def test_a_record_goes_through_the_step_as_it_is(trainer):
-    """It is the caller's to fill, see `isjax.records`; without one nothing is carried along."""
+    """It is the caller's to fill, see `isjax.experiment.draw_statistics`; without one nothing is carried along."""
     sampler, step = trainer
     record = {"count": jnp.arange(3), "other": (jnp.ones(2),)}
     state = start(sampler)

@@ -9,8 +9,8 @@ import jax
 import numpy as np
 
 from isjax.base import Batch
+from isjax.data.files import write_whole
 from isjax.data.source import Source, held, num_examples
-from isjax.files import write_whole
 
 __all__ = ["SETS", "Dataset", "cache_dir", "from_arrays", "save", "with_label_noise"]
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from isjax.base import Batch
 from isjax.data.dataset import SETS, Dataset, cache_dir, from_arrays
+from isjax.data.files import write_whole
 from isjax.data.source import Source, held
 from isjax.data.tfds_source import open_builder, open_split, quiet
-from isjax.files import write_whole
 
 __all__ = ["load_images"]
 

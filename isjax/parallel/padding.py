@@ -7,10 +7,7 @@ there, and they count in no mean.
 import jax
 import jax.numpy as jnp
 
-from isjax.base import Array, Batch, PyTree
-from isjax.buffer import ScoreBuffer
-from isjax.records import Record
-from isjax.samplers.sum_tree import Tree
+from isjax.base import Array, Batch, PyTree, leading_axes
 
 __all__ = ["has_rows", "pad", "pad_state"]
 
@@ -34,20 +31,5 @@ def pad_state(state: PyTree, parts: int) -> PyTree:
 
 
 def has_rows(state: PyTree) -> PyTree:
-    """For each array of a state, whether its rows are examples: a tree of bool.
-
-    Those of a `ScoreBuffer` are, the counts of a `Record`, and the lowest level of a `Tree`.
-    """
-
-    def of_part(part: PyTree) -> PyTree:
-        none = jax.tree.map(lambda x: False, part)
-        if isinstance(part, ScoreBuffer):
-            return jax.tree.map(lambda x: True, part)
-        if isinstance(part, Record):
-            return none._replace(count=True)
-        if isinstance(part, Tree):
-            return none._replace(levels=(True, *none.levels[1:]))
-        return none
-
-    kinds = ScoreBuffer | Record | Tree
-    return jax.tree.map(of_part, state, is_leaf=lambda part: isinstance(part, kinds))
+    """For each array of a state, whether its rows are examples: a tree of bool."""
+    return jax.tree.map(lambda axis: axis == "examples", leading_axes(state))

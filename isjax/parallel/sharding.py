@@ -8,10 +8,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from isjax.base import Array, Batch, PyTree
+from isjax.base import Array, Batch, PyTree, leading_axes
 from isjax.parallel.mesh import DATA, MODEL
-from isjax.parallel.padding import has_rows, pad
-from isjax.samplers._stratified import StrataState
+from isjax.parallel.padding import pad
 
 __all__ = ["bounds", "build", "last_axis", "place", "replicated", "shardings"]
 
@@ -42,16 +41,12 @@ def shardings(state: PyTree, mesh: Mesh, rule: Rule = replicated) -> PyTree:
         mesh: of `make_mesh`.
         rule: `(array, mesh) -> PartitionSpec`, such as `last_axis`.
     """
-    divided, whole = NamedSharding(mesh, P(DATA)), NamedSharding(mesh, P())
-
-    def of_part(part: PyTree, rows: PyTree) -> PyTree:
-        if isinstance(part, StrataState):
-            of_strata = jax.tree.map(lambda x: divided, part.inner)
-            return part._replace(inner=of_strata, sizes=whole)
-        return divided if rows else NamedSharding(mesh, rule(part, mesh))
-
-    is_strata = lambda part: isinstance(part, StrataState)  # noqa: E731
-    return jax.tree.map(of_part, state, has_rows(state), is_leaf=is_strata)
+    divided = NamedSharding(mesh, P(DATA))
+    return jax.tree.map(
+        lambda x, axis: NamedSharding(mesh, rule(x, mesh)) if axis == "whole" else divided,
+        state,
+        leading_axes(state),
+    )
 
 
 def build(

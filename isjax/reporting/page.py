@@ -91,7 +91,7 @@ def write_page(runs: Sequence[Run], folder: str | Path) -> Path:
         (folder / f"{name}.png").unlink(missing_ok=True)
     summaries = summarise(runs)
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("isjax", "."), autoescape=True, trim_blocks=True
+        loader=jinja2.PackageLoader("isjax.reporting", "."), autoescape=True, trim_blocks=True
     )
     html = environment.get_template("page.html").render(
         dataset=runs[0].dataset,

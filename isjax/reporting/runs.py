@@ -30,7 +30,7 @@ __all__ = [
 ]
 
 
-DRAWS, EXAMPLES, TIME = "draws.npz", "examples.npz", "time.json"  # see isjax.exhibits
+DRAWS, EXAMPLES, TIME = "draws.npz", "examples.npz", "time.json"  # see isjax.experiment.artifacts
 
 
 class Metric(NamedTuple):

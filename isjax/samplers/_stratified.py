@@ -38,6 +38,10 @@ class StrataState(NamedTuple):
     inner: PyTree
     sizes: Array
 
+    def leading_axes(self) -> PyTree:
+        """A row for each part; see `base.leading_axes`."""
+        return StrataState(jax.tree.map(lambda x: "strata", self.inner), "whole")
+
 
 def stratified(sampler: Sampler, strata: int, pool_size: int | None = None) -> Sampler:
     """Draws b / S examples from each of S equal stretches of the data set.

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from isjax._numerics.inverse_cdf import at_root, descend
-from isjax.base import Array
+from isjax.base import Array, PyTree
 
 # On a CPU 64 take 1.6 times as long at 10^6 examples, 16 about as long (benchmarks/draw.py).
 FANOUT = 32
@@ -33,6 +33,10 @@ class Tree(NamedTuple):
 
     levels: tuple[Array, ...]
     size: Array
+
+    def leading_axes(self) -> PyTree:
+        """The lowest level has a row for each example; see `base.leading_axes`."""
+        return Tree(("examples", *["whole"] * (len(self.levels) - 1)), "whole")
 
 
 def init(scores: Array) -> Tree:

@@ -9,10 +9,10 @@ import pytest
 
 import isjax
 from isjax import experiment, scorers
-from isjax.config import ConfigError, default_config
 from isjax.data.dataset import from_arrays
 from isjax.data.loading import Loader
 from isjax.data.source import Source
+from isjax.experiment.config import ConfigError, default_config
 from isjax.parallel.mesh import make_mesh
 from isjax.samplers import lagged, pending
 from isjax.training import init_train_state, make_loaded_step, make_train_step

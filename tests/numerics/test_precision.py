@@ -5,10 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from isjax import experiment, objects
+from isjax import experiment
 from isjax._numerics import precision
-from isjax.config import ConfigError, check, default_config
 from isjax.data.dataset import Dataset
+from isjax.experiment import build as objects
+from isjax.experiment.config import ConfigError, check, default_config
 from isjax.networks import CNN, LSTM, MLP, WideResNet
 
 IMAGES = jax.random.normal(jax.random.key(0), (4, 8, 8, 3))

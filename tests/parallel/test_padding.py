@@ -5,7 +5,8 @@ import optax
 import pytest
 
 import isjax
-from isjax import buffer, records, scorers
+from isjax import buffer, scorers
+from isjax.experiment import draw_statistics as records
 from isjax.parallel import padding
 from isjax.samplers import sum_tree
 from isjax.training import init_train_state, make_train_step

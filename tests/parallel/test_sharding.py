@@ -7,7 +7,8 @@ from jax.sharding import PartitionSpec as P
 from processes import python
 
 import isjax
-from isjax import records, scorers
+from isjax import scorers
+from isjax.experiment import draw_statistics as records
 from isjax.parallel import padding, sharding
 from isjax.parallel.mesh import make_mesh
 from isjax.samplers import _stratified as strata

@@ -13,7 +13,7 @@ import pytest
 
 import isjax
 from isjax import experiment, recipes, scorers
-from isjax.config import default_config
+from isjax.experiment.config import default_config
 from isjax.training import init_train_state, make_train_step
 
 KEY = jax.random.key(0)

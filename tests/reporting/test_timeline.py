@@ -7,8 +7,9 @@ import numpy as np
 import optax
 import pytest
 
-from isjax import recipes, records
-from isjax.programs import compile_steps
+from isjax import recipes
+from isjax.experiment import draw_statistics as records
+from isjax.experiment.compiled_steps import compile_steps
 from isjax.reporting import timeline
 from isjax.reporting.timeline import PARTS, shares
 from isjax.training import init_train_state, make_train_step

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from isjax import data, experiment, objects, recipes, tasks
+from isjax import data, experiment, recipes, tasks
 from isjax.base import Draw
-from isjax.config import ConfigError, default_config
+from isjax.experiment import build as objects
+from isjax.experiment.config import ConfigError, default_config
 from isjax.training import init_train_state, make_train_step
 
 METHODS = {"uniform": 1, "last_loss": 1, "learned_loss": 1, "biased_loss": 3}  # forward passes / b

@@ -7,9 +7,9 @@ import optax
 import pytest
 
 import isjax
-from isjax import records
 from isjax.base import Draw
-from isjax.programs import compile_steps
+from isjax.experiment import draw_statistics as records
+from isjax.experiment.compiled_steps import compile_steps
 from isjax.training import init_train_state, make_train_step
 
 N, B, b = 12, 6, 4

@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from isjax.files import write_whole
+from isjax.data.files import write_whole
 
 
 def test_a_file_is_there_once_all_is_written(tmp_path):

@@ -11,24 +11,27 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from isjax import records
 from isjax.base import Array, Params, PyTree, Sampler
-from isjax.checkpoints import Checkpoints
-from isjax.config import ConfigDict, ConfigError, check, num_steps
 from isjax.data.dataset import Dataset
 from isjax.data.loading import Loader
 from isjax.data.source import in_memory, num_examples
-from isjax.evaluation import make_evaluation
-from isjax.exhibits import make_exhibits
-from isjax.loop import OnDraw, Plan, Progress, describe, train
-from isjax.objects import check_task, make_optimizer, make_sampler, make_task
+from isjax.experiment import draw_statistics as records
+from isjax.experiment.artifacts import make_exhibits
+from isjax.experiment.build import check_task, make_optimizer, make_sampler, make_task
+from isjax.experiment.checkpoints import Checkpoints
+from isjax.experiment.compiled_steps import compile_steps
+from isjax.experiment.config import ConfigDict, ConfigError, check, num_steps
+from isjax.experiment.evaluation import make_evaluation
+from isjax.experiment.loop import OnDraw, Plan, Progress, describe, train
+from isjax.experiment.preemption import asked_to_stop, asked_together
+from isjax.experiment.reference_models import Prepared, Stopped, needed, prepare
+from isjax.experiment.wandb_writer import WandbWriter
+from isjax.experiment.workdir import ADVICE, check_workdir, locked, write_config
+from isjax.experiment.writers import Silent, Writer
 from isjax.parallel.mesh import DATA, make_mesh
 from isjax.parallel.padding import pad_state
 from isjax.parallel.processes import alone, connect, is_main, together
 from isjax.parallel.sharding import build, last_axis, place
-from isjax.preemption import asked_to_stop, asked_together
-from isjax.programs import compile_steps
-from isjax.references import Prepared, Stopped, needed, prepare
 from isjax.samplers import pending
 from isjax.tasks import Task
 from isjax.training import (
@@ -37,9 +40,6 @@ from isjax.training import (
     make_loaded_step,
     make_train_step,
 )
-from isjax.wandb_writer import WandbWriter
-from isjax.workdir import ADVICE, check_workdir, locked, write_config
-from isjax.writers import Silent, Writer
 
 __all__ = ["run"]
 
@@ -70,15 +70,15 @@ def run(
       `skipped` are counted since the start);
     - `training.jsonl`, a line of diagnostics every `config.log_every` steps;
     - `tensorboard/`, which shows both; with `config.wandb`, so does Weights & Biases, for which
-      the folder has `wandb.json` and `wandb/`: see `isjax.wandb_writer`;
+      the folder has `wandb.json` and `wandb/`: see `isjax.experiment.wandb_writer`;
     - `draws.npz`, `examples.npz` and `time.json`, which `isjax.report` shows: see
-      `isjax.exhibits`;
+      `isjax.experiment.artifacts`;
     - `checkpoints/`, the newest, and the best by `valid_loss`, or by `test_loss` where the data
       set has no valid part. The data position is `TrainState.step`, from which with the seed
       every draw follows.
 
     Args:
-        config: see `isjax.config.default_config`.
+        config: see `isjax.experiment.config.default_config`.
         workdir: made if need be.
         dataset: to use in place of the one that the config names; `config.dataset` is then only
             what a report calls it.

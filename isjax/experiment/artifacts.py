@@ -9,13 +9,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from isjax import records
 from isjax.base import Batch
 from isjax.data.dataset import save
+from isjax.data.files import write_whole
 from isjax.data.source import num_examples
-from isjax.files import write_whole
+from isjax.experiment import draw_statistics as records
+from isjax.experiment.compiled_steps import Program
 from isjax.parallel.processes import alone, fetch, is_main
-from isjax.programs import Program
 from isjax.reporting import timeline
 from isjax.reporting.gallery import make_gallery
 from isjax.reporting.runs import DRAWS, EXAMPLES, TIME

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from isjax.base import Array, Batch, Draw
+from isjax.base import Array, Batch, Draw, PyTree
 
 __all__ = ["Record", "init", "latest", "observe", "recorded"]
 
@@ -31,6 +31,10 @@ class Record(NamedTuple):
     losses: Array
     probs: Array
     place: Array
+
+    def leading_axes(self) -> PyTree:
+        """The counts have a row for each example; see `base.leading_axes`."""
+        return Record("examples", *["whole"] * 4)
 
 
 def init(num_examples: int, kept: int = _KEPT) -> Record:

@@ -4,7 +4,8 @@ import inspect
 import textwrap
 from collections.abc import Mapping
 
-from isjax import config, data
+from isjax import data
+from isjax.experiment import config
 
 __all__ = ["usage"]
 

@@ -7,8 +7,8 @@ import sys
 import optax
 import pytest
 
-from isjax.config import ConfigError, default_config
-from isjax.workdir import check_workdir, locked, write_config
+from isjax.experiment.config import ConfigError, default_config
+from isjax.experiment.workdir import check_workdir, locked, write_config
 
 LINES = {"first": '{"step": 0}\n', "trained": '{"step": 0}\n{"step": 5}\n'}
 
@@ -97,7 +97,7 @@ def test_the_config_is_written_whole(tmp_path):
 def test_a_folder_in_use_is_refused_until_the_process_ends(tmp_path):
     script = """
 import pathlib, sys
-from isjax.workdir import locked
+from isjax.experiment.workdir import locked
 with locked(pathlib.Path(sys.argv[1])):
     print("in", flush=True)
     sys.stdin.read()

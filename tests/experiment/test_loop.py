@@ -11,8 +11,8 @@ import pytest
 
 from isjax import recipes
 from isjax.base import Draw
-from isjax.loop import Plan, Progress, describe, train
-from isjax.programs import compile_steps
+from isjax.experiment.compiled_steps import compile_steps
+from isjax.experiment.loop import Plan, Progress, describe, train
 from isjax.training import TrainState, init_train_state
 
 DATA = jnp.arange(5.0)

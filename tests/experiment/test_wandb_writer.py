@@ -11,7 +11,7 @@ from test_experiment import lines_of, make_config, make_dataset, stopped_after
 from wandb.proto.wandb_internal_pb2 import Record
 
 from isjax import experiment
-from isjax.wandb_writer import WandbWriter
+from isjax.experiment.wandb_writer import WandbWriter
 
 BLOCK = 32768  # https://github.com/google/leveldb/blob/main/doc/log_format.md
 

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from isjax import schedules
+from isjax.experiment import schedules
 
 RATE = 0.3
 

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from isjax import recipes
-from isjax.checkpoints import Checkpoints
+from isjax.experiment.checkpoints import Checkpoints
 from isjax.training import init_train_state, make_train_step
 
 DATA = {"x": np.linspace(0, 1, 40, dtype=np.float32), "label": np.zeros(40, np.int32)}

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from isjax.preemption import asked_to_stop
+from isjax.experiment.preemption import asked_to_stop
 
 
 @pytest.fixture(params=[(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])

@@ -4,7 +4,7 @@ import struct
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from isjax.writers import Writer
+from isjax.experiment.writers import Writer
 
 
 def events(workdir):

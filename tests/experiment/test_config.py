@@ -1,9 +1,10 @@
 import pytest
 from ml_collections import ConfigDict
 
-from isjax import conditions, networks, recipes, schedules, tasks, weights
-from isjax import config as configs
-from isjax.config import ConfigError
+from isjax import conditions, networks, recipes, tasks, weights
+from isjax.experiment import config as configs
+from isjax.experiment import schedules
+from isjax.experiment.config import ConfigError
 from isjax.tasks import augmentations
 
 NAN, INFINITY = float("nan"), float("inf")
@@ -148,7 +149,9 @@ def test_every_name_there_is_can_be_given(setting, names):
 def test_a_missing_setting_is_named(setting):
     config = configs.default_config()
     del config[setting]
-    with pytest.raises(ConfigError, match=f"config lacks {setting}; start from isjax.config.def"):
+    with pytest.raises(
+        ConfigError, match=f"config lacks {setting}; start from isjax.experiment.config.def"
+    ):
         configs.check(config)
 
 

@@ -18,13 +18,13 @@ from ml_collections import ConfigDict
 
 from isjax import recipes
 from isjax.base import Array, Batch, take
-from isjax.config import ConfigError, num_steps
 from isjax.data.dataset import save
 from isjax.data.source import num_examples
-from isjax.evaluation import over_examples
+from isjax.experiment.build import make_optimizer, required
+from isjax.experiment.compiled_steps import compile_steps
+from isjax.experiment.config import ConfigError, num_steps
+from isjax.experiment.evaluation import over_examples
 from isjax.gradients import el2n
-from isjax.objects import make_optimizer, required
-from isjax.programs import compile_steps
 from isjax.tasks import Task
 from isjax.training import (
     TrainState,

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
-from isjax.files import write_whole
+from isjax.data.files import write_whole
 
 __all__ = ["WandbWriter"]
 

@@ -7,10 +7,11 @@ import numpy as np
 import optax
 import pytest
 
-from isjax import buffer, conditions, data, networks, objects, recipes, tasks, weights
-from isjax.config import ConfigError, default_config
+from isjax import buffer, conditions, data, networks, recipes, tasks, weights
 from isjax.data.dataset import from_arrays
-from isjax.references import needed
+from isjax.experiment import build as objects
+from isjax.experiment.config import ConfigError, default_config
+from isjax.experiment.reference_models import needed
 from isjax.tasks import Task, augmentations
 from isjax.training import init_train_state, make_train_step
 

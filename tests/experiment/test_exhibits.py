@@ -8,9 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from isjax import exhibits, experiment
-from isjax.config import default_config
+from isjax import experiment
 from isjax.data.dataset import from_arrays
+from isjax.experiment import artifacts as exhibits
+from isjax.experiment.config import default_config
 from isjax.reporting.timeline import PARTS
 
 N, b, B, STEPS = 40, 8, 16, 30

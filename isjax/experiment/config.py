@@ -10,7 +10,8 @@ from typing import Any
 
 import optax
 
-from isjax import conditions, data, networks, recipes, schedules, tasks, weights
+from isjax import conditions, data, networks, recipes, tasks, weights
+from isjax.experiment import schedules
 from isjax.tasks import augmentations
 
 try:
@@ -44,7 +45,7 @@ _LEAST = {
     "weight_decay": 0,
     "clip_norm": 0,
 }
-# What isjax.objects gives to what it builds, and no option may say otherwise.
+# What isjax.experiment.build gives to what it builds, and no option may say otherwise.
 _DECIDED = {
     *("batch_size", "label_fn", "logits_fn", "loss_fn", "num_classes", "num_steps", "pool_size"),
     *("example", "reference", "scores", "stateful"),  # of a method, as are those above
@@ -95,7 +96,7 @@ def default_config() -> ConfigDict:
             "optimizer": "sgd",  # a name in optax
             "optimizer_options": ConfigDict(),  # its arguments; momentum is 0.9 where there is one
             "learning_rate": 0.05,
-            "schedule": "cosine",  # a name in isjax.schedules
+            "schedule": "cosine",  # a name in isjax.experiment.schedules
             "schedule_options": ConfigDict(),  # its arguments, such as warmup
             "weight_decay": 0.0,  # of kernels; L2, or decoupled where the optimiser has its own
             "clip_norm": 0.0,  # largest norm of the gradient; 0 = not clipped
@@ -189,7 +190,7 @@ def check(config: ConfigDict) -> None:
     missing = sorted(set(known) - set(config))
     if missing:
         raise ConfigError(
-            f"config lacks {', '.join(missing)}; start from isjax.config.default_config()"
+            f"config lacks {', '.join(missing)}; start from isjax.experiment.config.default_config()"
         )
     for setting, known in names().items():
         kind = f"{'an' if setting[0] in 'ao' else 'a'} {setting}"

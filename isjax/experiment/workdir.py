@@ -7,8 +7,8 @@ from collections.abc import Generator
 
 from ml_collections import ConfigDict
 
-from isjax.config import ConfigError, differences
-from isjax.files import write_whole
+from isjax.data.files import write_whole
+from isjax.experiment.config import ConfigError, differences
 
 __all__ = ["ADVICE", "check_workdir", "locked", "write_config"]
 

@@ -7,10 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from isjax import networks, recipes, references, tasks
-from isjax.config import ConfigError, default_config
+from isjax import networks, recipes, tasks
 from isjax.data.dataset import from_arrays
-from isjax.references import Prepared, Stopped, cross_fitted_losses, early_el2n, needed, prepare
+from isjax.experiment import reference_models as references
+from isjax.experiment.config import ConfigError, default_config
+from isjax.experiment.reference_models import (
+    Prepared,
+    Stopped,
+    cross_fitted_losses,
+    early_el2n,
+    needed,
+    prepare,
+)
 
 SIZE = 20
 

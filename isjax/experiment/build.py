@@ -12,12 +12,13 @@ import optax
 from flax.errors import FlaxError
 from ml_collections import ConfigDict
 
-from isjax import conditions, data, networks, recipes, schedules, tasks, weights
+from isjax import conditions, data, networks, recipes, tasks, weights
 from isjax._numerics import precision
 from isjax.base import Array, Batch, PyTree, Sampler
-from isjax.config import ConfigError, build, check_name, num_steps
 from isjax.data.dataset import Dataset, with_label_noise
 from isjax.data.source import held, in_memory, num_examples
+from isjax.experiment import schedules
+from isjax.experiment.config import ConfigError, build, check_name, num_steps
 from isjax.gradients import check_losses
 from isjax.samplers import gate, lagged, reweight, stratified
 from isjax.tasks import Task, augmentations, num_outputs, predicts_every_token
@@ -156,7 +157,7 @@ def make_sampler(
         config: of the run.
         task: of the run.
         model_state: that the model begins with; None or empty if it has none.
-        prepared: what else the method takes that is made before training; see `isjax.references`.
+        prepared: what else the method takes that is made before training; see `isjax.experiment.reference_models`.
 
     Raises:
         ConfigError: if the method needs what the task has not, or refuses an option or the data.

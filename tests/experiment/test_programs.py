@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from test_loop import DATA, count, count_and_draw, make_state
 
-from isjax.programs import compile_steps
+from isjax.experiment.compiled_steps import compile_steps
 
 
 @pytest.mark.parametrize("steps_per_call", [1, 3])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from isjax.data.dataset import from_arrays
-from isjax.evaluation import make_evaluation, over_examples
+from isjax.experiment.evaluation import make_evaluation, over_examples
 from isjax.tasks import Task
 from isjax.training import TrainState
 

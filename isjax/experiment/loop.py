@@ -12,12 +12,12 @@ import numpy as np
 from tqdm import tqdm
 
 from isjax.base import Array, Batch, Draw
-from isjax.checkpoints import Checkpoints
-from isjax.evaluation import Evaluate
+from isjax.experiment.checkpoints import Checkpoints
+from isjax.experiment.compiled_steps import Output, Program, number_of_steps
+from isjax.experiment.evaluation import Evaluate
+from isjax.experiment.writers import Silent, Writer
 from isjax.parallel.processes import is_main
-from isjax.programs import Output, Program, number_of_steps
 from isjax.training import TrainState
-from isjax.writers import Silent, Writer
 
 __all__ = ["Plan", "Progress", "describe", "train"]
 

@@ -18,7 +18,7 @@ IMAGES = """
 import sys
 import numpy as np
 from isjax import data, experiment
-from isjax.config import default_config
+from isjax.experiment.config import default_config
 
 rng = np.random.default_rng(0)
 label = rng.integers(0, 3, 300).astype(np.int32)
@@ -48,7 +48,7 @@ config.update({"method": "default", "lag": 2})
 LANGUAGE = """
 import sys
 from isjax import experiment
-from isjax.config import default_config
+from isjax.experiment.config import default_config
 
 config = default_config()
 config.update({"task": "language", "dataset": "ptb", "data_dir": sys.argv[2]})

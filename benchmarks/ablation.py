@@ -22,7 +22,7 @@ from common import load_config, override
 
 import isjax
 from isjax import recipes, resampling, scorers, transforms
-from isjax.experiment import build as objects
+from isjax.experiment import components
 from isjax.experiment.config import num_steps
 from isjax.experiment.evaluation import make_evaluation
 
@@ -113,7 +113,7 @@ def train(config, task, sampler, pool_size):
     size = isjax.training.num_examples(task.dataset.train)
     init_key, state_key = jax.random.split(jax.random.key(config.seed))
     params, model_state = task.init(init_key)
-    tx = objects.make_optimizer(config)
+    tx = components.make_optimizer(config)
     state = isjax.init_train_state(state_key, params, tx, sampler, size, model_state)
     step = isjax.make_train_step(task.loss_fn, tx, sampler, pool_size=pool_size)
     data = jax.device_put(task.dataset.train)
@@ -138,7 +138,7 @@ def main():
         if name == "fashion_mnist":
             config.network, config.network_options = "MLP", {}
         override(config, args.set)
-        task = objects.make_task(config)
+        task = components.make_task(config)
         for variant, (sampler, pool_size) in variants(config, task).items():
             if args.only and variant not in args.only:
                 continue

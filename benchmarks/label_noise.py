@@ -19,7 +19,7 @@ import numpy as np
 from common import load_config
 
 from isjax import compare, experiment
-from isjax.experiment import build as objects
+from isjax.experiment import components
 
 CAP = float(np.log(10))  # the loss of a uniform guess
 METHODS = {
@@ -57,7 +57,7 @@ def main():
         for noise in args.noise:
             for name in METHODS:
                 config = make_config(args, name, noise, seed)
-                dataset = dataset or objects.make_task(make_config(args, name, 0.0, 0)).dataset
+                dataset = dataset or components.make_task(make_config(args, name, 0.0, 0)).dataset
                 print(f"== {noise:.0%} noise, {name}, seed {seed}", flush=True)
                 folder = f"{noise:.2f}-{name.replace(', ', '-')}-{seed}"
                 line = experiment.run(config, args.workdir / folder, dataset)

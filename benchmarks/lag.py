@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from common import load_config
 
-from isjax.experiment.build import make_optimizer, make_sampler, make_task
+from isjax.experiment.components import make_optimizer, make_sampler, make_task
 from isjax.experiment.evaluation import make_evaluation
 from isjax.samplers import lagged
 from isjax.training import init_train_state, make_train_step

@@ -20,7 +20,7 @@ from common import load_config, measure
 
 from isjax import recipes, resampling
 from isjax.data.loading import Loader
-from isjax.experiment.build import make_optimizer, make_task
+from isjax.experiment.components import make_optimizer, make_task
 from isjax.parallel.mesh import make_mesh
 from isjax.samplers import lagged, pending
 from isjax.training import init_train_state, make_loaded_step, make_train_step

@@ -15,7 +15,7 @@ import pathlib
 from common import load_config
 
 from isjax import experiment, report
-from isjax.experiment import build as objects
+from isjax.experiment import components
 
 METHODS = ("uniform", "last_loss", "learned_loss", "biased_loss")
 BUDGETS = (1.0, 0.7, 0.5)
@@ -62,7 +62,7 @@ def main():
         for budget in args.budgets:
             for method in args.methods:
                 config = make_config(args, method, budget, seed)
-                dataset = dataset or objects.make_task(config).dataset
+                dataset = dataset or components.make_task(config).dataset
                 print(f"== {method}, {budget:.0%}, seed {seed}", flush=True)
                 experiment.run(config, workdir / f"{method}-{budget:.2f}-{seed}", dataset)
     report.main([str(workdir)])

@@ -22,7 +22,7 @@ from scipy import stats
 
 import isjax
 from isjax import scorers
-from isjax.experiment import build as objects
+from isjax.experiment import components
 from isjax.experiment.config import num_steps
 from isjax.experiment.evaluation import make_evaluation
 from isjax.samplers._importance import rows_of
@@ -62,7 +62,7 @@ def measure(config, task, scorer):
     size = isjax.training.num_examples(data)
     init_key, state_key = jax.random.split(jax.random.key(config.seed))
     params, model_state = task.init(init_key)
-    tx = objects.make_optimizer(config)
+    tx = components.make_optimizer(config)
     state = isjax.init_train_state(state_key, params, tx, sampler, size, model_state)
     step = isjax.make_train_step(task.loss_fn, tx, sampler, pool_size=POOL)
 
@@ -103,7 +103,7 @@ def main():
         config.data_dir, config.num_steps = args.data_dir, args.steps
         if name == "fashion_mnist":
             config.network, config.network_options = "MLP", {}
-        task = objects.make_task(config)
+        task = components.make_task(config)
         for variant, scorer in variants(task).items():
             rows = []
             for config.seed in range(args.seeds):

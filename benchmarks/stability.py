@@ -14,7 +14,7 @@ import pathlib
 from common import load_config
 
 from isjax import experiment
-from isjax.experiment import build as objects
+from isjax.experiment import components
 
 VARIANTS = {
     "uniform": {},
@@ -48,7 +48,7 @@ def main():
     parser.add_argument("--steps", type=int, default=700)
     parser.add_argument("--workdir", default="runs/stability", type=pathlib.Path)
     args = parser.parse_args()
-    dataset = objects.make_task(make_config(args, "uniform", 0.1, 0)).dataset
+    dataset = components.make_task(make_config(args, "uniform", 0.1, 0)).dataset
     lines = [f"| train loss at rate | {' | '.join(map(str, args.rates))} |"]
     lines.append("| --- |" + " --: |" * len(args.rates))
     for name in VARIANTS:

@@ -31,7 +31,7 @@ from scipy import stats
 import isjax
 from isjax import scorers
 from isjax.base import Rows, Scorer
-from isjax.experiment.build import make_optimizer, make_task
+from isjax.experiment.components import make_optimizer, make_task
 from isjax.experiment.evaluation import make_evaluation
 from isjax.scorers import views
 from isjax.tasks import Task

@@ -30,7 +30,7 @@ from ml_collections import ConfigDict
 
 from isjax import experiment
 from isjax.data.source import num_examples
-from isjax.experiment import build as objects
+from isjax.experiment import components
 from isjax.training import init_train_state, make_train_step
 
 matplotlib.use("agg")
@@ -43,7 +43,10 @@ METRICS = {"train_loss": (np.log, -1), "test_loss": (np.log, -1), "test_accuracy
 def flops_per_step(config, task):
     """By XLA's count; of a recurrent main model too few."""
     params, model_state = task.init(jax.random.key(0))
-    tx, sampler = objects.make_optimizer(config), objects.make_sampler(config, task, model_state)
+    tx, sampler = (
+        components.make_optimizer(config),
+        components.make_sampler(config, task, model_state),
+    )
     size = num_examples(task.dataset.train)
     state = init_train_state(jax.random.key(0), params, tx, sampler, size, model_state)
     pool_size = None if sampler.own_pool else config.pool_size
@@ -116,7 +119,7 @@ def main():
     )
     override(config, args.set)
     options = {"uniform": {}, args.method: settings(args.options)}
-    task = objects.make_task(config)
+    task = components.make_task(config)
     kept = folder / "lines.json"
     lines = json.loads(kept.read_text()) if kept.exists() else {}
 

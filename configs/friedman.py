@@ -3,7 +3,7 @@
 python -m isjax.main --config=configs/friedman.py --workdir=DIR
 """
 
-from isjax.experiment.config import default_config
+from isjax.experiment import default_config
 
 
 def get_config():

@@ -5,7 +5,7 @@ python -m isjax.main --config=configs/mnist.py --config.data_dir=DATA --workdir=
 DATA is where tensorflow-datasets keeps what it has prepared; left out, its own default.
 """
 
-from isjax.experiment.config import default_config
+from isjax.experiment import default_config
 
 
 def get_config():

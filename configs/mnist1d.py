@@ -3,7 +3,7 @@
 python -m isjax.main --config=configs/mnist1d.py --config.method=learned_loss --workdir=DIR
 """
 
-from isjax.experiment.config import default_config
+from isjax.experiment import default_config
 
 
 def get_config():

@@ -7,7 +7,7 @@ to 20 preceding words of a sentence and the next one; --config.dataset_options.f
 --config.dataset_options.length=35 trains on windows of text instead.
 """
 
-from isjax.experiment.config import default_config
+from isjax.experiment import default_config
 
 
 def get_config():

@@ -8,7 +8,7 @@ ResNet 28-2, which wants a GPU: --config.network=WideResNet --config.network_opt
 (160 epochs of batches of 128).
 """
 
-from isjax.experiment.config import default_config
+from isjax.experiment import default_config
 
 
 def get_config():

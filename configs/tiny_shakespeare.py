@@ -6,7 +6,7 @@ DATA is where tensorflow-datasets keeps what it has prepared; left out, its own 
 is a window of 64 characters, which starts from an empty memory.
 """
 
-from isjax.experiment.config import default_config
+from isjax.experiment import default_config
 
 
 def get_config():

@@ -22,7 +22,7 @@ from absl import flags
 
 from isjax import experiment, main, recipes
 from isjax.data.source import num_examples
-from isjax.experiment.build import make_sampler, make_task
+from isjax.experiment.components import make_sampler, make_task
 from isjax.experiment.config import ConfigDict, ConfigError, check, check_name, num_steps
 from isjax.experiment.reference_models import needed
 from isjax.reporting.figures import draw_comparison

@@ -20,7 +20,7 @@ from isjax import experiment, main
 from isjax.base import take
 from isjax.data.source import num_examples
 from isjax.diagnostics import Quality, make_gradient_quality
-from isjax.experiment.build import make_optimizer, make_sampler, make_task
+from isjax.experiment.components import make_optimizer, make_sampler, make_task
 from isjax.experiment.config import ConfigDict, ConfigError, check
 from isjax.experiment.reference_models import needed
 from isjax.resampling import presample

@@ -1,8 +1,15 @@
+import pathlib
+
 import jax
 import pytest
 from helpers import rows, write_run
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# What one test or worker compiled, no other compiles again, nor the next run.
+_CACHE = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "jax"
+jax.config.update("jax_compilation_cache_dir", str(_CACHE))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 @pytest.fixture

@@ -73,3 +73,13 @@ def write_run(
 
 def rows(losses, accuracies, seconds):
     return [(10 * i, seconds * i, *v) for i, v in enumerate(zip(losses, accuracies, strict=True))]
+
+
+@functools.cache
+def compiled(sampler):
+    """The sampler with its functions jitted: one compilation for each shape."""
+    return sampler._replace(
+        init=jax.jit(sampler.init, static_argnums=1),
+        sample=jax.jit(sampler.sample),
+        update=jax.jit(sampler.update),
+    )

@@ -1,6 +1,7 @@
-"""Each file of isjax imports only from lower floors; the core needs jax, optax, flax and numpy."""
+"""A package of isjax imports only from those before it in ORDER."""
 
 import ast
+import importlib
 import sys
 from pathlib import Path
 
@@ -9,75 +10,57 @@ import pytest
 import isjax
 
 ROOT = Path(isjax.__file__).parent
-FLOORS = [
-    {"base"},
-    {
-        "conditions",
-        "descent",
-        "distributions",
-        "duplicates",
-        "files",
-        "finite",
-        "gradients",
-        "mesh",
-        "mixing",
-        "networks",
-        "precision",
-        "randaugment",
-        "records",
-        "rows",
-        "source",
-    },
-    {"augmentations", "buffer", "learned", "resampling", "transforms", "tree", "weights"},
-    {"diagnostics", "padding", "sampler", "scorers"},
-    {"combinators", "lagged", "strata", "tree_sampler", "views"},
-    {"mistakes", "remembered", "sharding", "training"},
-    {"recipes"},
-    {
-        "checkpoints",
-        "dataset",
-        "distributed",
-        "loading",
-        "preemption",
-        "programs",
-        "runs",
-        "schedules",
-        "tfds_source",
-        "timeline",
-        "wandb_writer",
-        "writers",
-    },
-    {"behaviour", "figures", "images", "synthetic", "tables", "tasks", "text"},
-    {"behaviour_figures", "data", "evaluation", "gallery"},
-    {"config", "loop", "page"},
-    {"exhibits", "objects", "report", "usage", "workdir"},
-    {"references"},
-    {"experiment"},
-    {"main"},
-    {"compare", "quality"},
+ORDER = [
+    "base",
+    "_numerics",
+    "networks",
+    "distributions",
+    "gradients",
+    "buffer",
+    "transforms",
+    "resampling",
+    "weights",
+    "conditions",
+    "diagnostics",
+    "scorers",
+    "samplers",
+    "recipes",
+    "parallel",
+    "training",
+    "data",
+    "tasks",
+    "reporting",
+    "experiment",
+    "report",
+    "main",
+    "quality",
+    "compare",
 ]
-FLOOR = {module: number for number, modules in enumerate(FLOORS) for module in modules}
-LAST_CORE_FLOOR = 6
-MAX_LINES = 320
+CORE = ORDER[: ORDER.index("training") + 1]
+MAX_MODULES = 16
+MAX_LINES = 400
 
 MODULES = {
-    path.relative_to(ROOT).with_suffix("").as_posix().replace("/", "."): path
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path
     for path in sorted(ROOT.rglob("*.py"))
 }
-FLOORED = [module for module in MODULES if module != "__init__"]
-CORE = [module for module in FLOORED if FLOOR.get(module, len(FLOORS)) <= LAST_CORE_FLOOR]
+ORDERED = [module for module in MODULES if module != "__init__"]
+
+
+def package(module):
+    return module.split(".")[0]
 
 
 def imported_names(source):
-    """Dotted names that a module of isjax imports, wherever in the file; relative ones resolved."""
+    """Dotted names that a module of isjax imports, wherever in the file."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level <= 1, "isjax is one flat package"
-            base = ".".join(filter(None, ["isjax" if node.level else "", node.module]))
+            assert not node.level, "imports are absolute"
             # `from isjax import buffer` names a module; `from isjax.buffer import read` does not.
-            yield from (f"{base}.{a.name}" if base == "isjax" else base for a in node.names)
+            names = (f"isjax.{alias.name}" for alias in node.names)
+            yield from names if node.module == "isjax" else [node.module]
         elif isinstance(node, ast.Call) and _name(node.func) in {"import_module", "__import__"}:
             yield _literal(node.args[0])
 
@@ -92,9 +75,9 @@ def _literal(node):
 
 
 def own_imports(source):
-    """The modules of isjax that it imports; a name taken from `isjax` itself as it stands."""
+    """The packages and modules directly in isjax that it imports; "isjax" for the whole."""
     names = (name.split(".") for name in imported_names(source))
-    return {parts[1] if len(parts) > 1 else "__init__" for parts in names if parts[0] == "isjax"}
+    return {parts[1] if len(parts) > 1 else "isjax" for parts in names if parts[0] == "isjax"}
 
 
 def foreign_imports(source):
@@ -103,10 +86,10 @@ def foreign_imports(source):
     return roots - {"isjax"} - set(sys.stdlib_module_names)
 
 
-def not_below(module, source):
-    """What `module` imports of isjax that is not on a strictly lower floor."""
-    top = len(FLOORS)
-    return {name for name in own_imports(source) if FLOOR.get(name, top) >= FLOOR[module]}
+def not_before(module, source):
+    """What `module` imports of isjax that neither is its own package nor stands before it."""
+    allowed = ORDER[: ORDER.index(package(module))] + [package(module)]
+    return own_imports(source) - set(allowed)
 
 
 def top_level_names(tree):
@@ -128,24 +111,26 @@ def exported(tree):
     return []
 
 
-@pytest.mark.parametrize("module", FLOORED)
-def test_every_module_is_on_a_floor(module):
-    assert module in FLOOR
+def test_every_package_and_module_has_its_place_in_the_order():
+    assert {package(module) for module in ORDERED} == set(ORDER)
 
 
-@pytest.mark.parametrize("module", [module for module in FLOORED if module in FLOOR])
-def test_a_module_imports_only_from_lower_floors(module):
-    assert not not_below(module, MODULES[module].read_text())
+def test_few_modules_lie_directly_in_isjax():
+    assert len([module for module in MODULES if MODULES[module].parent == ROOT]) <= MAX_MODULES
+
+
+@pytest.mark.parametrize("module", ORDERED)
+def test_a_module_imports_only_from_packages_before_its_own(module):
+    assert not not_before(module, MODULES[module].read_text())
 
 
 def test_networks_imports_nothing_of_isjax():
     assert not own_imports(MODULES["networks"].read_text())
 
 
-@pytest.mark.parametrize("module", CORE)
-def test_the_core_needs_jax_optax_and_numpy_alone_and_flax_only_for_networks(module):
-    allowed = {"jax", "optax", "numpy"} | ({"flax"} if module == "networks" else set())
-    assert foreign_imports(MODULES[module].read_text()) <= allowed
+@pytest.mark.parametrize("module", [module for module in ORDERED if package(module) in CORE])
+def test_the_core_needs_jax_flax_optax_and_numpy_alone(module):
+    assert foreign_imports(MODULES[module].read_text()) <= {"jax", "flax", "optax", "numpy"}
 
 
 @pytest.mark.parametrize("module", MODULES)
@@ -161,6 +146,14 @@ def test_all_names_exist_once(module):
     assert set(names) <= set(top_level_names(tree))
 
 
+@pytest.mark.parametrize("module", MODULES)
+def test_no_module_is_hidden_by_a_function_of_its_name(module):
+    path = "isjax" if module == "__init__" else f"isjax.{module}"
+    found, parent = importlib.import_module(path), path.rpartition(".")
+    if parent[0]:
+        assert getattr(importlib.import_module(parent[0]), parent[2]) is found
+
+
 @pytest.mark.parametrize("module", ["isjax", "isjax.resampling", "isjax.transforms"])
 def test_the_checker_finds_the_names_exported(module):
     path = MODULES[module.removeprefix("isjax").lstrip(".") or "__init__"]
@@ -170,24 +163,22 @@ def test_the_checker_finds_the_names_exported(module):
 @pytest.mark.parametrize(
     ("source", "found"),
     [
-        ("from isjax.samplers import gate", {"combinators"}),
-        ("from isjax import combinators, base", {"combinators"}),
+        ("from isjax.samplers import gate", {"samplers"}),
+        ("from isjax import samplers, base", {"samplers"}),
         ("import isjax.training as t", {"training"}),
-        ("from . import recipes", {"recipes"}),
-        ("from .report import figure", {"report"}),
         ("def lazy():\n    from isjax import main", {"main"}),
-        ("if TYPE_CHECKING:\n    from .combinators import gate", {"combinators"}),
-        ("importlib.import_module('isjax.samplers._combinators')", {"combinators"}),
-        ("from isjax.samplers._importance import importance_sampler", {"sampler"}),  # its own floor
-        ("from isjax import Draw", {"Draw"}),  # the package itself stands above all
-        ("import isjax", {"__init__"}),
+        ("if TYPE_CHECKING:\n    from isjax.samplers import gate", {"samplers"}),
+        ("importlib.import_module('isjax.samplers')", {"samplers"}),
+        ("from isjax.samplers._importance import importance_sampler", {"samplers"}),
+        ("from isjax import Draw", {"Draw"}),  # the whole stands above all
+        ("import isjax", {"isjax"}),
         ("from isjax.new import thing", {"new"}),
         ("from isjax.base import Array\nfrom isjax import buffer\nimport jax", set()),
-        ("from isjax.scorers._learned import Network, learned", set()),  # one floor below
+        ("from isjax.scorers._learned import Network, learned", set()),  # its own package
     ],
 )
 def test_the_checker_sees_every_form_of_import(source, found):
-    assert not_below("scorers", source) == found
+    assert not_before("scorers.views", source) == found
 
 
 def test_the_checker_sees_foreign_packages():

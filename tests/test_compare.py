@@ -11,7 +11,7 @@ import pytest
 
 from isjax import compare, data, experiment, main, recipes
 from isjax.data.dataset import from_arrays
-from isjax.experiment import build as objects
+from isjax.experiment import components
 from isjax.experiment.config import ConfigError, default_config
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -311,7 +311,7 @@ def test_wrong_labels_are_given_once(runs, tmp_path, with_classes):
     compare.compare(with_classes, str(tmp_path), ["last_loss"], 3)
     assert len(runs.made) == 9
     for _, config, dataset in runs.made:
-        trained_on = objects.make_task(config, dataset).dataset
+        trained_on = components.make_task(config, dataset).dataset
         assert np.sum(trained_on.train["label"] != classes().train["label"]) == 10
         np.testing.assert_array_equal(trained_on.test["label"], classes().test["label"])
 

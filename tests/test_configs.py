@@ -13,8 +13,7 @@ from ml_collections import config_flags
 
 from isjax import data, networks, recipes, tasks
 from isjax.data.dataset import from_arrays
-from isjax.experiment import build as objects
-from isjax.experiment import config, schedules
+from isjax.experiment import components, config, schedules
 from isjax.experiment.config import ConfigError
 from isjax.experiment.reference_models import needed
 from isjax.tasks import augmentations
@@ -94,7 +93,7 @@ def parsed(path, settings):
 
 def task_of(settings, dataset):
     """Its task, tried for shapes alone: no network is run."""
-    task = objects.make_task(settings, dataset)
+    task = components.make_task(settings, dataset)
     params, model_state = jax.eval_shape(task.init, jax.random.key(0))
     batch = dataset.train
     losses, updated = jax.eval_shape(task.loss_fn, params, model_state, batch, jax.random.key(1))
@@ -167,14 +166,14 @@ def test_all_that_a_run_needs_can_be_made(path):
     settings.batch_size = 4  # of the few examples there are here
     task, params, model_state = task_of(settings, FAKES[settings.dataset]())
     assert task.dataset.train["x"].shape[0] == 20 and task.initial_loss > 0
-    tx = objects.make_optimizer(settings)
+    tx = components.make_optimizer(settings)
     jax.eval_shape(lambda params: tx.update(params, tx.init(params), params), params)
     unfitting = set()
     for method in recipes.__all__:  # each can be compared on it, unless it needs classes
         settings.method = method
         made = dict.fromkeys(needed(settings), np.zeros(1000, np.float32))
         try:
-            sampler = objects.make_sampler(settings, task, model_state, made)
+            sampler = components.make_sampler(settings, task, model_state, made)
         except ConfigError as error:
             assert re.search(rf"{method} needs (logits_fn|num_classes), which the task", str(error))
             unfitting.add(method)

@@ -14,7 +14,7 @@ ROOT = pathlib.Path(isjax.__file__).parent
 
 def public_functions(module):
     """Those in `__all__`, and the methods of classes there, by name."""
-    tree = ast.parse((ROOT / f"{module}.py").read_text())
+    tree = ast.parse((ROOT / module).read_text())
     exported = next(
         (
             ast.literal_eval(x.value)
@@ -45,7 +45,9 @@ def unannotated(function, skip):
     return missing + ["return"] * (function.returns is None)
 
 
-@pytest.mark.parametrize("module", sorted(path.stem for path in ROOT.glob("[a-z]*.py")))
+@pytest.mark.parametrize(
+    "module", sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.py"))
+)
 def test_public_functions_are_annotated(module):
     found = {name: unannotated(*rest) for name, *rest in public_functions(module)}
     assert not {name: missing for name, missing in found.items() if missing}
@@ -54,8 +56,10 @@ def test_public_functions_are_annotated(module):
 def test_the_checker_finds_what_lacks():
     source = "def f(a, b: int, *c, d, e: int = 0, **g): pass"
     assert unannotated(ast.parse(source).body[0], 0) == ["a", "d", "c", "g", "return"]
-    assert {"Writer.write", "Writer.close"} <= {name for name, *_ in public_functions("writers")}
-    assert "gate" in {name for name, *_ in public_functions("combinators")}
+    assert {"Writer.write", "Writer.close"} <= {
+        name for name, *_ in public_functions("experiment/writers.py")
+    }
+    assert "gate" in {name for name, *_ in public_functions("samplers/_combinators.py")}
 
 
 def test_types_are_announced():

@@ -10,7 +10,7 @@ import pytest
 from isjax import data, experiment, networks, quality, tasks
 from isjax.data.dataset import from_arrays
 from isjax.diagnostics import Noise
-from isjax.experiment import build as objects
+from isjax.experiment import components
 from isjax.experiment.config import ConfigError, default_config
 from isjax.training import init_train_state
 
@@ -45,7 +45,7 @@ def straight_line():
 
 
 def state_of(config, task):
-    tx, sampler = objects.make_optimizer(config), objects.make_sampler(config, task)
+    tx, sampler = components.make_optimizer(config), components.make_sampler(config, task)
     params, model_state = task.init(jax.random.key(3))
     return init_train_state(jax.random.key(1), params, tx, sampler, SIZE, model_state)
 
@@ -134,12 +134,12 @@ def classes():
 def test_a_method_is_measured_as_its_state_has_it(method):
     """What was made before training is in the state: here all that is worth something is one."""
     config = make_config(method=method, task="classification", dataset="mine")
-    task = objects.make_task(config, classes())
+    task = components.make_task(config, classes())
     known = np.where(np.arange(SIZE) == 5, 9.0, 0.0).astype(np.float32)
     made = {"el2n": {"scores": known}, "reducible_loss": {"reference": known}}.get(method, {})
-    sampler = objects.make_sampler(config, task, None, made)
+    sampler = components.make_sampler(config, task, None, made)
     params, model_state = task.init(jax.random.key(0))
-    tx = objects.make_optimizer(config)
+    tx = components.make_optimizer(config)
     state = init_train_state(jax.random.key(1), params, tx, sampler, SIZE, model_state)
     numbers = quality.measurement(config, task, 4)(state)
     assert all(np.isfinite(value) for value in numbers.values())

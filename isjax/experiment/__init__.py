@@ -1,5 +1,6 @@
 """Runs from a config, which survive: the same call on the same folder resumes."""
 
 from isjax.experiment._run import run
+from isjax.experiment.config import ConfigError, default_config
 
-__all__ = ["run"]
+__all__ = ["ConfigError", "default_config", "run"]

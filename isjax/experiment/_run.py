@@ -15,11 +15,11 @@ from isjax.base import Array, Params, PyTree, Sampler
 from isjax.data.dataset import Dataset
 from isjax.data.loading import Loader
 from isjax.data.source import in_memory, num_examples
-from isjax.experiment import draw_statistics as records
+from isjax.experiment import draw_statistics
 from isjax.experiment.artifacts import make_exhibits
-from isjax.experiment.build import check_task, make_optimizer, make_sampler, make_task
 from isjax.experiment.checkpoints import Checkpoints
 from isjax.experiment.compiled_steps import compile_steps
+from isjax.experiment.components import check_task, make_optimizer, make_sampler, make_task
 from isjax.experiment.config import ConfigDict, ConfigError, check, num_steps
 from isjax.experiment.evaluation import make_evaluation
 from isjax.experiment.loop import OnDraw, Plan, Progress, describe, train
@@ -144,7 +144,7 @@ def run(
             def begin(key: Array, params: Params, model_state: PyTree) -> TrainState:
                 state = init_train_state(key, params, tx, sampler, size, model_state)
                 if config.exhibits:
-                    state = state._replace(record=records.init(size))
+                    state = state._replace(record=draw_statistics.init(size))
                 return pad_state(state, parts)
 
             if mesh.size == 1:
@@ -177,7 +177,7 @@ def run(
                 step = make_loaded_step(task.loss_fn, tx, sampler, with_draw=with_draw)
                 feed = held.enter_context(Loader(task.dataset.train, pending(state.sampler), mesh))
                 data, on_chosen = feed.sample(), feed.post
-            step = records.recorded(step, with_draw=on_draw is not None)
+            step = draw_statistics.recorded(step, with_draw=on_draw is not None)
             try:
                 program = compile_steps(step, state, data, steps_per_call)
                 writer = Silent()

@@ -13,7 +13,7 @@ from isjax.base import Batch
 from isjax.data.dataset import save
 from isjax.data.files import write_whole
 from isjax.data.source import num_examples
-from isjax.experiment import draw_statistics as records
+from isjax.experiment import draw_statistics
 from isjax.experiment.compiled_steps import Program
 from isjax.parallel.processes import alone, fetch, is_main
 from isjax.reporting import timeline
@@ -45,7 +45,7 @@ def make_exhibits(
         if int(state.step) == 0:
             return {"coverage": 0.0}
         count = fetch(state.record.count)[: num_examples(task.dataset.train)]
-        draws, examples = records.latest(state.record), show(state, count)
+        draws, examples = draw_statistics.latest(state.record), show(state, count)
         if is_main():
             save(workdir / DRAWS, count=count, **draws)
             save(workdir / EXAMPLES, **examples)

@@ -45,7 +45,7 @@ _LEAST = {
     "weight_decay": 0,
     "clip_norm": 0,
 }
-# What isjax.experiment.build gives to what it builds, and no option may say otherwise.
+# What isjax.experiment.components gives to what it builds, and no option may say otherwise.
 _DECIDED = {
     *("batch_size", "label_fn", "logits_fn", "loss_fn", "num_classes", "num_steps", "pool_size"),
     *("example", "reference", "scores", "stateful"),  # of a method, as are those above

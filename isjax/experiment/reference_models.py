@@ -20,8 +20,8 @@ from isjax import recipes
 from isjax.base import Array, Batch, take
 from isjax.data.dataset import save
 from isjax.data.source import num_examples
-from isjax.experiment.build import make_optimizer, required
 from isjax.experiment.compiled_steps import compile_steps
+from isjax.experiment.components import make_optimizer, required
 from isjax.experiment.config import ConfigError, num_steps
 from isjax.experiment.evaluation import over_examples
 from isjax.gradients import el2n

@@ -11,7 +11,7 @@ import pytest
 
 from isjax import data, experiment, recipes, tasks
 from isjax.base import Draw
-from isjax.experiment import build as objects
+from isjax.experiment import components
 from isjax.experiment.config import ConfigError, default_config
 from isjax.training import init_train_state, make_train_step
 
@@ -374,10 +374,10 @@ def test_an_evaluation_has_its_own_metrics_of_the_state(tmp_path):
 
 def by_hand(config, dataset, number):
     """The draws of a run's first steps, taken one at a time, and their losses."""
-    task = objects.make_task(config, dataset)
+    task = components.make_task(config, dataset)
     init_key, state_key = jax.random.split(jax.random.key(config.seed))
     params, model_state = task.init(init_key)
-    tx, sampler = objects.make_optimizer(config), objects.make_sampler(config, task)
+    tx, sampler = components.make_optimizer(config), components.make_sampler(config, task)
     size = len(dataset.train["x"])
     state = init_train_state(state_key, params, tx, sampler, size, model_state)
     pool_size = None if sampler.own_pool else config.pool_size
@@ -463,7 +463,7 @@ def test_a_run_trains_on_wrong_labels_and_is_tested_on_right_ones(tmp_path):
         assert first[0.0][name] == first[0.5][name]
     assert first[0.0]["train_loss"] != first[0.5]["train_loss"]
     x, label = (make_dataset().train[name] for name in ("x", "label"))
-    noisy = objects.make_task(make_short(label_noise=0.5), make_dataset()).dataset.train
+    noisy = components.make_task(make_short(label_noise=0.5), make_dataset()).dataset.train
     np.testing.assert_array_equal(noisy["x"], x)
     assert np.sum(noisy["label"] != label) == 150
 

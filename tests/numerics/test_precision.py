@@ -8,7 +8,7 @@ import pytest
 from isjax import experiment
 from isjax._numerics import precision
 from isjax.data.dataset import Dataset
-from isjax.experiment import build as objects
+from isjax.experiment import components
 from isjax.experiment.config import ConfigError, check, default_config
 from isjax.networks import CNN, LSTM, MLP, WideResNet
 
@@ -70,7 +70,7 @@ def test_a_run_learns_in_bfloat16_and_keeps_float32_parameters(method, tmp_path)
     one = config(precision="bfloat16", method=method)
     line = experiment.run(one, tmp_path, dataset())
     assert line["train_loss"] < 0.5 * np.log(3) and line["skipped"] == 0
-    params, _ = objects.make_task(one, dataset()).init(jax.random.key(0))
+    params, _ = components.make_task(one, dataset()).init(jax.random.key(0))
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
 
 

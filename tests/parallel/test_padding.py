@@ -6,7 +6,7 @@ import pytest
 
 import isjax
 from isjax import buffer, scorers
-from isjax.experiment import draw_statistics as records
+from isjax.experiment import draw_statistics
 from isjax.parallel import padding
 from isjax.samplers import sum_tree
 from isjax.training import init_train_state, make_train_step
@@ -27,7 +27,7 @@ def test_of_a_state_that_alone_is_padded_which_is_by_example():
     size = 5 * sum_tree.FANOUT + 1
     state = {
         "sampler": sampler.init(jax.random.key(0), size),
-        "record": records.init(size, kept=7),
+        "record": draw_statistics.init(size, kept=7),
         "params": jnp.ones((5, 3)),
     }
     padded = padding.pad_state(state, 4)

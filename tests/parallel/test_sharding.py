@@ -8,10 +8,10 @@ from processes import python
 
 import isjax
 from isjax import scorers
-from isjax.experiment import draw_statistics as records
+from isjax.experiment import draw_statistics
 from isjax.parallel import padding, sharding
 from isjax.parallel.mesh import make_mesh
-from isjax.samplers import _stratified as strata
+from isjax.samplers import stratified
 from isjax.training import init_train_state
 
 LAID = """
@@ -42,7 +42,7 @@ print(json.dumps({
 def begin(sampler, size=100):
     params = {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(4)}
     state = init_train_state(jax.random.key(0), params, optax.adam(0.1), sampler, size)
-    return padding.pad_state(state._replace(record=records.init(size)), 1)
+    return padding.pad_state(state._replace(record=draw_statistics.init(size)), 1)
 
 
 def specs(sampler, rule=sharding.replicated):
@@ -62,7 +62,7 @@ def test_what_is_by_example_is_divided_and_the_rest_is_everywhere():
 
 def test_what_each_part_keeps_is_divided():
     inner = isjax.tree_sampler(scorers.last_loss(), batch_size=4)
-    found = specs(strata.stratified(inner, 4)).sampler.transform
+    found = specs(stratified(inner, 4)).sampler.transform
     assert set(jax.tree.leaves(found.inner)) == {P("data")} and found.sizes == P()
 
 

@@ -8,7 +8,7 @@ import optax
 import pytest
 
 from isjax import recipes
-from isjax.experiment import draw_statistics as records
+from isjax.experiment import draw_statistics
 from isjax.experiment.compiled_steps import compile_steps
 from isjax.reporting import timeline
 from isjax.reporting.timeline import PARTS, shares
@@ -198,8 +198,10 @@ def test_each_part_of_a_step_is_found_in_its_program(steps_per_call):
     sampler = recipes.learned_loss(batch_size=b)
     params = (jnp.ones((8, 8)) / 8, jnp.ones(8))
     state = init_train_state(jax.random.key(0), params, tx, sampler, size)
-    state = state._replace(record=records.init(size))
-    step = records.recorded(make_train_step(loss_fn, tx, sampler, pool_size=32, with_draw=True))
+    state = state._replace(record=draw_statistics.init(size))
+    step = draw_statistics.recorded(
+        make_train_step(loss_fn, tx, sampler, pool_size=32, with_draw=True)
+    )
     compiled = compile_steps(step, state, data, steps_per_call)
     found = timeline._scopes(compiled.run.as_text())
     assert set(found.values()) >= set(PARTS) - {"other"}

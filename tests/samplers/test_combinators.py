@@ -9,9 +9,8 @@ import pytest
 from helpers import assert_binomial
 
 import isjax
-from isjax import conditions, resampling, scorers, weights
+from isjax import conditions, resampling, samplers, scorers, weights
 from isjax.base import Scorer
-from isjax.samplers import _combinators as combinators
 from isjax.samplers import break_even, epochs, gate, importance_sampler, reweight
 
 KEY = jax.random.key(0)
@@ -495,7 +494,7 @@ def test_a_gate_that_opened_later_shows_in_the_weights():
 
 
 def test_every_public_combinator_is_tested_here():
-    assert set(combinators.__all__) == {"break_even", "epochs", "gate", "reweight"}
+    assert set(samplers.__all__) == {"break_even", "epochs", "gate", "reweight"}
 
 
 @pytest.mark.parametrize("condition", ["tau", conditions.after, None])

@@ -8,7 +8,7 @@ import pytest
 
 import isjax
 from isjax.base import Draw
-from isjax.experiment import draw_statistics as records
+from isjax.experiment import draw_statistics
 from isjax.experiment.compiled_steps import compile_steps
 from isjax.training import init_train_state, make_train_step
 
@@ -35,11 +35,11 @@ def sorted_rows(columns):
 
 
 def test_nothing_is_known_before_the_first_draw():
-    record = records.init(N, kept=5)
+    record = draw_statistics.init(N, kept=5)
     assert record.count.shape == (N,) and record.count.dtype == jnp.int32
     assert not record.count.any() and record.place.shape == ()
     assert {x.shape for x in (record.scores, record.losses, record.probs)} == {(5,)}
-    assert {name: len(values) for name, values in records.latest(record).items()} == {
+    assert {name: len(values) for name, values in draw_statistics.latest(record).items()} == {
         name: 0 for name in RINGS
     }
 
@@ -48,28 +48,28 @@ def test_nothing_is_known_before_the_first_draw():
 def test_counts_and_the_last_draws_are_those_of_numpy(kept):
     """Whether the ring was filled once, several times, just so, or never; duplicates count each."""
     rng = np.random.default_rng(kept)
-    record, count = records.init(N, kept), np.zeros(N, int)
+    record, count = draw_statistics.init(N, kept), np.zeros(N, int)
     last = collections.deque(maxlen=kept)
     for _ in range(9):
         draw, losses = a_draw(rng)
-        record = records.observe(record, draw, losses)
+        record = draw_statistics.observe(record, draw, losses)
         np.add.at(count, np.asarray(draw.ids), 1)
         probs = np.asarray(draw.draw_probs) * np.float32(B)
         last.extend(zip(draw.scores.tolist(), losses.tolist(), probs.tolist(), strict=True))
         np.testing.assert_array_equal(record.count, count)
-        assert sorted_rows(records.latest(record)) == sorted(last)
+        assert sorted_rows(draw_statistics.latest(record)) == sorted(last)
     assert count.max() > 1 and len(last) == min(kept, 9 * b)
 
 
 @pytest.mark.parametrize("kept", [1, 3])
 def test_of_more_draws_than_are_kept_the_first_are(kept):
     rng = np.random.default_rng(0)
-    record = records.init(N, kept)
+    record = draw_statistics.init(N, kept)
     for _ in range(3):
         draw, losses = a_draw(rng)
-        record = records.observe(record, draw, losses)
+        record = draw_statistics.observe(record, draw, losses)
     assert int(record.count.sum()) == 3 * b  # all of them are counted
-    latest = records.latest(record)
+    latest = draw_statistics.latest(record)
     assert sorted(latest["scores"].tolist()) == sorted(draw.scores[:kept].tolist())
     assert sorted(latest["losses"].tolist()) == sorted(losses[:kept].tolist())
 
@@ -77,15 +77,17 @@ def test_of_more_draws_than_are_kept_the_first_are(kept):
 def test_uniform_draws_have_the_probability_one():
     rng = np.random.default_rng(0)
     draw, losses = a_draw(rng, draw_probs=jnp.full(b, 1 / B))
-    record = records.observe(records.init(N, 8), draw, losses)
-    np.testing.assert_allclose(records.latest(record)["probs"], np.ones(b), rtol=1e-6)
+    record = draw_statistics.observe(draw_statistics.init(N, 8), draw, losses)
+    np.testing.assert_allclose(draw_statistics.latest(record)["probs"], np.ones(b), rtol=1e-6)
 
 
 def test_what_is_not_finite_is_kept_as_it_is():
     rng = np.random.default_rng(0)
     draw, _ = a_draw(rng, scores=jnp.array([np.nan, np.inf, 1.0, 2.0]))
     losses = jnp.array([3.0, np.nan, -np.inf, 4.0])
-    latest = records.latest(records.observe(records.init(N, 8), draw, losses))
+    latest = draw_statistics.latest(
+        draw_statistics.observe(draw_statistics.init(N, 8), draw, losses)
+    )
     np.testing.assert_array_equal(np.sort(latest["scores"]), [1, 2, np.inf, np.nan])
     np.testing.assert_array_equal(np.sort(latest["losses"]), [-np.inf, 3, 4, np.nan])
 
@@ -93,9 +95,9 @@ def test_what_is_not_finite_is_kept_as_it_is():
 def test_low_precision_is_recorded_in_float32_and_counts_go_to_the_last_of_int32():
     rng = np.random.default_rng(0)
     draw, losses = a_draw(rng, ids=jnp.array([0, 0, 1, 2], jnp.int32))
-    record = records.init(N, 8)
+    record = draw_statistics.init(N, 8)
     record = record._replace(count=record.count.at[0].set(2**31 - 3))
-    record = records.observe(record, draw, losses.astype(jnp.bfloat16))
+    record = draw_statistics.observe(record, draw, losses.astype(jnp.bfloat16))
     assert record.losses.dtype == jnp.float32
     assert record.count[:4].tolist() == [2**31 - 1, 1, 1, 0]
 
@@ -111,9 +113,9 @@ def trained(kept, with_draw=False):
     tx, sampler = optax.sgd(0.1), isjax.recipes.last_loss(batch_size=b)
     state = init_train_state(jax.random.key(0), jnp.zeros(3), tx, sampler, N)
     if kept:
-        state = state._replace(record=records.init(N, kept))
+        state = state._replace(record=draw_statistics.init(N, kept))
     step = make_train_step(loss_fn, tx, sampler, pool_size=B, with_draw=kept > 0 or with_draw)
-    return records.recorded(step, with_draw=with_draw), state, data
+    return draw_statistics.recorded(step, with_draw=with_draw), state, data
 
 
 def test_a_step_records_what_it_draws_and_keeps_it_to_itself_unless_asked():
@@ -129,7 +131,7 @@ def test_a_step_records_what_it_draws_and_keeps_it_to_itself_unless_asked():
         assert metrics.keys() - fewer.keys() == {"draw"} and "losses" not in metrics
         assert all(np.ndim(value) == 0 for value in fewer.values())
     np.testing.assert_array_equal(state.record.count, count)
-    assert sorted(records.latest(state.record)["scores"].tolist()) == sorted(last)
+    assert sorted(draw_statistics.latest(state.record)["scores"].tolist()) == sorted(last)
     jax.tree.map(np.testing.assert_array_equal, state.record, same.record)
 
 

@@ -7,7 +7,7 @@ from helpers import assert_mean
 import isjax
 from isjax import recipes, scorers, transforms, weights
 from isjax.parallel import padding
-from isjax.samplers import _stratified as strata
+from isjax.samplers import stratified
 
 SIZE, STRATA, BATCH, POOL = 61, 4, 3, 8  # the last part has 13 examples, the others 16
 
@@ -51,7 +51,7 @@ def losses_by_part(seed=0):
 
 @pytest.mark.parametrize("make", [pooled, by_tree])
 def test_weights_are_unbiased_for_the_mean_of_the_data_set(make):
-    sampler = strata.stratified(make(), STRATA, POOL if make is pooled else None)
+    sampler = stratified(make(), STRATA, POOL if make is pooled else None)
     state = observed(sampler, losses_by_part())
     values = np.random.default_rng(3).normal(2, 1, SIZE).astype(np.float32)
     found, ids = estimates(sampler, state, jnp.asarray(values))
@@ -61,7 +61,7 @@ def test_weights_are_unbiased_for_the_mean_of_the_data_set(make):
 
 @pytest.mark.parametrize("make", [pooled, by_tree])
 def test_the_probabilities_of_a_draw_give_its_unbiased_weights(make):
-    sampler = strata.stratified(make(), STRATA, POOL if make is pooled else None)
+    sampler = stratified(make(), STRATA, POOL if make is pooled else None)
     draw, _ = sampler.sample(jax.random.key(1), observed(sampler, losses_by_part()))
     np.testing.assert_allclose(1 / (draw.pool_size * draw.draw_probs), draw.weights, rtol=1e-5)
     policy = isjax.reweight(sampler, weights.biased(1.0))
@@ -71,7 +71,7 @@ def test_the_probabilities_of_a_draw_give_its_unbiased_weights(make):
 
 @pytest.mark.parametrize("k", [0.5, 0.0, -1.0])
 def test_biased_weights_follow_the_objective_of_a_draw_from_the_whole(k):
-    sampler = strata.stratified(by_tree(k), STRATA)
+    sampler = stratified(by_tree(k), STRATA)
     losses = losses_by_part()
     state = observed(sampler, losses)
     values = np.random.default_rng(3).normal(2, 1, SIZE)
@@ -84,7 +84,7 @@ def test_biased_weights_follow_the_objective_of_a_draw_from_the_whole(k):
 
 
 def test_of_one_part_it_is_the_sampler_itself():
-    sampler, plain = strata.stratified(by_tree(0.5), 1), by_tree(0.5)
+    sampler, plain = stratified(by_tree(0.5), 1), by_tree(0.5)
     state, expected = sampler.init(jax.random.key(0), 50), plain.init(jax.random.key(0), 50)
     for number in range(5):
         key = jax.random.key(number)
@@ -100,7 +100,7 @@ def test_of_one_part_it_is_the_sampler_itself():
 
 
 def test_each_part_gives_its_share_of_the_batch():
-    sampler = strata.stratified(pooled(), STRATA, POOL)
+    sampler = stratified(pooled(), STRATA, POOL)
     draw, _ = sampler.sample(jax.random.key(1), observed(sampler, losses_by_part()))
     np.testing.assert_array_equal(draw.ids // 16, np.repeat(np.arange(STRATA), BATCH))
     np.testing.assert_array_equal(draw.index // POOL, np.repeat(np.arange(STRATA), BATCH))
@@ -108,7 +108,7 @@ def test_each_part_gives_its_share_of_the_batch():
 
 
 def test_what_is_drawn_is_taken_from_the_padded_data():
-    sampler = strata.stratified(pooled(), STRATA, POOL)
+    sampler = stratified(pooled(), STRATA, POOL)
     data = {"x": jnp.arange(SIZE * 2.0).reshape(SIZE, 2), "y": jnp.arange(SIZE)}
     draw, _ = sampler.sample(jax.random.key(1), observed(sampler, losses_by_part()))
     batch = sampler.take(padding.pad(data, STRATA), draw.ids)
@@ -117,7 +117,7 @@ def test_what_is_drawn_is_taken_from_the_padded_data():
 
 
 def test_losses_are_written_to_their_examples():
-    sampler = strata.stratified(pooled(), STRATA, POOL)
+    sampler = stratified(pooled(), STRATA, POOL)
     state = sampler.init(jax.random.key(0), SIZE)
     draw, state = sampler.sample(jax.random.key(1), state)
     state = sampler.update(state, draw, draw.ids.astype(jnp.float32))
@@ -128,7 +128,7 @@ def test_losses_are_written_to_their_examples():
 
 
 def test_one_scorer_learns_from_all_parts():
-    sampler = strata.stratified(recipes.learned_loss(batch_size=BATCH), STRATA, POOL)
+    sampler = stratified(recipes.learned_loss(batch_size=BATCH), STRATA, POOL)
     state = sampler.init(jax.random.key(0), SIZE)
     shapes = jax.tree.map(jnp.shape, state.scorer)
     draw, state = sampler.sample(jax.random.key(1), state)
@@ -144,7 +144,7 @@ def test_one_scorer_learns_from_all_parts():
 def test_a_scorer_sees_the_ids_of_the_whole_data_set():
     worth = jnp.zeros(SIZE).at[jnp.array([3, 20, 40, 60])].set(1.0)
     given = isjax.importance_sampler(scorers.given(worth), batch_size=BATCH)
-    sampler = strata.stratified(given, STRATA, 13)
+    sampler = stratified(given, STRATA, 13)
     state = sampler.init(jax.random.key(0), SIZE)
     drawn = set()
     for number in range(40):
@@ -156,7 +156,7 @@ def test_a_scorer_sees_the_ids_of_the_whole_data_set():
 
 
 def test_equal_scores_weigh_exactly_one():
-    sampler = strata.stratified(recipes.uniform(batch_size=BATCH), STRATA, POOL)
+    sampler = stratified(recipes.uniform(batch_size=BATCH), STRATA, POOL)
     draw, _ = sampler.sample(jax.random.key(0), sampler.init(jax.random.key(0), 64))
     np.testing.assert_array_equal(draw.weights, 1.0)
     assert draw.ess == 1
@@ -164,13 +164,13 @@ def test_equal_scores_weigh_exactly_one():
 
 def test_the_parts_costs_are_summed():
     cheap = scorers.last_loss()._replace(passes=0.25)
-    sampler = strata.stratified(pooled(scorer=cheap), STRATA, POOL)
+    sampler = stratified(pooled(scorer=cheap), STRATA, POOL)
     draw, _ = sampler.sample(jax.random.key(0), sampler.init(jax.random.key(0), SIZE))
     assert float(draw.passes) == 0.25 * POOL * STRATA and draw.passes.dtype == jnp.float32
 
 
 def test_it_compiles_once():
-    sampler = strata.stratified(by_tree(), STRATA)
+    sampler = stratified(by_tree(), STRATA)
     state, sample = sampler.init(jax.random.key(0), SIZE), jax.jit(sampler.sample)
     update = jax.jit(sampler.update)
     for number in range(3):
@@ -190,18 +190,18 @@ def test_it_compiles_once():
 )
 def test_what_cannot_be_stratified_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
-        strata.stratified(*arguments)
+        stratified(*arguments)
 
 
 def test_parts_that_are_too_small_are_refused():
     with pytest.raises(ValueError, match="fewer than its pool of 8; choose fewer strata"):
-        strata.stratified(pooled(), 4, 8).init(jax.random.key(0), 30)
+        stratified(pooled(), 4, 8).init(jax.random.key(0), 30)
     with pytest.raises(ValueError, match="leave 0 to the last"):
-        strata.stratified(by_tree(), 8).init(jax.random.key(0), 10)
+        stratified(by_tree(), 8).init(jax.random.key(0), 10)
 
 
 def test_epochs_need_parts_of_one_size():
-    sampler = strata.stratified(recipes.reshuffled(batch_size=BATCH), STRATA)
+    sampler = stratified(recipes.reshuffled(batch_size=BATCH), STRATA)
     with pytest.raises(ValueError, match="needs parts of one size"):
         sampler.init(jax.random.key(0), SIZE)
     draw, _ = sampler.sample(jax.random.key(0), sampler.init(jax.random.key(0), 64))
@@ -209,6 +209,6 @@ def test_epochs_need_parts_of_one_size():
 
 
 def test_ids_are_refused():
-    sampler = strata.stratified(pooled(), STRATA, POOL)
+    sampler = stratified(pooled(), STRATA, POOL)
     with pytest.raises(ValueError, match="pass no ids"):
         sampler.sample(jax.random.key(0), sampler.init(jax.random.key(0), SIZE), jnp.arange(4))

@@ -9,7 +9,7 @@ import pytest
 
 from isjax import buffer, conditions, data, networks, recipes, tasks, weights
 from isjax.data.dataset import from_arrays
-from isjax.experiment import build as objects
+from isjax.experiment import components
 from isjax.experiment.config import ConfigError, default_config
 from isjax.experiment.reference_models import needed
 from isjax.tasks import Task, augmentations
@@ -63,7 +63,7 @@ def gradients():
 
 def updated(config, grads=None):
     """The parameters after a step for each gradient."""
-    tx = objects.make_optimizer(config)
+    tx = components.make_optimizer(config)
     params = jax.tree.map(jnp.asarray, parameters())
     state, update = tx.init(params), tx.update
     for grad in gradients() if grads is None else grads:
@@ -170,7 +170,7 @@ def test_decoupled_weight_decay_spares_biases_and_scales(optimizer):
 def rates(config, number):
     """The learning rate of each step: what plain SGD subtracts for a gradient of one."""
     config.optimizer, config.optimizer_options = "sgd", {"momentum": None}
-    tx = objects.make_optimizer(config)
+    tx = components.make_optimizer(config)
     one = jnp.ones(())
     update, state, sizes = jax.jit(tx.update), tx.init(one), []
     for _ in range(number):
@@ -218,7 +218,7 @@ def test_a_schedule_gets_its_options():
 )
 def test_a_bad_option_of_the_optimiser_is_named(settings, message):
     with pytest.raises(ConfigError, match=message):
-        objects.make_optimizer(make_config(**settings))
+        components.make_optimizer(make_config(**settings))
 
 
 # The task.
@@ -250,7 +250,7 @@ def network_given(monkeypatch):
 def test_a_network_fits_its_task(network_given, task, dataset, outputs, every_position):
     config = make_config(task=task, network="CNN")
     config.network_options = {"channels": 9}
-    made = objects.make_task(config, dataset)
+    made = components.make_task(config, dataset)
     wanted = {"outputs": outputs, "every_position": every_position, "channels": 9}
     assert network_given == wanted
     assert isinstance(made, Task) and made.dataset is dataset
@@ -260,7 +260,7 @@ def test_a_network_fits_its_task(network_given, task, dataset, outputs, every_po
 def test_an_lstm_predicts_after_every_token_or_after_the_last(windows):
     config = make_config(task="language", network="LSTM")
     config.network_options = {"features": 3, "layers": 1, "embedding": 2}
-    task = objects.make_task(config, make_words(windows))
+    task = components.make_task(config, make_words(windows))
     params, model_state = jax.eval_shape(task.init, KEY)
     scores = jax.eval_shape(task.score_fn, params, model_state, task.dataset.train)
     assert scores.shape == (20,) and task.initial_loss == math.log(4)
@@ -268,7 +268,7 @@ def test_an_lstm_predicts_after_every_token_or_after_the_last(windows):
 
 def test_a_task_is_what_its_name_says():
     dataset, config = make_classes(), make_config()
-    task = objects.make_task(config, dataset)
+    task = components.make_task(config, dataset)
     params, model_state = jax.jit(task.init)(KEY)
     by_hand = tasks.classification(dataset, networks.MLP(3, hidden=(4,)))
     np.testing.assert_array_equal(
@@ -287,21 +287,21 @@ def test_a_data_set_is_made_from_its_folder_and_options(monkeypatch, data_dir, p
 
     monkeypatch.setattr(data, "builder", {"mine": build}.get)
     config = make_config(dataset="mine", data_dir=data_dir, dataset_options={"number": 5})
-    assert objects.make_task(config).dataset.num_classes == 3
+    assert components.make_task(config).dataset.num_classes == 3
     assert given == [(passed, 5)]
 
 
 def test_a_data_set_that_is_generated_needs_no_folder():
     config = make_config(task="regression", dataset="friedman", data_dir="/nowhere")
     config.dataset_options = {"num_train": 5, "num_test": 3, "seed": 4}
-    dataset, wanted = objects.make_task(config).dataset, data.friedman(5, 3, seed=4)
+    dataset, wanted = components.make_task(config).dataset, data.friedman(5, 3, seed=4)
     jax.tree.map(np.testing.assert_array_equal, dataset.train, wanted.train)
 
 
 def test_a_data_set_that_is_given_is_not_made(monkeypatch):
     monkeypatch.setattr(data, "builder", None)
     dataset = make_classes()
-    assert objects.make_task(make_config(dataset="nowhere"), dataset).dataset is dataset
+    assert components.make_task(make_config(dataset="nowhere"), dataset).dataset is dataset
 
 
 @pytest.mark.parametrize("names", [(), ("flip",), ("crop", "flip"), ("flip", "crop")])
@@ -309,7 +309,7 @@ def test_augmentations_are_passed_by_name_in_order(monkeypatch, names):
     given = []
     monkeypatch.setattr(tasks, "classification", lambda *arguments: given.append(arguments))
     config, dataset = make_config(augment=names), make_classes()
-    objects.make_task(config, dataset)
+    components.make_task(config, dataset)
     assert given[0][0] is dataset and given[0][1].init.__self__ == networks.MLP(3, hidden=(4,))
     made = [(augment.func, augment.keywords) for augment in given[0][2]]
     assert made == [(getattr(augmentations, name), {}) for name in names]
@@ -320,7 +320,7 @@ def test_an_augmentation_gets_its_options(monkeypatch):
     monkeypatch.setattr(tasks, "classification", lambda *arguments: given.append(arguments))
     config = make_config(augment=("crop", "mixup", "flip"))
     config.augment_options = {"mixup": {"alpha": 0.25}, "crop": {"padding": 1}}
-    objects.make_task(config, make_classes())
+    components.make_task(config, make_classes())
     made = [(augment.func, augment.keywords) for augment in given[0][2]]
     assert made == [
         (augmentations.crop, {"padding": 1}),
@@ -340,15 +340,15 @@ def test_an_augmentation_gets_its_options(monkeypatch):
 def test_label_noise_gives_a_share_of_the_training_examples_a_wrong_label(seed):
     dataset = make_classes()
     before = dataset.train["label"].copy()
-    noisy = objects.make_task(make_config(label_noise=0.3, seed=seed), dataset).dataset
+    noisy = components.make_task(make_config(label_noise=0.3, seed=seed), dataset).dataset
     wrong = noisy.train["label"] != before
     assert wrong.sum() == 12 and noisy.train["label"].dtype == np.int32
     np.testing.assert_array_equal(dataset.train["label"], before)  # a copy is changed
     np.testing.assert_array_equal(noisy.train["x"], dataset.train["x"])
     np.testing.assert_array_equal(noisy.test["label"], dataset.test["label"])
-    again = objects.make_task(make_config(label_noise=0.3, seed=seed), dataset).dataset
+    again = components.make_task(make_config(label_noise=0.3, seed=seed), dataset).dataset
     np.testing.assert_array_equal(again.train["label"], noisy.train["label"])
-    other = objects.make_task(make_config(label_noise=0.3, seed=seed + 5), dataset).dataset
+    other = components.make_task(make_config(label_noise=0.3, seed=seed + 5), dataset).dataset
     assert np.any((other.train["label"] != before) != wrong)
 
 
@@ -367,7 +367,7 @@ def test_label_noise_gives_a_share_of_the_training_examples_a_wrong_label(seed):
 )
 def test_label_noise_that_cannot_be_is_refused(settings, dataset, message):
     with pytest.raises(ConfigError, match=message):
-        objects.make_task(make_config(**settings), dataset)
+        components.make_task(make_config(**settings), dataset)
 
 
 @pytest.mark.parametrize(
@@ -384,7 +384,7 @@ def test_label_noise_that_cannot_be_is_refused(settings, dataset, message):
 )
 def test_a_bad_option_of_the_task_is_named(settings, message):
     with pytest.raises(ConfigError, match=message):
-        objects.make_task(make_config(**settings))
+        components.make_task(make_config(**settings))
 
 
 # The sampler.
@@ -416,8 +416,8 @@ def sampler_given(monkeypatch):
 
 def test_the_sampler_gets_what_the_task_knows(sampler_given):
     config = make_config(method="last_loss", method_options={"k": 0.25})
-    task = objects.make_task(config, make_classes())
-    objects.make_sampler(config, task)
+    task = components.make_task(config, make_classes())
+    components.make_sampler(config, task)
     assert (sampler_given["batch_size"], sampler_given["k"]) == (16, 0.25)
     assert (sampler_given["pool_size"], sampler_given["num_steps"]) == (32, 60)
     assert sampler_given["num_classes"] == 3 and sampler_given["label_fn"] is task.label_fn
@@ -434,7 +434,7 @@ def test_the_sampler_gets_what_the_task_knows(sampler_given):
 
 def test_the_sampler_is_told_how_many_steps_the_budget_allows(sampler_given):
     config = make_config(method="last_loss", budget=0.25)
-    objects.make_sampler(config, objects.make_task(config, make_classes()))
+    components.make_sampler(config, components.make_task(config, make_classes()))
     assert sampler_given["num_steps"] == 15
 
 
@@ -448,7 +448,7 @@ def test_the_sampler_is_told_how_many_steps_the_budget_allows(sampler_given):
 )
 def test_without_classes_the_sampler_gets_none(sampler_given, task, dataset, initial_loss):
     config = make_config(method="last_loss", task=task)
-    objects.make_sampler(config, objects.make_task(config, dataset))
+    components.make_sampler(config, components.make_task(config, dataset))
     assert sampler_given["num_classes"] is None and sampler_given["label_fn"] is None
     assert sampler_given["logits_fn"] is None  # outputs are no logits, or not of one class each
     assert sampler_given["initial_loss"] == pytest.approx(initial_loss, rel=1e-9)
@@ -456,7 +456,7 @@ def test_without_classes_the_sampler_gets_none(sampler_given, task, dataset, ini
 
 def test_the_initial_loss_can_be_given(sampler_given):
     config = make_config(method="last_loss", method_options={"initial_loss": 0.7})
-    objects.make_sampler(config, objects.make_task(config, make_classes()))
+    components.make_sampler(config, components.make_task(config, make_classes()))
     assert sampler_given["initial_loss"] == 0.7
 
 
@@ -465,8 +465,8 @@ def test_the_initial_loss_can_be_given(sampler_given):
 def test_an_unseen_example_is_thought_to_lose_the_initial_loss(method, given):
     config = make_config(method=method, task="regression")
     config.method_options = {} if given is None else {"initial_loss": given}
-    task = objects.make_task(config, make_numbers())
-    sampler = objects.make_sampler(config, task)
+    task = components.make_task(config, make_numbers())
+    sampler = components.make_sampler(config, task)
     losses = jax.jit(lambda: sampler.init(KEY, 20).buffer.losses)()
     np.testing.assert_allclose(losses, given or task.initial_loss, rtol=1e-6)
 
@@ -488,7 +488,7 @@ def test_a_pool_is_scored_in_evaluation_mode(stateful):
     params, model_state = jax.jit(task.init)(KEY)
     if stateful:
         model_state = jax.tree.map(lambda x: x + 0.5, model_state)
-    sampler = objects.make_sampler(config, task, model_state)
+    sampler = components.make_sampler(config, task, model_state)
     pool = jax.tree.map(jnp.asarray, task.dataset.train)
     variables = (params, model_state) if stateful else params
     state = jax.jit(sampler.init, static_argnums=1)(KEY, 40)
@@ -511,7 +511,7 @@ def test_a_pool_is_scored_in_evaluation_mode(stateful):
 def test_every_method_trains_every_kind_of_task_that_has_what_it_needs(method, task, dataset):
     """Traced, not run: what the parts give each other has the shapes they expect."""
     config = make_config(method=method, task=task, batch_size=4, optimizer="adamw")
-    task = objects.make_task(config, dataset)
+    task = components.make_task(config, dataset)
     size = len(dataset.train["x"])
     made = dict.fromkeys(needed(config), np.zeros(size, np.float32))
     missing = {
@@ -523,14 +523,14 @@ def test_every_method_trains_every_kind_of_task_that_has_what_it_needs(method, t
     if missing and config.task != "classification":
         message = f"{method} needs {missing}, which the task {config.task} on mnist1d has not"
         with pytest.raises(ConfigError, match=message):
-            objects.make_sampler(config, task, None, made)
+            components.make_sampler(config, task, None, made)
         return
 
     def train(key, examples):
         params, model_state = task.init(key)
         tx, sampler = (
-            objects.make_optimizer(config),
-            objects.make_sampler(config, task, model_state, made),
+            components.make_optimizer(config),
+            components.make_sampler(config, task, model_state, made),
         )
         state = init_train_state(key, params, tx, sampler, size, model_state)
         pool_size = None if sampler.own_pool else 8
@@ -557,7 +557,7 @@ def test_every_method_trains_every_kind_of_task_that_has_what_it_needs(method, t
 def test_a_bad_option_of_the_method_is_named(settings, message):
     config = make_config(**settings)
     with pytest.raises(ConfigError, match=message):
-        objects.make_sampler(config, objects.make_task(config, make_classes()))
+        components.make_sampler(config, components.make_task(config, make_classes()))
 
 
 @pytest.mark.parametrize(
@@ -572,8 +572,8 @@ def test_a_method_for_streams_is_to_be_had_from_a_config(method, options, passes
     network = {"channels": (4,), "kernel": 3, "hidden": 4, "pooled": True}
     config.update({"network": "CNN", "network_options": network, "batch_size": 16})
     config.update({"method": method, "method_options": options})
-    task = objects.make_task(config, from_arrays(part, part, 3))
-    sampler, params = objects.make_sampler(config, task), task.init(KEY)[0]
+    task = components.make_task(config, from_arrays(part, part, 3))
+    sampler, params = components.make_sampler(config, task), task.init(KEY)[0]
     state = sampler.init(KEY, 40)
     assert buffer.size(state.buffer) == 0
     pool = jax.tree.map(lambda x: x[:32], part)
@@ -584,17 +584,17 @@ def test_a_method_for_streams_is_to_be_had_from_a_config(method, options, passes
 @pytest.mark.parametrize(("method", "name"), [("reducible_loss", "reference"), ("el2n", "scores")])
 def test_what_is_made_before_training_is_missed_where_it_was_not_made(method, name):
     config = make_config(method=method)
-    task = objects.make_task(config, make_classes())
+    task = components.make_task(config, make_classes())
     with pytest.raises(ConfigError, match=f"{method} needs {name}, which the task classification"):
-        objects.make_sampler(config, task)
+        components.make_sampler(config, task)
     config.method_options = {name: [1.0] * 40}  # or given
-    assert objects.make_sampler(config, task).init(KEY, 40).scorer.shape == (40,)
+    assert components.make_sampler(config, task).init(KEY, 40).scorer.shape == (40,)
 
 
 def first_draw(losses, **settings):
     """What a sampler draws of 40 examples with these last losses, and its weights for `seen`."""
     config = make_config(method="last_loss", batch_size=8, **settings)
-    sampler = objects.make_sampler(config, objects.make_task(config, make_classes()))
+    sampler = components.make_sampler(config, components.make_task(config, make_classes()))
     state = sampler.init(KEY, 40)
     state = state._replace(buffer=state.buffer._replace(losses=losses[:, None]))
     draw, state = jax.jit(sampler.sample)(KEY, state, jnp.arange(40))
@@ -691,7 +691,7 @@ def test_inside_a_closed_gate_a_weighting_is_idle():
 def test_a_bad_gate_or_weighting_is_named(settings, message):
     config = make_config(**settings)
     with pytest.raises(ConfigError, match=message):
-        objects.make_sampler(config, objects.make_task(config, make_classes()))
+        components.make_sampler(config, components.make_task(config, make_classes()))
 
 
 @pytest.mark.parametrize("option", ["alpa", "key", "images"])
@@ -699,21 +699,21 @@ def test_a_bad_option_of_an_augmentation_is_named(option):
     config = make_config(augment=("mixup",), augment_options={"mixup": {option: 0.5}})
     message = rf"config\.augment_options\.mixup\.{option} is not an option of mixup; .*alpha"
     with pytest.raises(ConfigError, match=message):
-        objects.make_task(config, make_classes())
+        components.make_task(config, make_classes())
 
 
 def test_a_part_of_one_example_passes_and_a_mean_loss_there_does_not():
     one = {"x": np.ones((1, 8), np.float32), "label": np.zeros(1, np.int32)}
     for dataset in (make_classes()._replace(valid=one), from_arrays(one, one, 3)):
-        task = objects.make_task(make_config(), dataset)
-        objects.check_task(task)
+        task = components.make_task(make_config(), dataset)
+        components.check_task(task)
 
         def loss_fn(*args, of=task.loss_fn):
             losses, model_state = of(*args)
             return losses.mean(keepdims=True), model_state
 
         with pytest.raises(ConfigError, match=r"got losses of shape \(1,\) for 2 examples"):
-            objects.check_task(task._replace(loss_fn=loss_fn))
+            components.check_task(task._replace(loss_fn=loss_fn))
 
 
 def images_of(size=6):
@@ -724,18 +724,18 @@ def images_of(size=6):
 
 def test_a_value_that_an_augmentation_refuses_is_an_error_of_the_config():
     config = make_config(augment=("crop",), augment_options={"crop": {"padding": 9}})
-    task = objects.make_task(config, images_of())
+    task = components.make_task(config, images_of())
     with pytest.raises(ConfigError, match="padding is 9, but images of 8 x 8 reflect 0 to 7"):
-        objects.check_task(task)
+        components.check_task(task)
 
 
 @pytest.mark.parametrize("names", [("mixup", "ricap"), ("mixup", "flip", "mixup")])
 def test_two_augmentations_that_mix_are_refused(names):
-    task = objects.make_task(make_config(augment=names), images_of())
+    task = components.make_task(make_config(augment=names), images_of())
     with pytest.raises(ConfigError, match="two augmentations mix images; leave one of them out"):
-        objects.check_task(task)
+        components.check_task(task)
 
 
 @pytest.mark.parametrize("names", [(name,) for name in augmentations.__all__] + [("flip", "ricap")])
 def test_every_augmentation_fits_images(names):
-    objects.check_task(objects.make_task(make_config(augment=names), images_of()))
+    components.check_task(components.make_task(make_config(augment=names), images_of()))

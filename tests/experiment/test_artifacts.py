@@ -10,7 +10,7 @@ import pytest
 
 from isjax import experiment
 from isjax.data.dataset import from_arrays
-from isjax.experiment import artifacts as exhibits
+from isjax.experiment import artifacts
 from isjax.experiment.config import default_config
 from isjax.reporting.timeline import PARTS
 
@@ -50,9 +50,9 @@ def told(tmp_path_factory):
         return {}
 
     with pytest.MonkeyPatch.context() as patch:
-        measure = exhibits.timeline.shares
+        measure = artifacts.timeline.shares
         patch.setattr(
-            exhibits.timeline, "shares", lambda *a: shares.append(measure(*a)) or shares[-1]
+            artifacts.timeline, "shares", lambda *a: shares.append(measure(*a)) or shares[-1]
         )
         experiment.run(
             make_config(),
@@ -145,7 +145,7 @@ def test_half_a_file_is_never_there(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         replace(part, path)
 
-    monkeypatch.setattr(exhibits.timeline, "shares", lambda *_: None)
+    monkeypatch.setattr(artifacts.timeline, "shares", lambda *_: None)
     monkeypatch.setattr(os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         experiment.run(make_config(), tmp_path, make_dataset())
@@ -179,7 +179,7 @@ def test_several_steps_a_call_and_a_run_stopped_and_resumed_put_by_the_same(
         yield lambda: next(asked) >= 15
         raise SystemExit(0)
 
-    monkeypatch.setattr(exhibits.timeline, "shares", lambda *_: None)  # cannot be told
+    monkeypatch.setattr(artifacts.timeline, "shares", lambda *_: None)  # cannot be told
     config = make_config(steps_per_call=3, checkpoint_every=7)
     with monkeypatch.context() as patch:
         patch.setattr(experiment, "asked_to_stop", stopped)
@@ -196,7 +196,7 @@ def test_several_steps_a_call_and_a_run_stopped_and_resumed_put_by_the_same(
 
 
 def test_a_data_set_of_two_examples(tmp_path, monkeypatch):
-    monkeypatch.setattr(exhibits.timeline, "shares", lambda *_: None)
+    monkeypatch.setattr(artifacts.timeline, "shares", lambda *_: None)
     part = {"x": np.ones((2, 2), np.float32), "label": np.zeros(2, np.int32)}
     config = make_config(batch_size=1, pool_size=1, num_steps=4, num_evals=1, checkpoint_every=0)
     last = experiment.run(config, tmp_path, from_arrays(part, part, 2))

@@ -9,7 +9,7 @@ import pytest
 
 from isjax import networks, recipes, tasks
 from isjax.data.dataset import from_arrays
-from isjax.experiment import reference_models as references
+from isjax.experiment import reference_models
 from isjax.experiment.config import ConfigError, default_config
 from isjax.experiment.reference_models import (
     Prepared,
@@ -126,14 +126,14 @@ def test_of_random_labels_a_reference_knows_nothing_though_it_knows_its_own():
     """A network that memorises what it is trained on is no better than chance on the rest."""
     task = tasks.classification(random_labels(), networks.MLP(4, hidden=(64,)))
     config = make_config(batch_size=8, num_steps=1000)
-    states, train = [], references._train
+    states, train = [], reference_models._train
 
     def noted(*arguments):
         states.append(train(*arguments))
         return states[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(references, "_train", noted)
+        patch.setattr(reference_models, "_train", noted)
         losses = cross_fitted_losses(config, task, Prepared())
     assert losses.mean() > np.log(4)
     by_each = np.stack([task.score_fn(s.params, None, task.dataset.train) for s in states])
@@ -159,14 +159,14 @@ def el2n_by_hand(params, part):
 def test_el2n_is_the_mean_over_networks_of_the_length_of_softmax_less_label(networks_trained):
     task = tasks.classification(random_labels(), networks.MLP(4, hidden=(8,)))
     config, cost = make_config(method="el2n", num_steps=50, eval_batch_size=13), Prepared()
-    states, train = [], references._train
+    states, train = [], reference_models._train
 
     def noted(*arguments):
         states.append(train(*arguments))
         return states[-1]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(references, "_train", noted)
+        patch.setattr(reference_models, "_train", noted)
         scores = early_el2n(config, task, cost, networks=networks_trained)
     by_each = np.stack([el2n_by_hand(state.params, task.dataset.train) for state in states])
     assert len(by_each) == networks_trained and np.all(by_each.std(axis=0) > 0)  # each its own
@@ -208,7 +208,7 @@ def test_what_was_made_is_kept_and_not_made_again(tmp_path, monkeypatch):
     assert list(first.arrays) == ["reference"] and (folder / "prepared.npz").exists()
     expected = cross_fitted_losses(make_config(), noting(as_bits), Prepared())
     np.testing.assert_array_equal(first.arrays["reference"], expected)
-    monkeypatch.setattr(references, "_train", lambda *_: pytest.fail("made again"))
+    monkeypatch.setattr(reference_models, "_train", lambda *_: pytest.fail("made again"))
     again = prepare(make_config(), noting(as_bits), folder)
     np.testing.assert_array_equal(again.arrays["reference"], expected)
     for name in ("seconds", "compile_seconds", "examples_forward", "examples_backward"):

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from isjax.parallel import processes as distributed
+from isjax.parallel import processes
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 
@@ -21,26 +21,26 @@ def joined(monkeypatch):
 
 
 def test_alone_nothing_is_joined(joined):
-    distributed.connect()
-    assert not joined and distributed.alone() and distributed.is_main()
+    processes.connect()
+    assert not joined and processes.alone() and processes.is_main()
 
 
 def test_the_variables_say_what_to_join(joined, monkeypatch):
     for name, value in zip(VARIABLES, ("host:1234", "4", "2"), strict=True):
         monkeypatch.setenv(name, value)
-    distributed.connect()
+    processes.connect()
     assert [call[0] for call in joined] == [("host:1234", 4, 2)]
 
 
 def test_wanted_without_variables_it_is_left_to_jax(joined):
-    distributed.connect(wanted=True)
+    processes.connect(wanted=True)
     assert [call[0] for call in joined] == [()]
 
 
 def test_some_of_the_variables_are_refused(joined, monkeypatch):
     monkeypatch.setenv("JAX_PROCESS_ID", "1")
     with pytest.raises(ValueError, match="only JAX_PROCESS_ID is set; set all, or none"):
-        distributed.connect()
+        processes.connect()
 
 
 def test_what_cannot_be_joined_says_how_to(joined, monkeypatch):
@@ -49,27 +49,25 @@ def test_what_cannot_be_joined_says_how_to(joined, monkeypatch):
 
     monkeypatch.setattr(jax.distributed, "initialize", fail)
     with pytest.raises(ValueError, match="cannot join the other processes: no cluster; set JAX"):
-        distributed.connect(wanted=True)
+        processes.connect(wanted=True)
 
 
 def test_a_lost_process_is_named_among_several_only(monkeypatch):
     def lose():
-        with distributed.together():
+        with processes.together():
             raise ValueError("Gloo all-reduce failed: Connection closed by peer")
 
     with pytest.raises(ValueError, match="Gloo"):
         lose()
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    with pytest.raises(
-        distributed.PeerLostError, match="process 0 of 2: another process has ended"
-    ):
+    with pytest.raises(processes.PeerLostError, match="process 0 of 2: another process has ended"):
         lose()
-    with pytest.raises(ValueError, match="mine"), distributed.together():
+    with pytest.raises(ValueError, match="mine"), processes.together():
         raise ValueError("an error of mine")
 
 
 def test_what_is_here_is_fetched_as_numpy():
-    found = distributed.fetch({"x": jnp.arange(3)})
+    found = processes.fetch({"x": jnp.arange(3)})
     assert isinstance(found["x"], np.ndarray)
     np.testing.assert_array_equal(found["x"], [0, 1, 2])
 
@@ -77,5 +75,5 @@ def test_what_is_here_is_fetched_as_numpy():
 @pytest.mark.parametrize("status", [130, "isjax: why"])
 def test_alone_a_process_ends_in_order(status):
     with pytest.raises(SystemExit) as ended:
-        distributed.leave(status)
+        processes.leave(status)
     assert ended.value.code == status

@@ -8,6 +8,7 @@ kept per example. Only the buffer knows `N`; a scorer sees only rows, a transfor
 resampler only probabilities.
 """
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -28,13 +29,14 @@ class Rows(NamedTuple):
     """All that a scorer may see of `B` examples.
 
     Attributes:
-        history: [B, H] float32 past losses, newest first, or what else the scorer remembers; those
-            not yet observed hold the sampler's `initial_loss`.
+        history: [B, H] float32 past losses, newest first, or other numbers that the scorer
+            remembers. Entries not yet observed hold the sampler's `initial_loss`.
         count: [B] int32 times observed; 0 = never seen.
         batch: pytree with leading axis B, if the caller loaded the examples.
         params: whatever the scorer's function takes.
         ids: [B] int32 into the data set.
-        age: [B] int32 draws since last observed, 1 = by the last draw; if never, since the start.
+        age: [B] int32 draws since last observed: 1 = by the last draw. For an example never seen,
+            draws since the start.
     """
 
     history: Array
@@ -46,20 +48,20 @@ class Rows(NamedTuple):
 
 
 class Scorer(NamedTuple):
-    """Says how important each example is.
+    """Scores how important each example is.
 
     Attributes:
         init: `(key) -> state`.
-        score: `(state, rows) -> scores`, [B] float32. What is negative after the transforms is not
-            drawn, nor what is not finite.
-        update: `(state, rows, losses) -> state`, given the rows of a batch as they were before its
-            losses, [b] float32, were written back. Losses may be NaN or infinite; a new state that
-            is not finite is not taken.
-        history: `H`, how many numbers it reads of each example; 0 = it needs no buffer.
-        remember: `(history [b, H], count [b], losses [b]) -> history`, what becomes of an example's
-            numbers when a loss is observed; None = they are its last H losses, newest first.
-        passes: forward passes of the main model that scoring an example takes, a backward pass
-            counting as two, and a cheap view of the model as its share: 0.25 at half resolution.
+        score: `(state, rows) -> scores`, [B] float32. Scores that are negative after the
+            transforms, or not finite, get probability zero.
+        update: `(state, rows, losses) -> state`. `rows` are those of the batch as read before its
+            losses, [b] float32, are written back. Losses may be NaN or infinite. A new state that
+            is not finite is discarded.
+        history: `H`, numbers read per example; 0 = the scorer needs no buffer.
+        remember: `(history [b, H], count [b], losses [b]) -> history`, the update of an example's
+            numbers when its loss is observed; None = keep the last H losses, newest first.
+        passes: forward passes of the main model per scored example. A backward pass counts as two;
+            a cheap view of the model as its share, such as 0.25 at half resolution.
     """
 
     init: Callable[[Array], PyTree]
@@ -71,7 +73,7 @@ class Scorer(NamedTuple):
 
 
 class ScoreTransform(NamedTuple):
-    """Optax's shape, on scores instead of gradients.
+    """Reshapes scores, with optax's interface: scores take the place of gradients.
 
     Attributes:
         init: `() -> state`.
@@ -82,6 +84,28 @@ class ScoreTransform(NamedTuple):
     update: Callable[[Array, PyTree], tuple[Array, PyTree]]
 
 
+class DrawInfo(NamedTuple):
+    """Scalars that describe a draw.
+
+    Attributes:
+        pool_size: [] int32 B.
+        ess: [] float32 effective sample size of the pool, as a share of B.
+        nonfinite: [] int32 scores of the pool that were NaN or infinite. Those examples are not
+            drawn.
+        passes: [] float32 forward passes of the main model that scoring took: B times
+            `Scorer.passes`.
+        mass: [] float32 mean unnormalised score of the pool; 0 if the draw fell back to uniform.
+        k: [] float32 exponent of the weights.
+    """
+
+    pool_size: Array
+    ess: Array
+    nonfinite: Array
+    passes: Array
+    mass: Array
+    k: Array
+
+
 class Draw(NamedTuple):
     """One batch of `b` examples drawn from a pool of `B`.
 
@@ -90,15 +114,10 @@ class Draw(NamedTuple):
         index: [b] int32 into the pool.
         weights: [b] float32 for the gradient.
         draw_probs: [b] float32 probability per draw: `1 / (B * draw_probs)` is the unbiased weight.
-        scores: [b] float32 before transforms: what the scorer predicted.
-        ess: [] float32 effective sample size of the pool, as a share of B.
-        nonfinite: [] int32 scores of the pool that were NaN or infinite: examples not drawn.
-        pool_size: [] int32 B.
-        passes: [] float32 forward passes of the main model that the choice took, counted as
-            `Scorer.passes` are: B times those of an example.
-        mass: [] float32, the pool's mean of what the draw is proportional to; 0 = it was uniform
-            for want of any.
-        k: [] float32, the exponent of the weights.
+        scores: [b] float32 before transforms: the scorer's predictions.
+        last_loss: [b] float32 losses last observed before this draw; None if the sampler keeps
+            none.
+        info: scalars that describe the draw.
     """
 
     ids: Array
@@ -106,46 +125,144 @@ class Draw(NamedTuple):
     weights: Array
     draw_probs: Array
     scores: Array
-    ess: Array
-    nonfinite: Array | int = 0
-    pool_size: Array | int = 0
-    passes: Array | float = 0.0
-    mass: Array | float = 1.0
-    k: Array | float = 1.0
+    last_loss: Array | None
+    info: DrawInfo
+
+    @property
+    def ess(self) -> Array:
+        """Effective sample size of the pool, as a share of B: `info.ess`."""
+        return self.info.ess
+
+    @property
+    def pool_size(self) -> Array:
+        """Examples drawn from, B: `info.pool_size`."""
+        return self.info.pool_size
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Static:
+    """A number that is part of a state's structure: known when a step is traced."""
+
+    value: int
+
+
+class Span(NamedTuple):
+    """The examples that a sampler's state keeps record of. `Span.of(N)` makes it.
+
+    Attributes:
+        first: [] int32 id of the first of them; above 0 in the state of a part of the data set.
+        number: how many.
+    """
+
+    first: Array
+    number: Static
+
+    @classmethod
+    def of(cls, num_examples: int) -> "Span":
+        """The whole data set of N examples.
+
+        Args:
+            num_examples: N, at least 1.
+
+        Raises:
+            ValueError: if there are none.
+        """
+        if num_examples < 1:
+            raise ValueError(f"the data set has {num_examples} examples; sampling needs at least 1")
+        return cls(jnp.zeros((), jnp.int32), Static(num_examples))
+
+    @property
+    def size(self) -> int:
+        """Number of examples."""
+        return self.number.value
+
+    def split(self, parts: int, size: int) -> "Span":
+        """A span for each part; see `isjax._numerics.leading_axis.split`."""
+        rows = -(-size // parts)
+        return Span(self.first + jnp.arange(parts, dtype=jnp.int32) * rows, Static(rows))
 
 
 class SamplerState(NamedTuple):
-    """Arrays only: donated, sharded and checkpointed whole.
+    """State of `importance_sampler`. Arrays only: donated, sharded and checkpointed whole.
 
     Attributes:
         step: [] int32 draws so far.
+        span: the examples that it is of.
         buffer: `isjax.buffer.ScoreBuffer`.
         scorer: the scorer's state.
         transform: the transform's state.
-        first: [] int32, the id of the first example, where the state is of a part of the data set;
-            None = of the whole.
     """
 
     step: Array
+    span: Span
     buffer: PyTree
     scorer: PyTree
     transform: PyTree
-    first: Array | None = None
 
 
-def drawn_weights(state: SamplerState, draw: Draw, losses: Array) -> Array:
-    """Those of the draw, whatever the losses. -> [b]."""
-    del state, losses
-    return draw.weights
+class Sampler(NamedTuple):
+    """Chooses what to train on next, and learns from the losses that follow.
+
+    A state is a NamedTuple of arrays, of which training and wrappers ask two things, as fields or
+    properties: `step`, [] int32, the draws so far, and `span`, the `Span` of examples that it is
+    of. Types of arrays with a row for each example say so, and how they are cut into parts: see
+    `isjax._numerics.leading_axis`. A field `scorer` is common to all parts of `stratified`.
+
+    Attributes:
+        init: `(key, num_examples) -> state`.
+        sample: `(key, state, ids=None, batch=None, params=None) -> (Draw, state)`. `ids` [B] is the
+            pool; None leaves it to the sampler where to look. `batch` holds the examples `ids` or,
+            without ids, those of the whole data set, perhaps with more rows than there are
+            examples. `params` are for a scorer that runs the main model.
+        update: `(state, draw, losses, batch=None) -> state`, with the losses [b] of the batch.
+        batch_size: b.
+        reweigh: `(state, draw, losses) -> weights`, [b] float32; None = `draw.weights`, whatever
+            the losses.
+        own_pool: whether it chooses by itself where to look: `make_train_step` then passes no ids.
+        parts: stretches of the data set that it draws from, each b / parts.
+    """
+
+    init: Callable[[Array, int], PyTree]
+    sample: Callable[..., tuple[Draw, PyTree]]
+    update: Callable[..., PyTree]
+    batch_size: int
+    reweigh: Callable[[PyTree, Draw, Array], Array] | None = None
+    own_pool: bool = False
+    parts: int = 1
+
+    def weigh(self, state: PyTree, draw: Draw, losses: Array) -> Array:
+        """Weights of the batch for the gradient.
+
+        Args:
+            state: as `sample` returned it.
+            draw: of b examples.
+            losses: [b] of the batch.
+
+        Returns:
+            [b] float32: `draw.weights`, unless the sampler weighs by the losses.
+        """
+        return draw.weights if self.reweigh is None else self.reweigh(state, draw, losses)
 
 
 def take(data: Batch, ids: ArrayLike) -> Batch:
-    """The examples `ids` [b] of a data set, a pytree of arrays with leading axis N."""
+    """Gathers examples.
+
+    Args:
+        data: pytree of arrays with leading axis N.
+        ids: [b] int32.
+
+    Returns:
+        The same pytree with leading axis b.
+    """
     return jax.tree.map(lambda x: x[ids], data)
 
 
 def num_examples(data: Batch) -> int:
     """N, the length that the leading axes of all arrays in `data` share.
+
+    Args:
+        data: pytree of arrays.
 
     Raises:
         ValueError: if there is no array, no example, or no common length.
@@ -160,40 +277,3 @@ def num_examples(data: Batch) -> int:
             f"got {listed}"
         )
     return sizes.pop()
-
-
-def leading_axes(state: PyTree) -> PyTree:
-    """What the leading axis of each array of a state counts: a tree of strings.
-
-    A type says so by a method `leading_axes(self)`, which returns a tree like itself of "examples"
-    (a row for each of N, padded for devices), "strata" (a row for each of S parts) or "whole". All
-    other arrays are "whole".
-    """
-    says = lambda part: hasattr(part, "leading_axes")  # noqa: E731
-    return jax.tree.map(
-        lambda part: part.leading_axes() if says(part) else "whole", state, is_leaf=says
-    )
-
-
-class Sampler(NamedTuple):
-    """Chooses what to train on next, and learns from the losses it then sees.
-
-    Attributes:
-        init: `(key, num_examples) -> SamplerState`.
-        sample: `(key, state, ids=None, batch=None, params=None) -> (Draw, state)`. `batch` holds
-            the examples `ids` or, without ids, those of the whole data set.
-        update: `(state, draw, losses, batch=None) -> state`.
-        weigh: `(state, draw, losses) -> weights`, [b] float32, for the gradient: `draw.weights`,
-            unless they depend on the losses of the batch.
-        own_pool: whether it chooses by itself where to look, so that no `ids` are passed.
-        keeps_losses: whether what it remembers of an example begins with the loss last observed.
-        take: `(data, ids [b]) -> batch`, how what was drawn is gathered from the data set.
-    """
-
-    init: Callable[[Array, int], SamplerState]
-    sample: Callable[..., tuple[Draw, SamplerState]]
-    update: Callable[..., SamplerState]
-    weigh: Callable[[SamplerState, Draw, Array], Array] = drawn_weights
-    own_pool: bool = False
-    keeps_losses: bool = False
-    take: Callable[[Batch, Array], Batch] = take

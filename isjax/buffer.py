@@ -11,17 +11,19 @@ from isjax.base import Array
 
 
 class ScoreBuffer(NamedTuple):
-    """`H` numbers for each of `N` examples; without arrays for a scorer with H = 0.
+    """`H` numbers for each of `N` examples. Has no arrays for a scorer with H = 0.
 
     Attributes:
-        losses: [N, H] float32, the last losses, newest first, or what else the scorer remembers;
-            `initial_loss` where not yet observed.
+        losses: [N, H] float32 last losses, newest first; `initial_loss` where not yet observed.
+            None where the scorer remembers other numbers.
+        numbers: [N, H] float32 of a scorer that does; None where it remembers losses.
         count: [N] int32 times observed.
         failed: [N] bool, whether the loss last seen was not finite, and so not observed.
-        seen: [N] int32, the draw by which last observed, the first being 1; 0 = never.
+        seen: [N] int32 number of the draw that last observed the example, from 1; 0 = never.
     """
 
     losses: Array | None = None
+    numbers: Array | None = None
     count: Array | None = None
     failed: Array | None = None
     seen: Array | None = None
@@ -31,18 +33,23 @@ class ScoreBuffer(NamedTuple):
         return jax.tree.map(lambda x: "examples", self)
 
 
-def init(num_examples: int, history: int, initial_loss: float = 1.0) -> ScoreBuffer:
-    """A buffer in which no example has been seen.
+def init(
+    num_examples: int, history: int, initial_loss: float = 1.0, *, keeps_losses: bool = True
+) -> ScoreBuffer:
+    """Makes a buffer in which no example has been seen.
 
     Args:
         num_examples: N, of the data set.
-        history: H, losses kept per example; 0 keeps nothing and allocates nothing.
-        initial_loss: what an unseen example is thought to lose, in units of the loss.
+        history: H, numbers kept per example; 0 allocates nothing.
+        initial_loss: number that stands for a loss not yet observed, in units of the loss.
+        keeps_losses: whether the numbers are the last losses.
     """
     if not history:
         return ScoreBuffer()
+    kept = jnp.full((num_examples, history), initial_loss, jnp.float32)
     return ScoreBuffer(
-        losses=jnp.full((num_examples, history), initial_loss, jnp.float32),
+        losses=kept if keeps_losses else None,
+        numbers=None if keeps_losses else kept,
         count=jnp.zeros((num_examples,), jnp.int32),
         failed=jnp.zeros((num_examples,), bool),
         seen=jnp.zeros((num_examples,), jnp.int32),
@@ -50,15 +57,34 @@ def init(num_examples: int, history: int, initial_loss: float = 1.0) -> ScoreBuf
 
 
 def size(buffer: ScoreBuffer) -> int:
-    """N; 0 if nothing is kept."""
+    """Number of rows, N; 0 if nothing is kept."""
     return 0 if buffer.count is None else buffer.count.shape[0]
 
 
 def read(buffer: ScoreBuffer, ids: Array) -> tuple[Array, Array]:
-    """History [B, H] float32, newest first, and count [B] int32 of the examples `ids` [B]."""
-    if buffer.losses is None or buffer.count is None:
+    """Reads what is remembered of some examples.
+
+    Args:
+        buffer: N rows.
+        ids: [B] int32.
+
+    Returns:
+        History [B, H] float32, newest first, and count [B] int32.
+    """
+    kept = buffer.numbers if buffer.losses is None else buffer.losses
+    if kept is None or buffer.count is None:
         return jnp.zeros((*ids.shape, 0), jnp.float32), jnp.zeros(ids.shape, jnp.int32)
-    return buffer.losses[ids], buffer.count[ids]
+    return kept[ids], buffer.count[ids]
+
+
+def last_loss(buffer: ScoreBuffer, ids: Array) -> Array | None:
+    """Losses last observed, [B] float32; None if the buffer keeps none.
+
+    Args:
+        buffer: N rows.
+        ids: [B] int32.
+    """
+    return None if buffer.losses is None else buffer.losses[ids, 0]
 
 
 def has_failed(buffer: ScoreBuffer, ids: Array) -> Array:
@@ -101,14 +127,16 @@ def write(
         step: draws so far, the one of this batch included.
         remember: see `Scorer.remember`; by default the loss is put in front of the history.
     """
-    losses_kept, counts, failed, seen = buffer
-    if losses_kept is None or counts is None or failed is None or seen is None:
+    counts, failed, seen = buffer.count, buffer.failed, buffer.seen
+    if counts is None or failed is None or seen is None:
         return buffer
     loss, observed = _mean_over_duplicates(ids, losses.astype(jnp.float32))
     history, count = read(buffer, ids)
     remembered = jnp.where(observed[:, None], remember(history, count, loss), history)
+    written = lambda kept: None if kept is None else kept.at[ids].set(remembered)  # noqa: E731
     return ScoreBuffer(
-        losses=losses_kept.at[ids].set(remembered),
+        losses=written(buffer.losses),
+        numbers=written(buffer.numbers),
         count=counts.at[ids].set(count + observed),
         failed=failed.at[ids].set(~observed),
         seen=seen.at[ids].set(jnp.where(observed, step, seen[ids])),

@@ -29,13 +29,12 @@ __all__ = [
 ]
 
 
-def draw_metrics(draw: Draw, losses: Array, last_seen: Array | None = None) -> dict[str, Array]:
+def draw_metrics(draw: Draw, losses: Array) -> dict[str, Array]:
     """Diagnostics of one step, each a scalar; losses that are not finite are counted, not used.
 
     Args:
         draw: of b examples.
         losses: [b] just observed.
-        last_seen: [b] the losses last observed before, where the sampler keeps them.
 
     Returns:
         A scalar by each name.
@@ -47,7 +46,7 @@ def draw_metrics(draw: Draw, losses: Array, last_seen: Array | None = None) -> d
         - `unique`: share of the batch that unique ids make up;
         - `score_correlation`: between scores and losses (0 where either is constant);
         - `score_error`: mean `|score - loss|`, of meaning for scores that predict losses;
-        - `last_loss_error`: the same for the naive prediction, `last_seen` (if given);
+        - `last_loss_error`: the same for the naive prediction, `draw.last_loss`, if there is one;
         - `nonfinite`: losses and pool scores that were NaN or infinite;
         - `examples_forward`, `examples_backward`: of the main model, scoring included; one scored
           by a cheap view of the model counts as its share, see `Scorer.passes`.
@@ -62,12 +61,12 @@ def draw_metrics(draw: Draw, losses: Array, last_seen: Array | None = None) -> d
         "unique": unique_share(draw.ids),
         "score_correlation": correlation(draw.scores, losses),
         "score_error": mean_absolute_error(draw.scores, losses),
-        "nonfinite": jnp.sum(~finite) + draw.nonfinite,
-        "examples_forward": losses.shape[0] + jnp.asarray(draw.passes),
+        "nonfinite": jnp.sum(~finite) + draw.info.nonfinite,
+        "examples_forward": losses.shape[0] + draw.info.passes,
         "examples_backward": jnp.asarray(losses.shape[0]),
     }
-    if last_seen is not None:
-        metrics["last_loss_error"] = mean_absolute_error(last_seen, losses)
+    if draw.last_loss is not None:
+        metrics["last_loss_error"] = mean_absolute_error(draw.last_loss, losses)
     return metrics
 
 
@@ -184,9 +183,8 @@ def make_gradient_quality(
 
     def by_scores(scores_of: Callable[[Array], Array]):
         def choose(key: Array, state: Any, pool: Batch, ids: Array | None, norms: Array):
-            drawn = jax.eval_shape(lambda: by_sampler(key, state, pool, ids, norms)[0])
             probs = normalize(scores_of(norms))
-            index, draw_probs = resampling.categorical(key, probs, drawn.shape[0])
+            index, draw_probs = resampling.categorical(key, probs, sampler.batch_size)
             return index, importance_weights(draw_probs, norms.shape[0])
 
         return choose

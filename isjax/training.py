@@ -1,6 +1,7 @@
 """A training step that chooses its batch, trains on it, and tells the sampler what it saw."""
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -8,16 +9,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from isjax import buffer, resampling
+from isjax import resampling
 from isjax._numerics.finite import all_finite
-from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, SamplerState, num_examples, take
+from isjax._numerics.leading_axis import take_by_part
+from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, num_examples, take
 from isjax.diagnostics import draw_metrics
 from isjax.gradients import weighted_value_and_grad
-from isjax.parallel.mesh import gathered, spread
-from isjax.samplers._combinators import EpochState
-from isjax.samplers._lagged import LagState, pending
-from isjax.samplers._stratified import StrataState
-from isjax.samplers.sum_tree import Tree
+from isjax.parallel.mesh import gathered, shards, spread
+from isjax.samplers import pending
 
 __all__ = [
     "TrainState",
@@ -49,7 +48,7 @@ class TrainState(NamedTuple):
     params: Params
     model_state: PyTree
     opt_state: optax.OptState
-    sampler: SamplerState
+    sampler: PyTree
     record: PyTree = None
 
 
@@ -81,7 +80,6 @@ def make_train_step(
     sampler: Sampler,
     *,
     pool_size: int | None = None,
-    size: int | None = None,
     with_draw: bool = False,
 ) -> Callable[[TrainState, Batch], tuple[TrainState, dict[str, Any]]]:
     """One step of training: pool, draw, weighted gradient, write-back.
@@ -98,8 +96,6 @@ def make_train_step(
         sampler: chooses the batch.
         pool_size: B, of the uniform presample that the sampler chooses from; None leaves it to
             the sampler where to look: to one with a pool of its own, or in the whole data set.
-        size: N, of data that have more rows than that, see `isjax.parallel.padding`; None = each row is an
-            example.
         with_draw: also return what was drawn, the `Draw` with the weights as used, as
             `metrics["draw"]`, and `metrics["losses"]`, [b].
 
@@ -116,9 +112,9 @@ def make_train_step(
     Raises:
         ValueError: here if the sampler has a pool of its own and is given another; when first
             called, if the data set is empty, ragged, or not the one that the sampler was
-            initialised for; if the pool does not fit between batch and data set; if `size` is
-            given to a sampler that cannot leave rows out; or if `loss_fn` does not return one
-            loss per example.
+            initialised for (it may be padded for devices: see `isjax.parallel.padding`); if the
+            pool does not fit between batch and data set; or if `loss_fn` does not return one loss
+            per example.
     """
     if sampler.own_pool and pool_size is not None:
         raise ValueError(
@@ -129,32 +125,25 @@ def make_train_step(
 
     @functools.partial(jax.jit, donate_argnums=0)
     def step(state: TrainState, data: Batch) -> tuple[TrainState, dict[str, Any]]:
-        rows = num_examples(data)
-        _check_size(state.sampler, rows, size)
-        padded = size not in (None, rows)
-        counted = _parts(state.sampler, EpochState | LagState | StrataState | Tree)
-        if padded and sampler.own_pool and not counted:
-            raise ValueError(
-                f"the data have {rows} rows for {size} examples, which this sampler cannot tell "
-                "apart; take as many examples as rows, or another sampler"
-            )
+        size = state.sampler.span.size
+        _check_rows(state.sampler, sampler.parts, num_examples(data))
         key = jax.random.fold_in(state.key, state.step)
         pool_key, draw_key, loss_key = jax.random.split(key, 3)
 
         with jax.named_scope("draw"):
-            # What no scorer reads of the pool is not gathered: XLA drops it.
+            # XLA drops what no scorer reads of the pool.
+            ids, pool = None, data
             if pool_size is not None:
-                ids = resampling.presample(pool_key, size or rows, pool_size)
-            elif padded and not sampler.own_pool:
+                ids = resampling.presample(pool_key, size, pool_size)
+            elif not sampler.own_pool and num_examples(data) > size:
                 ids = jnp.arange(size, dtype=jnp.int32)
-            else:
-                ids = None
-            pool = data if ids is None else spread(take(data, ids))
+            if ids is not None:
+                pool = spread(take(data, ids))
             stateful = bool(jax.tree.leaves(state.model_state))
             variables = (state.params, state.model_state) if stateful else state.params
             draw, sampler_state = sampler.sample(draw_key, state.sampler, ids, pool, variables)
         with jax.named_scope("train"):
-            batch = spread(sampler.take(data, draw.ids))
+            batch = spread(take_by_part(data, draw.ids, sampler.parts))
         return train(state, sampler_state, draw, batch, loss_key)
 
     return step
@@ -229,7 +218,7 @@ def _trainer(
     )
 
     def train(
-        state: TrainState, sampler_state: SamplerState, draw: Draw, batch: Batch, loss_key: Array
+        state: TrainState, sampler_state: PyTree, draw: Draw, batch: Batch, loss_key: Array
     ) -> tuple[TrainState, dict[str, Any]]:
         with jax.named_scope("train"):
             weights = functools.partial(sampler.weigh, sampler_state, draw)
@@ -251,10 +240,7 @@ def _trainer(
         with jax.named_scope("buffer"):
             sampler_state = sampler.update(sampler_state, draw, losses, batch)
         with jax.named_scope("diagnose"):
-            last_seen = None
-            if sampler.keeps_losses:
-                last_seen = buffer.read(state.sampler.buffer, draw.ids)[0][:, 0]
-            metrics = draw_metrics(draw, losses, last_seen)
+            metrics = draw_metrics(draw, losses)
         new_state = TrainState(
             step=state.step + 1,
             key=state.key,
@@ -270,23 +256,20 @@ def _trainer(
     return train
 
 
-def _check_size(state: SamplerState, rows: int, size: int | None) -> None:
-    """Refuses data of another number of rows than the sampler was initialised for."""
-    known = buffer.size(state.buffer)
-    if not known and size is None:  # without a buffer, epochs know it too
-        known = sum(part.order.size for part in _parts(state, EpochState))
-    if known in (0, rows):
+def _check_rows(state: PyTree, parts: int, rows: int) -> None:
+    """Refuses data of another number of rows than the sampler was initialised for.
+
+    Rows that pad the data for devices or parts are no examples.
+    """
+    size, remembered = state.span.size, optax.tree.get(state, "buffer")
+    kept = 0 if remembered is None or remembered.count is None else remembered.count.size
+    if rows == kept or (not kept and 0 <= rows - size < math.lcm(parts, shards())):
         return
     raise ValueError(
-        f"the sampler was initialised for {known} examples, but the data set has {rows}; call "
-        f"init_train_state with num_examples={rows}, or pad the data as strata want it"
+        f"the sampler was initialised for {size} examples, but the data set has {rows}; call "
+        f"init_train_state with num_examples={rows}, or pad data and state alike, as "
+        "isjax.parallel.padding does"
     )
-
-
-def _parts(state: SamplerState, kinds: Any) -> list[Any]:
-    """Those of a sampler's transform state that are of these kinds, the outermost alone."""
-    parts = jax.tree.leaves(state.transform, is_leaf=lambda part: isinstance(part, kinds))
-    return [part for part in parts if isinstance(part, kinds)]
 
 
 def _check_model_state(new: PyTree, old: PyTree) -> None:

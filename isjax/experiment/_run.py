@@ -168,7 +168,6 @@ def run(
                     tx,
                     sampler,
                     pool_size=None if sampler.own_pool else config.pool_size,
-                    size=size,
                     with_draw=with_draw,
                 )
                 data = place(task.dataset.train, mesh, parts)

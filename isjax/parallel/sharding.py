@@ -8,7 +8,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from isjax.base import Array, Batch, PyTree, leading_axes
+from isjax._numerics.leading_axis import leading_axes
+from isjax.base import Array, Batch, PyTree
 from isjax.parallel.mesh import DATA, MODEL
 from isjax.parallel.padding import pad
 

@@ -1,9 +1,12 @@
-"""Samplers choose what to train on next, and learn from the losses they then see."""
+"""Samplers choose what to train on next, and learn from the losses that follow."""
 
 from isjax.samplers import sum_tree
-from isjax.samplers._combinators import break_even, epochs, gate, reweight
+from isjax.samplers._draw import make_draw
+from isjax.samplers._epochs import epochs
+from isjax.samplers._gate import break_even, gate
 from isjax.samplers._importance import importance_sampler
 from isjax.samplers._lagged import lagged, pending
+from isjax.samplers._reweight import reweight
 from isjax.samplers._stratified import stratified
 from isjax.samplers._tree_sampler import tree_sampler
 
@@ -13,6 +16,7 @@ __all__ = [
     "gate",
     "importance_sampler",
     "lagged",
+    "make_draw",
     "pending",
     "reweight",
     "stratified",

@@ -6,27 +6,39 @@ import jax
 import jax.numpy as jnp
 
 from isjax import resampling
-from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, SamplerState, drawn_weights
-from isjax.samplers._importance import refuse_ids, require_pool
+from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, Span
+from isjax.samplers._checks import refuse_ids, require_pool, require_weights_of_the_draw
 
 __all__ = ["lagged", "pending"]
 
 
 class LagState(NamedTuple):
-    """The part of `lagged` in `SamplerState.transform`.
+    """State of `lagged`.
 
     Attributes:
-        inner: the sampler's transform state.
+        inner: the sampler's state.
         draws: a `Draw` whose arrays have a leading axis d + 1: those made and not yet trained on,
             the next one first.
         key: typed PRNG key; the randomness of a draw is `fold_in(key, step)`.
-        size: [] int32, N.
     """
 
     inner: PyTree
     draws: Draw
     key: Array
-    size: Array
+
+    @property
+    def step(self) -> Array:
+        """[] int32 draws so far."""
+        return self.inner.step
+
+    @property
+    def span(self) -> Span:
+        """The examples that the state is of."""
+        return self.inner.span
+
+    def split(self, parts: int, size: int) -> "LagState":
+        """Refuses; see `isjax._numerics.leading_axis.split`."""
+        raise ValueError("put lagged outside, as in lagged(stratified(...), lag)")
 
 
 def lagged(sampler: Sampler, lag: int, pool_size: int | None = None) -> Sampler:
@@ -57,67 +69,69 @@ def lagged(sampler: Sampler, lag: int, pool_size: int | None = None) -> Sampler:
     if lag < 0:
         raise ValueError(f"lagged: lag is {lag}; choose 0 steps or more")
     require_pool(sampler, pool_size, "lagged")
-    if sampler.weigh is not drawn_weights:
-        raise ValueError(
-            "lagged: this sampler switches, or weighs by the losses of a batch; put reweight "
-            "outside, as in reweight(lagged(...), policy)"
-        )
+    require_weights_of_the_draw(
+        sampler, "lagged", "put reweight outside, as in reweight(lagged(...), policy)"
+    )
 
-    def choose(key: Array, state: SamplerState, size: Array) -> tuple[Draw, SamplerState]:
-        pool_key, draw_key = jax.random.split(jax.random.fold_in(key, state.step))
-        ids = None if pool_size is None else resampling.presample(pool_key, size, pool_size)
-        draw, state = sampler.sample(draw_key, state, ids)
-        return jax.tree.map(jnp.asarray, draw), state
+    def choose(key: Array, inner: PyTree) -> tuple[Draw, PyTree]:
+        pool_key, draw_key = jax.random.split(jax.random.fold_in(key, inner.step))
+        ids = None
+        if pool_size is not None:
+            ids = resampling.presample(pool_key, inner.span.size, pool_size)
+        return sampler.sample(draw_key, inner, ids)
 
-    def init(key: Array, num_examples: int) -> SamplerState:
-        key, init_key = jax.random.split(key)
-        state, size = sampler.init(init_key, num_examples), jnp.int32(num_examples)
+    def init(key: Array, num_examples: int) -> LagState:
         if pool_size is not None and pool_size > num_examples:
             raise ValueError(
                 f"lagged: pool_size is {pool_size}, but there are {num_examples} examples; choose "
                 "at most as many"
             )
-        state = jax.tree.map(lambda x: jnp.array(x, jnp.asarray(x).dtype), state)
+        key, init_key = jax.random.split(key)
+        inner = sampler.init(init_key, num_examples)
+        inner = jax.tree.map(lambda x: jnp.array(x, jnp.asarray(x).dtype), inner)
         try:
-            state, draws = jax.lax.scan(
-                lambda state, _: choose(key, state, size)[::-1], state, length=lag + 1
+            inner, draws = jax.lax.scan(
+                lambda inner, _: choose(key, inner)[::-1], inner, length=lag + 1
             )
         except Exception as error:
             raise ValueError(
                 f"lagged: this sampler cannot choose by what is remembered alone ({error}); take "
                 "one that needs neither the data nor the main model, such as default"
             ) from error
-        return state._replace(transform=LagState(state.transform, draws, key, size))
+        return LagState(inner, draws, key)
 
     def sample(
         key: Array,
-        state: SamplerState,
+        state: LagState,
         ids: Array | None = None,
         batch: Batch = None,
         params: Params = None,
-    ) -> tuple[Draw, SamplerState]:
+    ) -> tuple[Draw, LagState]:
         del key, batch, params
         refuse_ids(ids, "lagged draws choose by themselves where to look")
-        return jax.tree.map(lambda xs: xs[0], state.transform.draws), state
+        return jax.tree.map(lambda xs: xs[0], state.draws), state
 
-    def update(state: SamplerState, draw: Draw, losses: Array, batch: Batch = None) -> SamplerState:
-        inner, draws, key, size = state.transform
-        state = sampler.update(state._replace(transform=inner), draw, losses, batch)
-        new, state = choose(key, state, size)
-        draws = jax.tree.map(lambda xs, x: jnp.concatenate([xs[1:], x[None]]), draws, new)
-        return state._replace(transform=LagState(state.transform, draws, key, size))
+    def update(state: LagState, draw: Draw, losses: Array, batch: Batch = None) -> LagState:
+        inner = sampler.update(state.inner, draw, losses, batch)
+        new, inner = choose(state.key, inner)
+        draws = jax.tree.map(lambda xs, x: jnp.concatenate([xs[1:], x[None]]), state.draws, new)
+        return LagState(inner, draws, state.key)
 
     return sampler._replace(init=init, sample=sample, update=update, own_pool=True)
 
 
-def pending(state: SamplerState) -> Array:
-    """The ids of the batches to come, of a `lagged` sampler: [d + 1, b] int32, the next first.
+def pending(state: LagState) -> Array:
+    """Returns the ids of the batches to come, of a `lagged` sampler.
+
+    Args:
+        state: of the sampler.
+
+    Returns:
+        [d + 1, b] int32, the next batch first.
 
     Raises:
-        ValueError: if the state is of another.
+        ValueError: if the state is of another sampler.
     """
-    parts = jax.tree.leaves(state.transform, is_leaf=lambda part: isinstance(part, LagState))
-    for part in parts:
-        if isinstance(part, LagState):
-            return part.draws.ids
-    raise ValueError("this sampler has no batches pending; wrap it, as in lagged(sampler, 2)")
+    if not isinstance(state, LagState):
+        raise ValueError("this sampler has no batches pending; wrap it, as in lagged(sampler, 2)")
+    return state.draws.ids

@@ -8,39 +8,54 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from isjax import resampling
+from isjax._numerics.leading_axis import merge_parts, split, split_rows
 from isjax.base import (
     Array,
     Batch,
     Draw,
+    DrawInfo,
     Params,
     PyTree,
     Sampler,
-    SamplerState,
-    drawn_weights,
+    Span,
+    Static,
     take,
 )
-from isjax.samplers._importance import refuse_ids, require_pool
-from isjax.samplers.sum_tree import Tree, first
+from isjax.samplers._checks import refuse_ids, require_pool, require_weights_of_the_draw
 
 __all__ = ["stratified"]
 
 
 class StrataState(NamedTuple):
-    """The part of `stratified` in `SamplerState.transform`.
+    """State of `stratified`.
 
     Attributes:
-        inner: the transform states of the parts, with a leading axis S.
-        sizes: [S] int32, the examples of each part.
+        inner: the states of the parts, each array with a leading axis S, but for the scorer's,
+            which is common to all.
+        number: N, of all parts together.
     """
 
     inner: PyTree
-    sizes: Array
+    number: Static
 
-    def leading_axes(self) -> PyTree:
-        """A row for each part; see `base.leading_axes`."""
-        return StrataState(jax.tree.map(lambda x: "strata", self.inner), "whole")
+    @property
+    def step(self) -> Array:
+        """[] int32 draws so far."""
+        return self.inner.step[0]
+
+    @property
+    def span(self) -> Span:
+        """The examples that the state is of."""
+        return Span(self.inner.span.first[0], self.number)
+
+    def leading_axes(self) -> "StrataState":
+        """A row for each part; see `isjax._numerics.leading_axis.leading_axes`."""
+        rows = jax.tree.map(lambda x: "parts", self.inner)
+        scorer = jax.tree.map(lambda x: "whole", _scorer(self.inner))
+        return self._replace(inner=_with_scorer(rows, scorer))
 
 
 def stratified(sampler: Sampler, strata: int, pool_size: int | None = None) -> Sampler:
@@ -75,13 +90,13 @@ def stratified(sampler: Sampler, strata: int, pool_size: int | None = None) -> S
     if strata < 1:
         raise ValueError(f"stratified: strata is {strata}; draw from 1 part or more")
     require_pool(sampler, pool_size, "stratified")
-    if sampler.weigh is not drawn_weights:
-        raise ValueError(
-            "stratified: this sampler switches, or weighs by the losses of a whole batch: put that "
-            "outside, as in reweight(stratified(...), policy), or draw from the whole"
-        )
+    require_weights_of_the_draw(
+        sampler,
+        "stratified",
+        "put that outside, as in reweight(stratified(...), policy), or draw from the whole",
+    )
 
-    def init(key: Array, num_examples: int) -> SamplerState:
+    def init(key: Array, num_examples: int) -> StrataState:
         rows = -(-num_examples // strata)
         last = num_examples - (strata - 1) * rows
         if last < (pool_size or 1):
@@ -89,130 +104,120 @@ def stratified(sampler: Sampler, strata: int, pool_size: int | None = None) -> S
                 f"stratified: {strata} parts of {num_examples} examples leave {max(last, 0)} to "
                 f"the last, fewer than its pool of {pool_size or 1}; choose fewer strata"
             )
-        state = sampler.init(key, rows)
-        if last < rows and sampler.own_pool and not _trees(state.transform):
+        whole = sampler.init(key, num_examples)
+        if last < rows and sampler.own_pool and not _knows_its_parts(whole):
             raise ValueError(
                 f"stratified: {num_examples} examples are not a multiple of {strata}, and this "
                 "sampler needs parts of one size; leave some out, or choose other strata"
             )
-        full, short = state.transform, _first(state.transform, last)
-        stack = lambda x, y: jnp.stack([x] * (strata - 1) + [y])  # noqa: E731
-        sizes = jnp.full((strata,), rows, jnp.int32).at[-1].set(last)
-        return state._replace(
-            buffer=jax.tree.map(lambda x: jnp.concatenate([x] * strata), state.buffer),
-            transform=StrataState(jax.tree.map(stack, full, short), sizes),
-        )
+        inner = split(whole, strata)
+        return StrataState(_with_scorer(inner, _scorer(whole)), Static(num_examples))
 
-    def parts(tree: PyTree) -> PyTree:
-        """[S n, ...] -> [S, n, ...]."""
-        return jax.tree.map(lambda x: x.reshape(strata, -1, *x.shape[1:]), tree)
+    def sizes(state: StrataState) -> Array:
+        """Examples of each part, [S] int32."""
+        rows = state.inner.span.size
+        return jnp.minimum(state.number.value - jnp.arange(strata, dtype=jnp.int32) * rows, rows)
 
-    def whole(tree: PyTree) -> PyTree:
-        """[S, n, ...] -> [S n, ...]."""
-        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
-
-    def starts(sizes: Array) -> Array:
-        """The id of the first example of each part, [S]."""
-        return jnp.arange(strata, dtype=jnp.int32) * sizes[0]
+    def starts(state: StrataState) -> Array:
+        """Id of the first example of each part, [S] int32."""
+        return jnp.arange(strata, dtype=jnp.int32) * state.inner.span.size
 
     def sample(
         key: Array,
-        state: SamplerState,
+        state: StrataState,
         ids: Array | None = None,
         batch: Batch = None,
         params: Params = None,
-    ) -> tuple[Draw, SamplerState]:
+    ) -> tuple[Draw, StrataState]:
         refuse_ids(ids, "stratified draws choose by themselves where to look")
 
-        def of_part(key, buffer, transform, start, size, data):
-            part = SamplerState(state.step, buffer, state.scorer, transform, start)
+        def of_part(key, part, size, data):
             ids, pool = None, data
             if pool_size is not None:
                 pool_key, key = jax.random.split(key)
                 ids = resampling.presample(pool_key, size, pool_size)
                 pool = take(data, ids)
-            draw, part = sampler.sample(key, part, ids, pool, params)
-            return draw, part.transform
+            return sampler.sample(key, part, ids, pool, params)
 
-        inner, sizes = state.transform
-        keys, start = jax.random.split(key, strata), starts(sizes)
-        draws, inner = jax.vmap(of_part)(
-            keys, parts(state.buffer), inner, start, sizes, parts(batch)
+        axes = _axes(state.inner)
+        draws, inner = jax.vmap(of_part, in_axes=(0, axes, 0, 0))(
+            jax.random.split(key, strata), state.inner, sizes(state), split_rows(batch, strata)
         )
-        state = state._replace(step=state.step + 1, transform=StrataState(inner, sizes))
-        return _merge(draws, start, sizes), state
+        inner = _with_scorer(inner, _scorer(state.inner))  # a draw teaches a scorer nothing
+        return _merge(draws, starts(state), sizes(state)), state._replace(inner=inner)
 
-    def update(state: SamplerState, draw: Draw, losses: Array, batch: Batch = None) -> SamplerState:
-        def of_part(buffer, transform, start, ids, losses, batch):
-            part = SamplerState(state.step, buffer, state.scorer, transform, start)
-            part = sampler.update(part, draw._replace(ids=ids - start), losses, batch)
-            return part.buffer, part.transform, part.scorer
+    def update(state: StrataState, draw: Draw, losses: Array, batch: Batch = None) -> StrataState:
+        rows = draw._replace(info=None)
+        rows, losses, batch = split_rows((rows, losses, batch), strata)
+        rows = rows._replace(ids=rows.ids - starts(state)[:, None])
 
-        inner, sizes = state.transform
-        ids, losses, batch = parts((draw.ids, losses, batch))
-        buffer, inner, scorers = jax.vmap(of_part)(
-            parts(state.buffer), inner, starts(sizes), ids, losses, batch
+        def of_part(part, rows, losses, batch):
+            return sampler.update(part, rows._replace(info=draw.info), losses, batch)
+
+        inner = jax.vmap(of_part, in_axes=(_axes(state.inner), 0, 0, 0))(
+            state.inner, rows, losses, batch
         )
-        return state._replace(
-            buffer=whole(buffer),
-            transform=StrataState(inner, sizes),
-            scorer=jax.tree.map(_mean, scorers),
-        )
+        scorer = jax.tree.map(_mean, _scorer(inner))
+        return state._replace(inner=_with_scorer(inner, scorer))
 
-    def take_parts(data: Batch, ids: Array) -> Batch:
-        """What `take` gives, each part from its own."""
-
-        def of_part(part: Batch, ids: Array) -> Batch:
-            return jax.tree.map(lambda x: x[ids % x.shape[0]], part)
-
-        return whole(jax.vmap(of_part)(parts(data), parts(ids)))
-
-    return sampler._replace(init=init, sample=sample, update=update, own_pool=True, take=take_parts)
+    return Sampler(init, sample, update, sampler.batch_size * strata, own_pool=True, parts=strata)
 
 
 def _merge(draws: Draw, start: Array, sizes: Array) -> Draw:
     """The draws of S parts, [S, b / S], as one of the whole, [b]."""
-    strata = sizes.shape[0]
-    pools, power = jnp.asarray(draws.pool_size), jnp.asarray(draws.k)
+    strata, info = sizes.shape[0], draws.info
     share = (sizes * strata / jnp.sum(sizes)).astype(jnp.float32)  # of the data set, over 1 / S
-    mass = jnp.mean(share * draws.mass)
-    relative = jnp.where(mass > 0, draws.mass / jnp.where(mass > 0, mass, 1.0), 1.0)
-    factor = share * jnp.power(relative, 1.0 - power)
-    square = jnp.mean(share * jnp.square(relative) / draws.ess)
+    mass = jnp.mean(share * info.mass)
+    relative = jnp.where(mass > 0, info.mass / jnp.where(mass > 0, mass, 1.0), 1.0)
+    factor = share * jnp.power(relative, 1.0 - info.k)
+    square = jnp.mean(share * jnp.square(relative) / info.ess)
     # So that 1 / (B p) is the unbiased weight, B being the parts' pools together.
-    pool_size = jnp.sum(pools, dtype=jnp.int32)
-    probs = pools / (pool_size * share)
-    place = jnp.arange(strata, dtype=jnp.int32) * pools[0]
-    return Draw(
-        ids=(draws.ids + start[:, None]).reshape(-1),
-        index=(draws.index + place[:, None]).reshape(-1),
-        weights=(draws.weights * factor[:, None]).reshape(-1),
-        draw_probs=(draws.draw_probs * probs[:, None]).reshape(-1),
-        scores=draws.scores.reshape(-1),
-        ess=1.0 / square,
-        nonfinite=jnp.sum(jnp.asarray(draws.nonfinite), dtype=jnp.int32),
-        pool_size=pool_size,
-        passes=jnp.sum(jnp.asarray(draws.passes)),
-        mass=mass,
-        k=power[0],
+    pool_size = jnp.sum(info.pool_size, dtype=jnp.int32)
+    probs = info.pool_size / (pool_size * share)
+    place = jnp.arange(strata, dtype=jnp.int32) * info.pool_size[0]
+    return merge_parts(
+        draws._replace(
+            ids=draws.ids + start[:, None],
+            index=draws.index + place[:, None],
+            weights=draws.weights * factor[:, None],
+            draw_probs=draws.draw_probs * probs[:, None],
+            info=None,
+        )
+    )._replace(
+        info=DrawInfo(
+            pool_size=pool_size,
+            ess=1.0 / square,
+            nonfinite=jnp.sum(info.nonfinite, dtype=jnp.int32),
+            passes=jnp.sum(info.passes),
+            mass=mass,
+            k=info.k[0],
+        )
     )
 
 
-def _first(state: PyTree, size: int) -> PyTree:
-    """A sampler's transform state, of the first `size` examples alone."""
-    return jax.tree.map(lambda x: first(x, size) if _is_tree(x) else x, state, is_leaf=_is_tree)
+def _scorer(state: PyTree) -> PyTree:
+    """The field `scorer` of a state; None if it has none."""
+    return optax.tree.get(state, "scorer")
 
 
-def _trees(state: PyTree) -> list[Tree]:
-    """Those of a sampler's transform state; each knows how many examples there are."""
-    return list(filter(_is_tree, jax.tree.leaves(state, is_leaf=_is_tree)))
+def _with_scorer(state: PyTree, scorer: PyTree) -> PyTree:
+    """The state with another scorer, if it has one."""
+    return state if _scorer(state) is None else optax.tree.set(state, scorer=scorer)
 
 
-def _is_tree(part: PyTree) -> bool:
-    return isinstance(part, Tree)
+def _axes(state: PyTree) -> PyTree:
+    """What `jax.vmap` goes over: the parts, but not the scorer that they have in common."""
+    over = jax.tree.map(lambda x: 0, state)
+    return _with_scorer(over, jax.tree.map(lambda x: None, _scorer(state)))
+
+
+def _knows_its_parts(state: PyTree) -> bool:
+    """Whether one of its types can be cut into parts that differ in size."""
+    cut = lambda part: hasattr(part, "split") and not isinstance(part, Span)  # noqa: E731
+    return any(map(cut, jax.tree.leaves(state, is_leaf=cut)))
 
 
 def _mean(parts: Array) -> Array:
-    """Of what is real in a scorer's state; counters are alike in all parts."""
+    """Mean over the parts of what is real in a scorer's state; counters are alike in all."""
     inexact = jnp.issubdtype(parts.dtype, jnp.inexact)
     return jnp.mean(parts, axis=0, dtype=parts.dtype) if inexact else parts[0]

@@ -5,44 +5,53 @@ from typing import NamedTuple, cast
 import jax
 import jax.numpy as jnp
 
-from isjax import buffer
+from isjax import buffer, resampling
 from isjax.base import (
     Array,
     Batch,
     Draw,
     Params,
+    PyTree,
     Sampler,
-    SamplerState,
     ScalarOrSchedule,
     Schedule,
     Scorer,
+    Span,
     take,
 )
-from isjax.samplers import sum_tree
-from isjax.samplers._importance import (
-    keeps_losses,
-    observe,
-    refuse_ids,
+from isjax.distributions import effective_sample_size, normalize
+from isjax.samplers import _memory, sum_tree
+from isjax.samplers._checks import (
+    require_batch_size,
     require_kind,
+    require_pool_of,
     require_whole,
-    rows_of,
 )
-from isjax.weights import exponent_schedule, importance_weights
+from isjax.samplers._draw import make_draw
+from isjax.weights import exponent_schedule
 
 __all__ = ["tree_sampler"]
 
-_UNIFORM = 2.0**44  # what infinite smoothing counts as
+_UNIFORM = 2.0**44  # stands for infinite smoothing
 
 
 class TreeState(NamedTuple):
-    """The part of `tree_sampler` in `SamplerState.transform`.
+    """State of `tree_sampler`.
 
     Attributes:
-        scores: `isjax.samplers.sum_tree.Tree` of what each example scored when last scored.
-        next: [] int32, the example that the rolling refresh comes to next.
+        step: [] int32 draws so far.
+        span: the examples that it is of.
+        buffer: `isjax.buffer.ScoreBuffer`.
+        scorer: the scorer's state.
+        scores: `isjax.samplers.sum_tree.SumTree` of each example's score when last scored.
+        next: [] int32 id at which the rolling refresh goes on.
     """
 
-    scores: sum_tree.Tree
+    step: Array
+    span: Span
+    buffer: PyTree
+    scorer: PyTree
+    scores: sum_tree.SumTree
     next: Array
 
 
@@ -74,17 +83,18 @@ def tree_sampler(
         initial_loss: what an example never seen is thought to lose.
 
     Returns:
-        A `Sampler` with a pool of its own. `Draw.ess` is an estimate, from the examples drawn.
+        A `Sampler` with a pool of its own. `Draw.ess` is an estimate, from the examples drawn. Its
+        `sample` also takes a pool's `ids` [B], and then draws from these, in O(B).
 
     Raises:
         TypeError: if `scorer` is not one, but perhaps the function that makes it.
         ValueError: here if `batch_size` < 1, k > 1, smoothing or refresh is negative, or the scorer
             remembers nothing or runs the main model; at `init` if the data set is empty;
-            at `sample` if ids are passed, or a batch that is not the whole data set.
+            at `sample` if the batch is not the whole data set, or ids are passed to a sampler that
+            refreshes.
     """
     require_kind(scorer, Scorer, "scorer")
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; draw at least 1 example")
+    require_batch_size(batch_size)
     if not scorer.history or scorer.passes:
         raise ValueError(
             "tree_sampler keeps scores of examples that it does not look at: it needs a scorer of "
@@ -98,69 +108,89 @@ def tree_sampler(
     exponent = exponent_schedule(k)
     smooth = cast(Schedule, smoothing) if callable(smoothing) else lambda step: smoothing
 
-    def init(key: Array, num_examples: int) -> SamplerState:
-        if num_examples < 1:
-            raise ValueError(f"the data set has {num_examples} examples; sampling needs at least 1")
+    def init(key: Array, num_examples: int) -> TreeState:
+        memory = _memory.begin(scorer, key, num_examples, initial_loss)
         scores = sum_tree.init(jnp.full((num_examples,), initial_loss, jnp.float32))
-        return SamplerState(
-            step=jnp.zeros((), jnp.int32),
-            buffer=buffer.init(num_examples, scorer.history, initial_loss),
-            scorer=scorer.init(key),
-            transform=TreeState(scores, jnp.zeros((), jnp.int32)),
+        return TreeState(**memory, scores=scores, next=jnp.zeros((), jnp.int32))
+
+    def rescored(state: TreeState, ids: Array, batch: Batch) -> tuple[TreeState, Array]:
+        """Scores these examples anew. Counts the scores that are not finite."""
+        scores, finite, drawable = _memory.score(scorer, state, ids, batch)
+        scores = jnp.where(drawable, scores, 0.0)
+        with jax.named_scope("buffer"):
+            updated = sum_tree.update(state.scores, ids, scores)
+        return state._replace(scores=updated), jnp.sum(~finite, dtype=jnp.int32)
+
+    def refreshed(state: TreeState, batch: Batch) -> tuple[TreeState, Array]:
+        """Scores the next examples of the rolling refresh."""
+        number = min(refresh, buffer.size(state.buffer))
+        stale = (state.next + jnp.arange(number, dtype=jnp.int32)) % state.scores.size
+        following = (state.next + refresh) % state.scores.size
+        state, nonfinite = rescored(state, stale, take(batch, stale))
+        return state._replace(next=following), nonfinite
+
+    def draw_of_all(key: Array, state: TreeState, constant: Array) -> Draw:
+        ids, draw_probs, scores = sum_tree.sample(key, state.scores, batch_size, constant)
+        size = state.scores.size
+        return make_draw(
+            ids,
+            ids,
+            draw_probs,
+            scores=scores,
+            pool_size=size,
+            k=exponent(state.step),
+            # sum p^2 is the mean of p over draws by p.
+            ess=jnp.minimum(1 / (size * jnp.mean(draw_probs)), 1.0),
+            mass=sum_tree.total(state.scores) / size + constant,
+            last_loss=buffer.last_loss(state.buffer, ids),
         )
 
-    def scored(state: SamplerState, ids: Array, batch: Batch) -> tuple[sum_tree.Tree, Array]:
-        """The tree with these examples scored anew, and how many scores were not finite."""
-        with jax.named_scope("score"):
-            scores = scorer.score(state.scorer, rows_of(state, ids, batch))
-        finite = jnp.isfinite(scores)
-        worth = finite & ~buffer.has_failed(state.buffer, ids)
-        scores = jnp.where(worth, scores, 0.0)
-        with jax.named_scope("buffer"):
-            updated = sum_tree.update(state.transform.scores, ids, scores)
-        return updated, jnp.sum(~finite, dtype=jnp.int32)
+    def draw_of_pool(key: Array, state: TreeState, constant: Array, pool: Array) -> Draw:
+        require_pool_of(batch_size, pool.shape[0])
+        scores = sum_tree.scores_of(state.scores, pool)
+        probs = normalize(scores + constant)
+        index, draw_probs = resampling.systematic(key, probs, batch_size)
+        return make_draw(
+            pool[index],
+            index,
+            draw_probs,
+            scores=scores[index],
+            pool_size=pool.shape[0],
+            k=exponent(state.step),
+            ess=effective_sample_size(probs) / pool.shape[0],
+            mass=jnp.mean(scores) + constant,
+            last_loss=buffer.last_loss(state.buffer, pool[index]),
+        )
 
     def sample(
         key: Array,
-        state: SamplerState,
+        state: TreeState,
         ids: Array | None = None,
         batch: Batch = None,
         params: Params = None,
-    ) -> tuple[Draw, SamplerState]:
+    ) -> tuple[Draw, TreeState]:
         del params
-        refuse_ids(ids, "tree_sampler chooses from the whole data set")
-        require_whole(batch, buffer.size(state.buffer), "tree_sampler")
-        scores, start = state.transform
-        size = scores.size  # less than the buffer has, where that is padded
+        if refresh and ids is not None:
+            raise ValueError(
+                "tree_sampler: the rolling refresh reads the whole data set, not a pool; pass no "
+                "ids, or leave refresh at 0"
+            )
         nonfinite = jnp.int32(0)
-        if refresh:
-            number = min(refresh, buffer.size(state.buffer))
-            stale = (start + jnp.arange(number, dtype=jnp.int32)) % size
-            scores, nonfinite = scored(state, stale, take(batch, stale))
-            start = (start + refresh) % size
-        share = jnp.asarray(smooth(state.step), jnp.float32)
-        constant = jnp.minimum(share, _UNIFORM) * sum_tree.total(scores) / size
-        power = jnp.asarray(exponent(state.step), jnp.float32)
-        ids, draw_probs, raw = sum_tree.sample(key, scores, batch_size, constant)
-        draw = Draw(
-            ids=ids,
-            index=ids,
-            weights=importance_weights(draw_probs, size, power),
-            draw_probs=draw_probs,
-            scores=raw,
-            # sum p^2 is the mean of p over draws by p.
-            ess=jnp.minimum(1 / (size * jnp.mean(draw_probs)), 1.0),
-            nonfinite=nonfinite,
-            pool_size=size,
-            passes=jnp.float32(0),
-            mass=sum_tree.total(scores) / size + constant,
-            k=power,
-        )
-        return draw, state._replace(step=state.step + 1, transform=TreeState(scores, start))
+        if ids is None:
+            require_whole(batch, state.span.size, "tree_sampler")
+            if refresh:
+                state, nonfinite = refreshed(state, batch)
+        share = jnp.minimum(jnp.asarray(smooth(state.step), jnp.float32), _UNIFORM)
+        constant = share * sum_tree.total(state.scores) / state.scores.size
+        if ids is None:
+            draw = draw_of_all(key, state, constant)
+        else:
+            draw = draw_of_pool(key, state, constant, jnp.asarray(ids))
+        draw = draw._replace(info=draw.info._replace(nonfinite=nonfinite))
+        return draw, state._replace(step=state.step + 1)
 
-    def update(state: SamplerState, draw: Draw, losses: Array, batch: Batch = None) -> SamplerState:
-        state = observe(scorer, state, draw.ids, losses, batch)
-        scores, _ = scored(state, draw.ids, batch)
-        return state._replace(transform=state.transform._replace(scores=scores))
+    def update(state: TreeState, draw: Draw, losses: Array, batch: Batch = None) -> TreeState:
+        state = _memory.observe(scorer, state, draw.ids, losses, batch)
+        return rescored(state, draw.ids, batch)[0]
 
-    return Sampler(init, sample, update, own_pool=True, keeps_losses=keeps_losses(scorer))
+    return Sampler(init, sample, update, batch_size, own_pool=True)

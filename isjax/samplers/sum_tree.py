@@ -15,7 +15,8 @@ import jax
 import jax.numpy as jnp
 
 from isjax._numerics.inverse_cdf import at_root, descend
-from isjax.base import Array, PyTree
+from isjax._numerics.leading_axis import pad, split_rows
+from isjax.base import Array
 
 # On a CPU 64 take 1.6 times as long at 10^6 examples, 16 about as long (benchmarks/draw.py).
 FANOUT = 32
@@ -23,7 +24,7 @@ FANOUT = 32
 LARGEST = 2.0**48
 
 
-class Tree(NamedTuple):
+class SumTree(NamedTuple):
     """Scores and their partial sums.
 
     Attributes:
@@ -34,21 +35,29 @@ class Tree(NamedTuple):
     levels: tuple[Array, ...]
     size: Array
 
-    def leading_axes(self) -> PyTree:
-        """The lowest level has a row for each example; see `base.leading_axes`."""
-        return Tree(("examples", *["whole"] * (len(self.levels) - 1)), "whole")
+    def leading_axes(self) -> "SumTree":
+        """The lowest level has a row for each example; see `leading_axis.leading_axes`."""
+        whole = ["whole"] * (len(self.levels) - 1)
+        return SumTree(("examples", *whole), "whole")  # type: ignore
+
+    def split(self, parts: int, size: int) -> "SumTree":
+        """A tree for each part, the last perhaps of fewer examples; see `leading_axis.split`."""
+        rows = -(-size // parts)
+        scores = split_rows(pad(self.levels[0].reshape(-1)[:size], parts), parts)
+        sizes = jnp.minimum(size - jnp.arange(parts, dtype=jnp.int32) * rows, rows)
+        return jax.vmap(init)(scores)._replace(size=sizes)
 
 
-def init(scores: Array) -> Tree:
+def init(scores: Array) -> SumTree:
     """The tree of `scores` [N]; what is not above zero, or NaN, carries no mass."""
     levels, sums = [], _mass(scores)
     while not levels or levels[-1].shape[0] > 1:
         levels.append(jnp.pad(sums, (0, -sums.shape[0] % FANOUT)).reshape(-1, FANOUT))
         sums = jnp.sum(levels[-1], axis=1)
-    return Tree(tuple(levels), jnp.int32(scores.shape[0]))
+    return SumTree(tuple(levels), jnp.int32(scores.shape[0]))
 
 
-def update(tree: Tree, ids: Array, scores: Array) -> Tree:
+def update(tree: SumTree, ids: Array, scores: Array) -> SumTree:
     """Sets the scores of some examples, and the sums above them. O(n FANOUT log N).
 
     Args:
@@ -66,21 +75,23 @@ def update(tree: Tree, ids: Array, scores: Array) -> Tree:
     return tree._replace(levels=tuple(levels))
 
 
-def first(tree: Tree, size: int) -> Tree:
-    """The tree of the first `size` examples alone; the others' rows stay, without mass."""
-    scores = tree.levels[0].reshape(-1)
-    return init(jnp.where(jnp.arange(scores.shape[0]) < size, scores, 0.0))._replace(
-        size=jnp.int32(size)
-    )
+def scores_of(tree: SumTree, ids: Array) -> Array:
+    """Scores of some examples, [n] float32.
+
+    Args:
+        tree: of N examples.
+        ids: [n] int32.
+    """
+    return tree.levels[0][ids // FANOUT, ids % FANOUT]
 
 
-def total(tree: Tree) -> Array:
+def total(tree: SumTree) -> Array:
     """The sum of all scores, [] float32."""
     return jnp.sum(tree.levels[-1])
 
 
 def sample(
-    key: Array, tree: Tree, num: int, constant: Array | float = 0.0
+    key: Array, tree: SumTree, num: int, constant: Array | float = 0.0
 ) -> tuple[Array, Array, Array]:
     """A systematic draw from the whole tree, p_i = (s_i + c) / sum (s + c).
 

@@ -1,0 +1,100 @@
+"""Leading axes: what they count in a state, padded for devices, cut into parts."""
+
+import jax
+import jax.numpy as jnp
+
+from isjax.base import Array, Batch, PyTree, take
+
+
+def take_by_part(data: Batch, ids: Array, parts: int) -> Batch:
+    """Gathers examples, each part of the data set its own: on a mesh no device reads from another.
+
+    Args:
+        data: pytree of arrays with leading axis N, which `parts` divides.
+        ids: [b] int32, b / parts of them from each part, in its order.
+        parts: stretches of the data set, of equal size.
+
+    Returns:
+        The same pytree with leading axis b.
+    """
+    if parts == 1:
+        return take(data, ids)
+
+    def of_part(data: Batch, ids: Array) -> Batch:
+        return jax.tree.map(lambda x: x[ids % x.shape[0]], data)
+
+    return merge_parts(jax.vmap(of_part)(split_rows(data, parts), split_rows(ids, parts)))
+
+
+def split_rows(tree: PyTree, parts: int) -> PyTree:
+    """Splits leading axes: [S n, ...] -> [S, n, ...]."""
+    return jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), tree)
+
+
+def merge_parts(tree: PyTree) -> PyTree:
+    """Merges the two leading axes: [S, n, ...] -> [S n, ...]."""
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), tree)
+
+
+def pad(data: Batch, multiple: int) -> Batch:
+    """Pads leading axes with zeros, to the next multiple.
+
+    The rows added are no examples: a sampler draws ids below N alone.
+
+    Args:
+        data: pytree of arrays with leading axis N.
+        multiple: of which the leading axes are to be.
+    """
+
+    def extend(x: Array) -> Array:
+        more = -x.shape[0] % multiple
+        return jnp.pad(x, ((0, more), *((0, 0) for _ in x.shape[1:]))) if more else x
+
+    return jax.tree.map(extend, data)
+
+
+def leading_axes(state: PyTree) -> PyTree:
+    """What the leading axis of each array of a state counts.
+
+    A type of its own says so by a method `leading_axes(self)` that returns the same structure with
+    a string for each array: "examples" (a row for each of N; devices pad it), "parts" (a row for
+    each part of the data set) or "whole".
+
+    Args:
+        state: of a sampler, of training, or any other pytree.
+
+    Returns:
+        The same structure, with a string for each array; "whole" where no type says otherwise.
+    """
+    says = lambda part: hasattr(part, "leading_axes")  # noqa: E731
+    return jax.tree.map(
+        lambda part: part.leading_axes() if says(part) else "whole", state, is_leaf=says
+    )
+
+
+def split(state: PyTree, parts: int) -> PyTree:
+    """Cuts a sampler's state of the whole data set into states of equal stretches of it, stacked.
+
+    Arrays whose leading axis counts "examples" (see `leading_axes`) are padded and cut; all others
+    are repeated. A type for which that is wrong has a method `split(self, parts, size)` of its own.
+
+    Args:
+        state: of a sampler that was initialised for N examples.
+        parts: S; each part is of ceil(N / S) examples, the last perhaps of fewer.
+
+    Returns:
+        The same structure, each array with a leading axis S.
+    """
+
+    def cut(x: Array, axis: str) -> Array:
+        if axis == "examples":
+            return split_rows(pad(x, parts), parts)
+        return jnp.broadcast_to(x, (parts, *jnp.shape(x)))
+
+    def of_type(part: PyTree) -> PyTree:
+        if hasattr(part, "split"):
+            return part.split(parts, state.span.size)
+        return jax.tree.map(cut, part, leading_axes(part))
+
+    own = lambda part: hasattr(part, "split") or hasattr(part, "leading_axes")  # noqa: E731
+    return jax.tree.map(of_type, state, is_leaf=own)

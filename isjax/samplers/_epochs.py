@@ -1,0 +1,120 @@
+"""`epochs`: the pool is the next stretch of a shuffled data set."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from isjax._numerics.leading_axis import split
+from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, Span, take
+from isjax.samplers._checks import require_whole
+
+__all__ = ["epochs"]
+
+
+class EpochState(NamedTuple):
+    """State of `epochs`.
+
+    Attributes:
+        inner: the sampler's state.
+        order: [N] int32, the data set as shuffled for this epoch.
+    """
+
+    inner: PyTree
+    order: Array
+
+    @property
+    def step(self) -> Array:
+        """[] int32 draws so far."""
+        return self.inner.step
+
+    @property
+    def span(self) -> Span:
+        """The examples that the state is of."""
+        return self.inner.span
+
+    def split(self, parts: int, size: int) -> "EpochState":
+        """An order for each part; see `isjax._numerics.leading_axis.split`."""
+        if size % parts:
+            raise ValueError(
+                f"epochs: {size} examples are not a multiple of {parts} parts; leave some out, or "
+                "choose another number of parts"
+            )
+        order = jnp.arange(size // parts, dtype=jnp.int32)
+        return EpochState(split(self.inner, parts), jnp.broadcast_to(order, (parts, order.size)))
+
+
+def epochs(sampler: Sampler, pool_size: int) -> Sampler:
+    """The pool is the next stretch of a shuffled data set, so that all are looked at equally often.
+
+    Each epoch has another order; what is left at its end, less than a pool, is not looked at. The
+    order takes 4 bytes an example.
+
+    Args:
+        sampler: chooses from the pool.
+        pool_size: B; with the batch size and a scorer that does not care, each example is trained
+            on once an epoch.
+
+    Raises:
+        ValueError: here if `sampler` has a pool of its own or B < 1; at `init` if B exceeds the
+            data set; at `sample` if ids are passed, or a batch that is not the whole data set.
+    """
+    if sampler.own_pool:
+        raise ValueError("epochs: the sampler has a pool of its own already; pass one without")
+    if pool_size < 1:
+        raise ValueError(f"epochs: pool_size is {pool_size}; look at 1 example or more")
+
+    def check(size: int) -> None:
+        if size < pool_size:
+            raise ValueError(
+                f"epochs: a pool of {pool_size} is more than the {size} examples; "
+                f"choose at most {size}"
+            )
+
+    def init(key: Array, num_examples: int) -> EpochState:
+        check(num_examples)
+        order = jnp.arange(num_examples, dtype=jnp.int32)
+        return EpochState(sampler.init(key, num_examples), order)
+
+    def next_stretch(key: Array, state: EpochState) -> tuple[Array, Array]:
+        """The ids of the pool [B], and the order, shuffled where an epoch begins."""
+        size = state.order.shape[0]
+        check(size)
+        number = state.step % (size // pool_size)
+        order = jax.lax.cond(
+            number == 0,
+            lambda: jax.random.permutation(key, state.order),
+            lambda: state.order,
+        )
+        return jax.lax.dynamic_slice(order, (number * pool_size,), (pool_size,)), order
+
+    def sample(
+        key: Array,
+        state: EpochState,
+        ids: Array | None = None,
+        batch: Batch = None,
+        params: Params = None,
+    ) -> tuple[Draw, EpochState]:
+        if ids is not None:
+            draw, inner = sampler.sample(key, state.inner, ids, batch, params)
+            return draw, state._replace(inner=inner)
+        require_whole(batch, state.order.shape[0], "epochs")
+        shuffle_key, key = jax.random.split(key)
+        ids, order = next_stretch(shuffle_key, state)
+        draw, inner = sampler.sample(key, state.inner, ids, take(batch, ids), params)
+        return draw, EpochState(inner, order)
+
+    def update(state: EpochState, draw: Draw, losses: Array, batch: Batch = None) -> EpochState:
+        return state._replace(inner=sampler.update(state.inner, draw, losses, batch))
+
+    def reweigh(state: EpochState, draw: Draw, losses: Array) -> Array:
+        return sampler.weigh(state.inner, draw, losses)
+
+    return Sampler(
+        init,
+        sample,
+        update,
+        sampler.batch_size,
+        reweigh if sampler.reweigh else None,
+        own_pool=True,
+    )

@@ -85,7 +85,7 @@ def work(task, name, state, pool):
     row = sum(leaf.nbytes // leaf.shape[0] for leaf in jax.tree.leaves(sampler.buffer))
     traffic = {"buffer": row * (scored + 2 * BATCH), "draw": 8 * scored}
     if name.startswith("tree"):
-        nodes = BATCH * sum_tree.FANOUT * 4 * len(sampler.transform.scores.levels)
+        nodes = BATCH * sum_tree.FANOUT * 4 * len(sampler.scores.levels)
         traffic["buffer"] += nodes
         traffic["draw"] = nodes
     return flops, traffic

@@ -153,10 +153,12 @@ class Span(NamedTuple):
     Attributes:
         first: [] int32 id of the first of them; above 0 in the state of a part of the data set.
         number: how many.
+        filled: how many rows the data have, with those that pad them for devices.
     """
 
     first: Array
     number: Static
+    filled: Static
 
     @classmethod
     def of(cls, num_examples: int) -> "Span":
@@ -170,17 +172,26 @@ class Span(NamedTuple):
         """
         if num_examples < 1:
             raise ValueError(f"the data set has {num_examples} examples; sampling needs at least 1")
-        return cls(jnp.zeros((), jnp.int32), Static(num_examples))
+        return cls(jnp.zeros((), jnp.int32), Static(num_examples), Static(num_examples))
 
     @property
     def size(self) -> int:
         """Number of examples."""
         return self.number.value
 
+    @property
+    def rows(self) -> int:
+        """Number of rows of the data, `size` or more."""
+        return self.filled.value
+
+    def pad(self, multiple: int) -> "Span":
+        """The same examples, among more rows; see `isjax.parallel.padding`."""
+        return self._replace(filled=Static(self.rows + -self.rows % multiple))
+
     def split(self, parts: int, size: int) -> "Span":
         """A span for each part; see `isjax._numerics.leading_axis.split`."""
-        rows = -(-size // parts)
-        return Span(self.first + jnp.arange(parts, dtype=jnp.int32) * rows, Static(rows))
+        rows = Static(-(-size // parts))
+        return Span(self.first + jnp.arange(parts, dtype=jnp.int32) * rows.value, rows, rows)
 
 
 class SamplerState(NamedTuple):

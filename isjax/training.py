@@ -1,7 +1,6 @@
 """A training step that chooses its batch, trains on it, and tells the sampler what it saw."""
 
 import functools
-import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -11,11 +10,11 @@ import optax
 
 from isjax import resampling
 from isjax._numerics.finite import all_finite
-from isjax._numerics.leading_axis import take_by_part
-from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, num_examples, take
+from isjax._numerics.leading_axis import leading_axes, take_by_part
+from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, Span, num_examples, take
 from isjax.diagnostics import draw_metrics
 from isjax.gradients import weighted_value_and_grad
-from isjax.parallel.mesh import gathered, shards, spread
+from isjax.parallel.mesh import gathered, spread
 from isjax.samplers import pending
 
 __all__ = [
@@ -125,8 +124,9 @@ def make_train_step(
 
     @functools.partial(jax.jit, donate_argnums=0)
     def step(state: TrainState, data: Batch) -> tuple[TrainState, dict[str, Any]]:
-        size = state.sampler.span.size
-        _check_rows(state.sampler, sampler.parts, num_examples(data))
+        size, rows = state.sampler.span.size, num_examples(data)
+        if pool_size is not None or sampler.own_pool or _keeps_examples(state.sampler):
+            _check_rows(state.sampler.span, rows)
         key = jax.random.fold_in(state.key, state.step)
         pool_key, draw_key, loss_key = jax.random.split(key, 3)
 
@@ -135,7 +135,7 @@ def make_train_step(
             ids, pool = None, data
             if pool_size is not None:
                 ids = resampling.presample(pool_key, size, pool_size)
-            elif not sampler.own_pool and num_examples(data) > size:
+            elif not sampler.own_pool and size < rows == state.sampler.span.rows:
                 ids = jnp.arange(size, dtype=jnp.int32)
             if ids is not None:
                 pool = spread(take(data, ids))
@@ -256,20 +256,19 @@ def _trainer(
     return train
 
 
-def _check_rows(state: PyTree, parts: int, rows: int) -> None:
-    """Refuses data of another number of rows than the sampler was initialised for.
+def _keeps_examples(state: PyTree) -> bool:
+    """Whether a sampler's state has a row for each example; otherwise it serves streams, too."""
+    return "examples" in jax.tree.leaves(leading_axes(state))
 
-    Rows that pad the data for devices or parts are no examples.
-    """
-    size, remembered = state.span.size, optax.tree.get(state, "buffer")
-    kept = 0 if remembered is None or remembered.count is None else remembered.count.size
-    if rows == kept or (not kept and 0 <= rows - size < math.lcm(parts, shards())):
-        return
-    raise ValueError(
-        f"the sampler was initialised for {size} examples, but the data set has {rows}; call "
-        f"init_train_state with num_examples={rows}, or pad data and state alike, as "
-        "isjax.parallel.padding does"
-    )
+
+def _check_rows(span: Span, rows: int) -> None:
+    """Refuses data of another number of rows than the sampler was initialised for."""
+    if rows != span.rows:
+        raise ValueError(
+            f"the sampler was initialised for {span.size} examples in {span.rows} rows, but the "
+            f"data set has {rows}; call init_train_state with num_examples={rows}, or pad state "
+            "and data alike, see isjax.parallel.padding"
+        )
 
 
 def _check_model_state(new: PyTree, old: PyTree) -> None:

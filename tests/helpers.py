@@ -75,6 +75,18 @@ def rows(losses, accuracies, seconds):
     return [(10 * i, seconds * i, *v) for i, v in enumerate(zip(losses, accuracies, strict=True))]
 
 
+def innermost(state):
+    """A sampler's state within all wrappers."""
+    return innermost(state.inner) if hasattr(state, "inner") else state
+
+
+def with_innermost(state, **fields):
+    """A sampler's state with other fields within all wrappers."""
+    if hasattr(state, "inner"):
+        return state._replace(inner=with_innermost(state.inner, **fields))
+    return state._replace(**fields)
+
+
 @functools.cache
 def compiled(sampler):
     """The sampler with its functions jitted: one compilation for each shape."""

@@ -11,7 +11,7 @@ from helpers import assert_mean, draws, probabilities, six_decades
 from scipy import stats
 
 from isjax import epochs, importance_sampler, scorers
-from isjax.base import Draw
+from isjax.base import DrawInfo
 from isjax.diagnostics import (
     correlation,
     draw_metrics,
@@ -30,9 +30,11 @@ NAN, INF = np.nan, np.inf
 def a_draw(index, draw_probs, pool_size, k=1.0, **fields):
     draw_probs = jnp.asarray(draw_probs, jnp.float32)
     index = jnp.asarray(index, jnp.int32)
-    weights = importance_weights(draw_probs, pool_size, k)
-    draw = Draw(index, index, weights, draw_probs, 1.0 * index, jnp.float32(0.5))
-    return draw._replace(**({"pool_size": jnp.int32(pool_size)} | fields))
+    info = {name: fields.pop(name) for name in DrawInfo._fields if name in fields}
+    draw = make_draw(
+        index, index, draw_probs, scores=1.0 * index, pool_size=pool_size, k=k, ess=0.5, mass=1.0
+    )
+    return draw._replace(info=draw.info._replace(**info), **fields)
 
 
 @pytest.mark.parametrize("k", [1.0, 0.5, 0.0, -1.0])
@@ -108,7 +110,7 @@ def test_the_metrics_of_a_draw():
     draw = a_draw([4, 2, 4, 0], [0.5, 0.25, 0.5, 0.125], 10, scores=jnp.asarray(scores))
     draw = draw._replace(nonfinite=jnp.asarray(2), passes=jnp.asarray(7.5))
     losses = jnp.asarray([2.0, 1, NAN, 4])
-    metrics = draw_metrics(draw, losses, last_seen=jnp.asarray([1.0, 1, 1, 1]))
+    metrics = draw_metrics(draw._replace(last_loss=jnp.asarray([1.0, 1, 1, 1])), losses)
     expected = {
         "loss": (2 / 5 + 1 / 2.5 + 4 / 1.25) / 3,
         "batch_loss": 7 / 3,

@@ -44,8 +44,8 @@ def test_a_training_step_compiles_once_donates_its_state_and_copies_nothing_from
             state, metrics = step(state, data)
     assert step._cache_size() == 1
     assert first.sampler.buffer.losses.is_deleted()
-    assert all(level.is_deleted() for level in first.sampler.transform.scores.levels)
-    assert state.sampler.step == 6 and state.sampler.transform.next == 6 * 16
+    assert all(level.is_deleted() for level in first.sampler.scores.levels)
+    assert state.sampler.step == 6 and state.sampler.next == 6 * 16
     assert np.all(np.isfinite(metrics["draw"].weights))
 
 

@@ -15,10 +15,17 @@ def pad_state(state: PyTree, multiple: int) -> PyTree:
     """Pads the arrays of a state that have a row for each example.
 
     Args:
-        state: of a sampler or of training. Its `Span` still says how many examples there are.
+        state: of a sampler or of training. Its `Span` says how many examples and rows there are.
         multiple: of which the number of rows is to be.
     """
-    return jax.tree.map(lambda x, rows: pad(x, multiple) if rows else x, state, has_rows(state))
+
+    def of_type(part: PyTree) -> PyTree:
+        if hasattr(part, "pad"):
+            return part.pad(multiple)
+        return jax.tree.map(lambda x, rows: pad(x, multiple) if rows else x, part, has_rows(part))
+
+    own = lambda part: hasattr(part, "pad") or hasattr(part, "leading_axes")  # noqa: E731
+    return jax.tree.map(of_type, state, is_leaf=own)
 
 
 def has_rows(state: PyTree) -> PyTree:

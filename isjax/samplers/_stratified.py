@@ -49,7 +49,8 @@ class StrataState(NamedTuple):
     @property
     def span(self) -> Span:
         """The examples that the state is of."""
-        return Span(self.inner.span.first[0], self.number)
+        first, rows = self.inner.span.first, self.inner.span.size
+        return Span(first[0], self.number, Static(first.shape[0] * rows))
 
     def leading_axes(self) -> "StrataState":
         """A row for each part; see `isjax._numerics.leading_axis.leading_axes`."""

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import isjax
-from isjax.base import Draw
+from isjax.samplers import make_draw
 from isjax.experiment import draw_statistics
 from isjax.experiment.compiled_steps import compile_steps
 from isjax.training import init_train_state, make_train_step
@@ -17,14 +17,15 @@ RINGS = ("scores", "losses", "probs")
 
 
 def a_draw(rng, size=b, pool_size=B, **fields):
-    draw = Draw(
+    draw = make_draw(
         ids=jnp.asarray(rng.integers(0, N, size), jnp.int32),
         index=jnp.zeros(size, jnp.int32),
-        weights=jnp.ones(size),
         draw_probs=jnp.asarray(rng.uniform(0.01, 0.5, size), jnp.float32),
         scores=jnp.asarray(rng.normal(size=size), jnp.float32),
-        ess=jnp.float32(1),
-        pool_size=jnp.int32(pool_size),
+        pool_size=pool_size,
+        k=0.0,
+        ess=1.0,
+        mass=1.0,
     )
     return draw._replace(**fields), jnp.asarray(rng.normal(size=size), jnp.float32)
 

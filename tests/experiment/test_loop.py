@@ -10,7 +10,7 @@ import optax
 import pytest
 
 from isjax import recipes
-from isjax.base import Draw
+from isjax.base import Draw, DrawInfo
 from isjax.experiment.compiled_steps import compile_steps
 from isjax.experiment.loop import Plan, Progress, describe, train
 from isjax.training import TrainState, init_train_state
@@ -43,7 +43,9 @@ def count_and_draw(state: TrainState, data):
     state, metrics = count(state, data)
     number = state.step
     ids, weights = jnp.stack([number, 10 * number]), jnp.full((2,), 0.5) * number
-    return state, metrics | {"draw": Draw(ids, ids, weights, weights, weights, number / 2, number)}
+    info = DrawInfo(number, number / 2, number, number, number, number)
+    draw = Draw(ids, ids, weights, weights, weights, None, info)
+    return state, metrics | {"draw": draw}
 
 
 class Recorder:

@@ -12,7 +12,8 @@ TRAFFIC = """
 import json, re, sys
 import jax, jax.numpy as jnp, numpy as np, optax
 import isjax
-from isjax import recipes, sharding
+from isjax import recipes
+from isjax.parallel import sharding
 from isjax.parallel.mesh import make_mesh
 from isjax.parallel.padding import pad_state
 from isjax.samplers import stratified
@@ -39,7 +40,7 @@ with jax.set_mesh(mesh):
     data = sharding.place(data, mesh)
     placed = jax.tree.map(lambda x: x.sharding, state)
     if whole_step:
-        step = make_train_step(loss_fn, tx, sampler, pool_size=pool_size, size=N)
+        step = make_train_step(loss_fn, tx, sampler, pool_size=pool_size)
         program = jax.jit(step, donate_argnums=0, out_shardings=(placed, None))
         compiled = program.lower(state, data).compile()
     else:

@@ -55,15 +55,15 @@ def specs(sampler, rule=sharding.replicated):
 def test_what_is_by_example_is_divided_and_the_rest_is_everywhere():
     found = specs(isjax.tree_sampler(scorers.last_loss(), batch_size=4))
     assert set(jax.tree.leaves(found.sampler.buffer)) == {P("data")}
-    assert found.sampler.transform.scores.levels == (P("data"), P())
+    assert found.sampler.scores.levels == (P("data"), P())
     assert found.record.count == P("data") and found.record.scores == P()
     assert set(jax.tree.leaves((found.params, found.opt_state, found.key))) == {P()}
 
 
 def test_what_each_part_keeps_is_divided():
     inner = isjax.tree_sampler(scorers.last_loss(), batch_size=4)
-    found = specs(stratified(inner, 4)).sampler.transform
-    assert set(jax.tree.leaves(found.inner)) == {P("data")} and found.sizes == P()
+    found = specs(stratified(inner, 4)).sampler
+    assert set(jax.tree.leaves(found.inner)) == {P("data")}
 
 
 def test_parameters_and_their_moments_follow_a_rule():

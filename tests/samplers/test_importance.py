@@ -9,7 +9,7 @@ import pytest
 import isjax
 from isjax import resampling, scorers, weights
 from isjax.base import Scorer, ScoreTransform
-from isjax.samplers import importance_sampler
+from isjax.samplers import importance_sampler, make_draw
 
 KEY = jax.random.key(0)
 SCORES = np.array([0.1, 2.0, 0.7, 0.0, 1.3, 0.4, 3.0, 0.5])
@@ -42,11 +42,14 @@ def test_state_at_the_start_is_that_of_the_design(history):
     scorer = fixed(SCORES)._replace(init=lambda key: {"own": jnp.ones(2)}, history=history)
     sampler = importance_sampler(scorer, isjax.warm_up(5), batch_size=2, initial_loss=2.5)
     state = sampler.init(KEY, 8)
-    rows = 8 if history else 0
-    assert state._fields == ("step", "buffer", "scorer", "transform", "first")
+    assert state._fields == ("step", "span", "buffer", "scorer", "transform")
+    assert state.span.size == 8 and int(state.span.first) == 0
     assert state.step.shape == () and state.step.dtype == jnp.int32 and int(state.step) == 0
-    np.testing.assert_array_equal(state.buffer.losses, np.full((rows, history), 2.5, np.float32))
-    np.testing.assert_array_equal(state.buffer.count, np.zeros(rows, np.int32))
+    if history:
+        np.testing.assert_array_equal(state.buffer.losses, np.full((8, history), 2.5, np.float32))
+        np.testing.assert_array_equal(state.buffer.count, np.zeros(8, np.int32))
+    else:
+        assert not jax.tree.leaves(state.buffer)
     np.testing.assert_array_equal(state.scorer["own"], [1, 1])
     assert int(state.transform) == 0
     assert all(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(state))
@@ -103,10 +106,10 @@ def test_empty_data_set_is_an_error(size):
         sampler.init(KEY, size)
 
 
-def test_neither_ids_nor_buffer_nor_batch_is_an_error():
+def test_without_ids_buffer_and_batch_the_pool_is_the_data_set():
     sampler = importance_sampler(scorers.uniform(), batch_size=1)
-    with pytest.raises(ValueError, match="pass ids=, or batch="):
-        sampler.sample(KEY, sampler.init(KEY, 10))
+    draw, _ = sampler.sample(KEY, sampler.init(KEY, 10))
+    assert int(draw.pool_size) == 10 and 0 <= int(draw.ids[0]) < 10
 
 
 # --- one draw
@@ -124,7 +127,7 @@ def test_draw_is_that_of_the_formulas(k):
     np.testing.assert_allclose(draw.weights, (1 / (SIZE * p[drawn])) ** k, rtol=1e-5)
     np.testing.assert_array_equal(draw.scores, np.float32(SCORES)[drawn])
     np.testing.assert_allclose(draw.ess, 1 / np.sum(p**2) / SIZE, rtol=1e-5)
-    assert int(draw.nonfinite) == 0 and int(state.step) == 1
+    assert int(draw.info.nonfinite) == 0 and int(state.step) == 1
     assert draw.ids.dtype == draw.index.dtype == jnp.int32
     assert draw.weights.dtype == draw.draw_probs.dtype == draw.scores.dtype == jnp.float32
 
@@ -204,9 +207,9 @@ def test_a_draw_states_its_pool_and_what_it_cost(passes):
     sampler = importance_sampler(scorer, batch_size=2)
     ids = jnp.asarray([4, 0, 7, 1, 2])
     draw, _ = jax.jit(sampler.sample)(KEY, sampler.init(KEY, SIZE), ids)
-    assert int(draw.pool_size) == 5 and float(draw.passes) == 5 * passes
-    assert draw.pool_size.dtype == draw.nonfinite.dtype == jnp.int32
-    assert draw.passes.dtype == jnp.float32
+    assert int(draw.pool_size) == 5 and float(draw.info.passes) == 5 * passes
+    assert draw.pool_size.dtype == draw.info.nonfinite.dtype == jnp.int32
+    assert draw.info.passes.dtype == jnp.float32
 
 
 def test_sample_under_jit_draws_the_same():
@@ -285,7 +288,7 @@ def test_scores_that_are_not_finite_are_counted_and_never_drawn(bad):
     sampler = importance_sampler(fixed(scores), batch_size=8)
     state = sampler.init(KEY, SIZE)
     draw, _ = jax.jit(sampler.sample)(KEY, state)
-    assert int(draw.nonfinite) == 2
+    assert int(draw.info.nonfinite) == 2
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(draw))
     p = np.where(np.isfinite(scores), SCORES + 0.5, 0)
     np.testing.assert_allclose(draw.draw_probs, (p / p.sum())[draw.index], rtol=1e-5)
@@ -298,7 +301,7 @@ def test_a_pool_without_a_finite_score_is_drawn_uniformly(bad):
     sampler = importance_sampler(fixed(np.full(SIZE, bad)), batch_size=4)
     draw, _ = jax.jit(sampler.sample)(KEY, sampler.init(KEY, SIZE))
     np.testing.assert_allclose(draw.draw_probs, 1 / SIZE, rtol=1e-6)
-    assert int(draw.nonfinite) == SIZE
+    assert int(draw.info.nonfinite) == SIZE
 
 
 @pytest.mark.parametrize(
@@ -344,7 +347,8 @@ def some_draw(ids, scores=1.0):
     b = len(ids)
     ones = jnp.ones(b)
     index = jnp.asarray(ids, jnp.int32)
-    return isjax.Draw(index, index, ones, ones / b, ones * scores, jnp.ones(()), 0)
+    scores = ones * scores
+    return make_draw(index, index, ones / b, scores=scores, pool_size=b, k=0, ess=1, mass=1)
 
 
 def test_scorer_learns_from_rows_read_before_write_back():

@@ -83,7 +83,7 @@ def test_weights_are_unbiased_whatever_the_lag():
     values = np.random.default_rng(0).normal(1, 1, SIZE).astype(np.float32)
 
     def one(key):
-        later = state._replace(transform=state.transform._replace(key=key))
+        later = state._replace(key=key)
         for _ in range(4):  # the fourth is the first that this key chooses
             draw, later = sampler.sample(key, later)
             later = sampler.update(later, draw, jnp.float32(values)[draw.ids] ** 2)

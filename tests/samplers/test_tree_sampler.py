@@ -11,7 +11,7 @@ from scipy import stats
 import isjax
 from isjax import buffer, scorers
 from isjax.base import Rows, ScoreTransform
-from isjax.samplers import tree_sampler
+from isjax.samplers import make_draw, tree_sampler
 from isjax.training import make_train_step
 
 N, b = 300, 8
@@ -30,7 +30,7 @@ def started(sampler, losses=None, size=N):
 def draw_of(ids):
     ids = jnp.asarray(ids, jnp.int32)
     ones = jnp.ones(ids.shape)
-    return isjax.Draw(ids, ids, ones, ones, ones, jnp.float32(1))
+    return make_draw(ids, ids, ones, scores=ones, pool_size=1, k=0, ess=1, mass=1)
 
 
 def many(sampler, state, trials=2000, batch=None, seed=1):
@@ -42,7 +42,7 @@ def many(sampler, state, trials=2000, batch=None, seed=1):
 
 def leaves(state):
     """The scores in the tree, [N]."""
-    whole = state.transform.scores
+    whole = state.scores
     return np.asarray(whole.levels[0]).ravel()[: int(whole.size)]
 
 
@@ -74,7 +74,7 @@ def test_draws_and_weights_are_those_of_importance_sampling_from_the_whole_buffe
         np.testing.assert_allclose(draw.draw_probs, probs[draw.ids], rtol=1e-5)
         np.testing.assert_allclose(draw.weights, (1 / (N * probs[draw.ids])) ** k, rtol=3e-5)
         np.testing.assert_allclose(draw.scores, losses[draw.ids], rtol=1e-6)
-        assert np.all(draw.pool_size == N) and np.all(draw.passes == 0)
+        assert np.all(draw.pool_size == N) and np.all(draw.info.passes == 0)
     np.testing.assert_array_equal(one.ids, one.index)
     groups = np.empty(N, np.int64)
     groups[np.argsort(losses)] = np.arange(N) // 10
@@ -158,7 +158,7 @@ def test_an_update_changes_the_scores_of_the_drawn_ids_alone():
     new = jax.jit(sampler.update)(state, draw_of([5, 64, 299]), jnp.float32([3, 4, 5]))
     losses[[5, 64, 299]] = 3, 4, 5
     np.testing.assert_array_equal(leaves(new), losses)
-    assert float(new.transform.scores.levels[-1].sum()) == pytest.approx(losses.sum(), rel=1e-6)
+    assert float(new.scores.levels[-1].sum()) == pytest.approx(losses.sum(), rel=1e-6)
 
 
 def test_an_id_drawn_several_times_scores_by_the_mean_of_its_finite_losses():
@@ -193,7 +193,7 @@ def test_scores_that_are_not_finite_are_counted_and_not_drawn():
     )
     sampler = tree_sampler(scorer, batch_size=b, smoothing=0.0, refresh=N)
     draw = many(sampler, started(sampler), trials=100)
-    assert np.all(draw.nonfinite == 100) and draw.ids.min() >= 100
+    assert np.all(draw.info.nonfinite == 100) and draw.ids.min() >= 100
 
 
 # --- the rolling refresh
@@ -217,7 +217,7 @@ def test_refresh_rolls_through_the_data_set_and_scores_by_what_the_scorer_now_kn
         want[ids] = np.asarray(data["label"])[ids] + 10 * step
         np.testing.assert_array_equal(leaves(state), want)
         np.testing.assert_array_equal(draw.scores, want[np.asarray(draw.ids)])
-        assert state.transform.next == (ids[-1] + 1) % 7
+        assert state.next == (ids[-1] + 1) % 7
         rows = {"label": data["label"][draw.ids]}
         state = jax.jit(sampler.update)(state, draw, jnp.ones(2), rows)
         want[np.asarray(draw.ids)] = np.asarray(rows["label"]) + 10 * (step + 1)

@@ -9,7 +9,8 @@ import pytest
 
 import isjax
 from isjax import buffer, resampling, scorers
-from isjax.base import Draw, Rows
+from isjax.base import Rows
+from isjax.samplers import make_draw
 
 KEY = jax.random.key(0)
 NAN, INF = np.nan, np.inf
@@ -230,7 +231,7 @@ def test_each_scorer_says_what_it_reads_and_what_it_costs():
 def uniform_draw(ids):
     ids = jnp.asarray(ids, jnp.int32)
     ones = jnp.ones(ids.shape)
-    return Draw(ids, ids, ones, ones, ones, ones[0])
+    return make_draw(ids, ids, ones, scores=ones, pool_size=1, k=0, ess=1, mass=1)
 
 
 def everything(state):

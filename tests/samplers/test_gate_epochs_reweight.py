@@ -6,12 +6,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_binomial
+from helpers import assert_binomial, innermost, with_innermost
 
 import isjax
 from isjax import conditions, resampling, samplers, scorers, weights
 from isjax.base import Scorer
-from isjax.samplers import break_even, epochs, gate, importance_sampler, reweight
+from isjax.samplers import break_even, epochs, gate, importance_sampler, make_draw, reweight
 
 KEY = jax.random.key(0)
 SCORES = np.array([0.1, 2.0, 0.7, 0.0, 1.3, 0.4, 3.0, 0.5])
@@ -38,7 +38,9 @@ def last_losses(transform=None, **arguments):
 @functools.cache
 def jitted(sampler):
     return sampler._replace(
-        sample=jax.jit(sampler.sample), update=jax.jit(sampler.update), weigh=jax.jit(sampler.weigh)
+        sample=jax.jit(sampler.sample),
+        update=jax.jit(sampler.update),
+        reweigh=jax.jit(sampler.weigh),
     )
 
 
@@ -46,14 +48,14 @@ def with_losses(sampler, losses=SCORES):
     """The sampler's state once each example has shown its loss."""
     state = sampler.init(KEY, len(losses))
     seen = {"losses": jnp.float32(losses)[:, None], "count": jnp.ones(len(losses), jnp.int32)}
-    return state._replace(buffer=state.buffer._replace(**seen))
+    return with_innermost(state, buffer=innermost(state).buffer._replace(**seen))
 
 
 def some_draw(ids, pool_size=SIZE):
     """Drawn uniformly."""
     index, ones = jnp.asarray(ids, jnp.int32), jnp.ones(len(ids))
     probs = ones / pool_size
-    return isjax.Draw(index, index, ones, probs, ones, ones[0], 0, jnp.int32(pool_size), 0)
+    return make_draw(index, index, probs, scores=ones, pool_size=pool_size, k=0.0, ess=1, mass=1)
 
 
 def observe(sampler, state, losses):
@@ -94,7 +96,7 @@ def test_a_closed_gate_draws_uniformly_with_weight_one():
         np.testing.assert_array_equal(values, np.full_like(values, want))
     np.testing.assert_array_equal(draws.pool_size, np.full(2000, SIZE))
     np.testing.assert_allclose(draws.draw_probs, 1 / SIZE)
-    assert not np.any(after.transform.is_open) and np.all(after.step == 1)
+    assert not np.any(after.is_open) and np.all(after.step == 1)
 
 
 def test_a_closed_gate_draws_from_the_given_pool():
@@ -127,8 +129,8 @@ def test_a_gate_runs_the_scorer_only_while_open():
         jax.effects_barrier()
         runs_so_far = max(step - 2, 0)
         assert len(runs) == runs_so_far
-        assert int(draw.nonfinite) == (SIZE if runs_so_far else 0)
-        assert float(draw.passes) == (0.75 * SIZE if runs_so_far else 0)
+        assert int(draw.info.nonfinite) == (SIZE if runs_so_far else 0)
+        assert float(draw.info.passes) == (0.75 * SIZE if runs_so_far else 0)
 
 
 def test_a_gate_opens_when_losses_spread_and_closes_when_they_do_not():
@@ -136,11 +138,11 @@ def test_a_gate_opens_when_losses_spread_and_closes_when_they_do_not():
     state, is_open = with_losses(sampler), []
     for losses in (EQUAL, SPREAD, EQUAL, EQUAL):
         state = observe(sampler, state, losses)
-        is_open.append(bool(float(state.transform.condition) > 1.4))
+        is_open.append(bool(float(state.condition) > 1.4))
         draw, after = sampler.sample(KEY, state)
-        assert bool(after.transform.is_open) == is_open[-1]
+        assert bool(after.is_open) == is_open[-1]
         if is_open[-1]:
-            want, _ = inner.sample(KEY, state._replace(transform=()))
+            want, _ = inner.sample(KEY, state.inner)
             np.testing.assert_array_equal(draw.index, want.index)
             assert_close(draw, want)
             assert not np.allclose(draw.weights, 1)
@@ -156,7 +158,7 @@ def test_a_condition_by_step_counts_the_draws_made_before(make):
     for key in keys(4):
         draw, state = sampler.sample(key, state)
         is_open.append(not np.all(draw.weights == 1))
-        assert bool(state.transform.is_open) == is_open[-1]
+        assert bool(state.is_open) == is_open[-1]
     assert is_open == [make is conditions.until] * 2 + [make is conditions.after] * 2
 
 
@@ -168,7 +170,7 @@ def test_a_number_is_short_for_the_tau_of_it():
         assert_equal(*states)
         draws = [s.sample(KEY, state) for s, state in zip((short, long), states, strict=True)]
         assert_equal(*draws)
-    assert float(states[0].transform.condition) == pytest.approx(1 + 0.9 * 0.1)
+    assert float(states[0].condition) == pytest.approx(1 + 0.9 * 0.1)
 
 
 def test_a_gate_stays_closed_at_exactly_its_threshold():
@@ -192,20 +194,20 @@ def test_a_closed_gate_keeps_the_transform_and_goes_on_counting_and_learning():
     state = sampler.init(KEY, 5)
     for step in range(1, 3):
         draw, state = sampler.sample(jax.random.key(step), state)
-        assert int(state.step) == step and int(state.transform.inner.step) == 0
+        assert int(state.step) == step and int(state.inner.transform.step) == 0
         losses = jnp.float32([1.0, np.nan, 3.0])
-        want = inner.update(state._replace(transform=state.transform.inner), draw, losses, losses)
+        want = inner.update(state.inner, draw, losses, losses)
         state = sampler.update(state, draw, losses, losses)
-        assert_equal(state._replace(transform=state.transform.inner), want)
-    assert int(jnp.sum(state.buffer.count)) > 0
+        assert_equal(state.inner, want)
+    assert int(jnp.sum(state.inner.buffer.count)) > 0
 
 
 def test_an_open_gate_moves_the_transform():
     sampler = jitted(gate(last_losses(isjax.smooth_by_mean(0.5)), conditions.until(1)))
     _, state = sampler.sample(KEY, with_losses(sampler))
-    assert float(state.transform.inner.average) == pytest.approx(0.1 * SCORES.mean())
+    assert float(state.inner.transform.average) == pytest.approx(0.1 * SCORES.mean())
     _, after = sampler.sample(KEY, state)
-    assert_equal(after.transform.inner, state.transform.inner)
+    assert_equal(after.inner.transform, state.inner.transform)
 
 
 def a_policy(draw, losses):
@@ -252,10 +254,10 @@ def test_pool_smaller_than_the_batch_is_an_error_behind_a_gate_too():
         sampler.sample(KEY, sampler.init(KEY, 10), jnp.arange(3))
 
 
-def test_neither_ids_nor_buffer_nor_batch_is_an_error_behind_a_gate_too():
+def test_without_ids_buffer_and_batch_the_pool_is_the_data_set_behind_a_gate_too():
     sampler = gate(importance_sampler(scorers.uniform(), batch_size=1), 2.0)
-    with pytest.raises(ValueError, match="pass ids=, or batch="):
-        sampler.sample(KEY, sampler.init(KEY, 10))
+    draw, _ = sampler.sample(KEY, sampler.init(KEY, 10))
+    assert int(draw.pool_size) == 10 and 0 <= int(draw.ids[0]) < 10
 
 
 def test_a_gate_around_a_pool_of_its_own_is_refused():
@@ -287,7 +289,7 @@ def loop(sampler, num_examples):
 
     def step(state, key):
         draw, state = sampler.sample(key, state)
-        return state, (draw.ids, state.transform.order)
+        return state, (draw.ids, state.order)
 
     return jax.jit(lambda keys: jax.lax.scan(step, sampler.init(KEY, num_examples), keys)[1])
 
@@ -339,12 +341,12 @@ def test_the_pool_is_gathered_from_the_whole_batch_and_its_ids_are_the_data_sets
     for key in keys(4):
         draw, state = sampler.sample(key, state, batch=batch, params=jnp.float32(2))
         start = 5 * (len(seen) % 2)
-        pool = np.asarray(state.transform.order)[start : start + 5]
+        pool = np.asarray(state.order)[start : start + 5]
         np.testing.assert_array_equal(draw.ids, pool[draw.index])
         np.testing.assert_allclose(draw.scores, 2 * values[draw.ids], rtol=1e-6)
         probs = (values[pool] / values[pool].sum())[draw.index]
         np.testing.assert_allclose(draw.draw_probs, probs, rtol=1e-5)
-        assert int(draw.pool_size) == 5 and int(draw.passes) == 5
+        assert int(draw.pool_size) == 5 and int(draw.info.passes) == 5
         seen.append(set(pool.tolist()))
     assert seen[0] | seen[1] == seen[2] | seen[3] == set(range(10))
 
@@ -362,11 +364,11 @@ def test_epochs_write_back_what_their_sampler_would():
     inner, sampler = jitted(inner), jitted(epochs(inner, 4))
     _, state = sampler.sample(KEY, with_losses(sampler))
     draw, losses = some_draw([6, 1, 1, 0]), jnp.float32([1, 2, 4, np.nan])
-    want = inner.update(state._replace(transform=state.transform.inner), draw, losses)
+    want = inner.update(state.inner, draw, losses)
     after = sampler.update(state, draw, losses)
-    assert_equal(after._replace(transform=after.transform.inner), want)
-    assert_equal(after.transform.order, state.transform.order)
-    assert float(after.transform.inner.average) > 0
+    assert_equal(after.inner, want)
+    assert_equal(after.order, state.order)
+    assert float(after.inner.transform.average) > 0
 
 
 def test_epochs_of_a_gate_of_a_policy():
@@ -376,9 +378,9 @@ def test_epochs_of_a_gate_of_a_policy():
     state, looked_at = with_losses(sampler), []
     for step, key in enumerate(keys(6)):
         draw, state = sampler.sample(key, state)
-        pool = np.asarray(state.transform.order)[4 * (step % 2) :][:4]
+        pool = np.asarray(state.order)[4 * (step % 2) :][:4]
         np.testing.assert_array_equal(draw.ids, pool[draw.index])
-        is_open = bool(state.transform.inner.is_open)
+        is_open = bool(state.inner.is_open)
         assert is_open == (step >= 3)
         want = (SCORES[pool] + 0.5) / np.sum(SCORES[pool] + 0.5) if is_open else np.full(4, 0.25)
         np.testing.assert_allclose(draw.draw_probs, want[draw.index], rtol=1e-5)

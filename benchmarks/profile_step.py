@@ -102,7 +102,7 @@ def profile(step, state, data):
         return out
 
     call()
-    found = timeline.spent(call, program)
+    found = timeline.time_by_part(call, program)
     if found is None:
         raise SystemExit("the profiler says nothing of a program's operations on this device")
     return found

@@ -32,7 +32,7 @@ def test_main_prints_the_table_its_explanation_and_notes_then_where_the_page_is(
     assert cells(table)["approx"] == "1 | 20 | 2.00 | 0.700 | 0.5000 | 0.25 | 0.50 | 0.25 | 0.50"
     assert "not what a shorter budget would give." in rest
     assert rest.splitlines()[-3:] == [
-        "note: the runs differ in their number of steps: 10, 20",
+        "note: the runs have different numbers of steps: 10, 20",
         f"note: {folder / 'g'} is at step 10 of 20",
         f"page: {folder / 'report/index.html'}",
     ]
@@ -116,7 +116,7 @@ def test_malformed_complete_line(tmp_path, line, capsys):
 
 def test_steps_going_back(tmp_path, capsys):
     write_run(tmp_path, rows=[(0, 0.0, 2.0, 0.1), (10, 1.0, 1.0, 0.2), (5, 1.5, 1.0, 0.2)])
-    assert f"{tmp_path / 'metrics.jsonl'}: step or seconds goes back" in error_of(
+    assert f"{tmp_path / 'metrics.jsonl'}: step or seconds decreases" in error_of(
         [tmp_path], capsys
     )
 

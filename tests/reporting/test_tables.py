@@ -57,7 +57,7 @@ def test_uniform_at_the_largest_budget_stands_in(budgets):
     table = cells(format_table(summarise(runs)))
     assert table["uniform 50%"].endswith("1.00 | 1.00 | 1.00 | 1.00")
     assert table["loss 70%"].endswith(" | 2.50 | 1.40 | 1.00 | 0.70")
-    assert notes(runs) == ["no uniform run of the full budget; uniform 50% stands in for uniform"]
+    assert notes(runs) == ["no uniform run at the full budget; uniform 50% is the baseline instead"]
     assert 'Uniform\'s values are in row "uniform 50%".' in " ".join(explanation(runs).split())
 
 
@@ -211,9 +211,9 @@ def test_notes_on_unequal_runs(folder):
     write_run(folder / "h", "grad", 0, rows([2.0, 0.5, 0.4], [0.1, 0.5, 0.6], 1.0))
     runs = load_runs([folder])
     assert notes(runs) == [
-        "the runs differ in their number of steps: 10, 20",
+        "the runs have different numbers of steps: 10, 20",
         f"{folder / 'g'} is at step 10 of 20",
-        "grad has several runs with one seed; each is counted as a seed",
+        "grad has several runs with the same seed; each counts as one seed",
     ]
     assert "| 10 to 20 |" in cells(format_table(summarise(runs)))["grad"]
 
@@ -227,16 +227,18 @@ def test_notes_on_unequal_runs_at_a_budget(budgets):
     write_run(budgets / "h", "grad", 0, [(0, 0.0, 2.0, 9), (3, 1.0, 0.5, 8)], budget=0.25)
     write_run(budgets / "k", "grad", 0, [(0, 0.0, 2.0, 9), (5, 1.0, 0.5, 8)], budget=0.25)
     assert notes(load_runs([budgets])) == [
-        "the runs differ in their number of steps: 3, 20, 40",
+        "the runs have different numbers of steps: 3, 20, 40",
         f"{budgets / 'h'} is at step 3 of 5",
-        "grad 25% has several runs with one seed; each is counted as a seed",
+        "grad 25% has several runs with the same seed; each counts as one seed",
     ]
 
 
 def test_the_explanation_points_to_the_rows_of_other_budgets(folder, budgets):
     text = " ".join(explanation(load_runs([budgets / "u", budgets / "l50"])).split())
     assert "would give" not in text
-    assert "what a shorter budget gives: that is in the final values of the rows with a" in text
+    assert (
+        "what a shorter budget gives. For that, compare the final values of the rows with" in text
+    )
     assert 'Uniform\'s values are in row "uniform".' in text
     text = " ".join(explanation(load_runs([folder / "u0", folder / "deep"])).split())
     assert text.endswith("not what a shorter budget would give.")

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 from helpers import rows, write_run
+from isjax.reporting.learning_curves import draw_learning_curves
 
-from isjax.reporting.figures import draw_comparison, draw_curves
-from isjax.reporting.runs import SCORES, TRAIN_LOSS, load_runs
+from isjax.reporting.runs import load_runs
 
 
 def legends(figure):
@@ -11,7 +11,7 @@ def legends(figure):
 
 
 def test_figure_lines_and_scales(folder):
-    figure = draw_curves(load_runs([folder]))
+    figure = draw_learning_curves(load_runs([folder]))
     names = ["uniform", "approx", "loss", "uniform's final value"]
     for ax in figure.axes:
         assert [line.get_label() for line in ax.get_lines()] == names
@@ -31,7 +31,7 @@ def test_figure_lines_and_scales(folder):
 
 
 def test_a_colour_per_method_and_a_dash_per_budget(budgets):
-    figure = draw_curves(load_runs([budgets]))
+    figure = draw_learning_curves(load_runs([budgets]))
     names = ["uniform", "uniform 50%", "loss 70%", "loss 50%", "uniform's final value"]
     for ax in figure.axes:
         lines = ax.get_lines()
@@ -46,7 +46,7 @@ def test_a_colour_per_method_and_a_dash_per_budget(budgets):
 
 
 def test_perplexity_is_drawn_as_it_is(budgets):
-    figure = draw_curves(load_runs([budgets]))
+    figure = draw_learning_curves(load_runs([budgets]))
     panel = figure.axes[3]
     assert figure.axes[2].get_ylabel() == "test perplexity"
     assert panel.get_yscale() == "log"
@@ -56,13 +56,13 @@ def test_perplexity_is_drawn_as_it_is(budgets):
 
 def test_test_loss_is_drawn_where_there_is_nothing_else(tmp_path):
     write_run(tmp_path, rows=rows([2.0, 1.0], [0.9, 0.6], 1.0), metric="test_loss")
-    figure = draw_curves(load_runs([tmp_path]))
+    figure = draw_learning_curves(load_runs([tmp_path]))
     assert figure.axes[2].get_ylabel() == "test loss"
     np.testing.assert_allclose(figure.axes[3].get_lines()[0].get_ydata(), [0.9, 0.6])
 
 
 def test_the_largest_budget_of_uniform_stands_in(budgets):
-    figure = draw_curves(load_runs([budgets / "u50", budgets / "l50"]))
+    figure = draw_learning_curves(load_runs([budgets / "u50", budgets / "l50"]))
     line = figure.axes[3].get_lines()[-1]
     assert line.get_label() == "uniform 50%'s final value"
     np.testing.assert_array_equal(line.get_ydata(), 20.0)
@@ -72,7 +72,7 @@ def test_the_largest_budget_of_uniform_stands_in(budgets):
 def test_methods_beyond_the_colours_have_markers(tmp_path):
     for number in range(9):
         write_run(tmp_path / str(number), f"m{number}", rows=rows([2.0, 1.0], [0.5, 0.6], 1.0))
-    figure = draw_curves(load_runs([tmp_path]))
+    figure = draw_learning_curves(load_runs([tmp_path]))
     styles = [(line.get_color(), line.get_marker()) for line in figure.axes[0].get_lines()]
     assert len(set(styles)) == 9
     assert [marker for _, marker in styles] == [""] * 7 + ["o"] * 2
@@ -80,7 +80,7 @@ def test_methods_beyond_the_colours_have_markers(tmp_path):
 
 def test_figure_without_uniform_on_linear_scale(tmp_path):
     write_run(tmp_path, "loss", rows=rows([2.0, 1.0, 0.5], [0.5, 0.6, 0.7], 1.0))
-    figure = draw_curves(load_runs([tmp_path]))
+    figure = draw_learning_curves(load_runs([tmp_path]))
     assert [len(ax.get_lines()) for ax in figure.axes] == [1] * 4
     assert [ax.get_yscale() for ax in figure.axes] == ["log", "log", "linear", "linear"]
 
@@ -89,7 +89,7 @@ def test_figure_without_uniform_on_linear_scale(tmp_path):
 def test_log_axis_has_legible_ticks(tmp_path, values):
     low, high = values
     write_run(tmp_path, rows=rows([high, low], [0.1, 0.2], 1.0))
-    ax = draw_curves(load_runs([tmp_path])).axes[0]
+    ax = draw_learning_curves(load_runs([tmp_path])).axes[0]
     bottom, top = ax.get_ylim()
     shown = [
         text.get_text()
@@ -98,67 +98,3 @@ def test_log_axis_has_legible_ticks(tmp_path, values):
     ]
     assert 2 <= len(shown) <= 10
     assert len(set(shown)) == len(shown)
-
-
-def comparison(**methods):
-    """Of each method (train loss, accuracy) per seed; in equal seconds the loss is 0.1 more."""
-
-    def lines(more):
-        return {
-            method: [{"train_loss": loss + more, "test_accuracy": right} for loss, right in seeds]
-            for method, seeds in methods.items()
-        }
-
-    return {"steps": lines(0.0), "examples": lines(0.05), "seconds": lines(0.1)}
-
-
-def test_a_comparison_has_a_row_per_method_and_a_panel_per_metric(tmp_path):
-    lines = comparison(
-        uniform=[(0.5, 0.8), (0.7, 0.6)], a=[(1.0, 0.7), (2.0, 0.8)], b=[(0.2, 0.5), (0.2, 0.5)]
-    )
-    figure = draw_comparison(lines, (TRAIN_LOSS, SCORES[0]), "a title", tmp_path / "f.png")
-    assert (tmp_path / "f.png").read_bytes().startswith(b"\x89PNG")
-    loss, error = figure.axes
-    # The best in equal seconds is at the top.
-    assert [text.get_text() for text in loss.get_yticklabels()] == ["a", "uniform", "b"]
-    assert [ax.get_xlabel() for ax in figure.axes] == [
-        "final train loss",
-        "final test error (fraction)",
-    ]
-    for i, (equal, more) in enumerate([("steps", 0.0), ("examples", 0.05), ("seconds", 0.1)]):
-        for y, (method, expected) in enumerate(
-            [("a", [1.0, 2.0]), ("uniform", [0.5, 0.7]), ("b", [0.2, 0.2])]
-        ):
-            each, mean = loss.get_lines()[6 * i + 2 * y : 6 * i + 2 * y + 2]
-            np.testing.assert_allclose(each.get_xdata(), np.add(expected, more), err_msg=equal)
-            np.testing.assert_allclose(mean.get_xdata(), np.mean(expected) + more)
-            assert abs(mean.get_ydata()[0] - y) < 0.5 and np.all(
-                each.get_ydata() == mean.get_ydata()
-            )
-            assert mean.get_marker() == "osD"[i]
-            errors = [1 - line["test_accuracy"] for line in lines[equal][method]]
-            np.testing.assert_allclose(error.get_lines()[6 * i + 2 * y].get_xdata(), errors)
-    # A line through uniform's mean in equal seconds.
-    assert loss.get_lines()[18].get_xdata()[0] == pytest.approx(0.7)
-    assert error.get_lines()[18].get_xdata()[0] == pytest.approx(0.3)
-    assert loss.get_xscale() == "log" and error.get_xscale() == "linear"
-    (legend,) = figure.legends
-    shown = [text.get_text() for text in legend.get_texts()]
-    assert shown == ["equal steps", "equal examples", "equal seconds"]
-    assert "a title" in legend.get_title().get_text()
-
-
-@pytest.mark.parametrize("number", [1, 20])
-def test_a_comparison_grows_with_its_methods(tmp_path, number):
-    methods = {"uniform": [(1.0, 0.5)]} | {f"m{i}": [(2.0 + i, 0.5)] for i in range(number - 1)}
-    lines = comparison(**methods)
-    figure = draw_comparison(lines, (TRAIN_LOSS,), "title", tmp_path / "f.svg")
-    assert len(figure.axes) == 1 and len(figure.axes[0].get_yticks()) == number
-    assert figure.get_size_inches()[1] > 0.3 * number and (tmp_path / "f.svg").exists()
-
-
-def test_a_comparison_in_which_a_run_diverged_is_still_drawn(tmp_path):
-    lines = comparison(uniform=[(1.0, 0.5)], a=[(float("inf"), 0.5)], b=[(float("nan"), 0.5)])
-    figure = draw_comparison(lines, (TRAIN_LOSS,), "title", tmp_path / "f.png")
-    names = {text.get_text() for text in figure.axes[0].get_yticklabels()}
-    assert names == {"uniform", "a", "b"}

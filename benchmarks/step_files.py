@@ -3,7 +3,7 @@
     python benchmarks/step_files.py
 
 Traces a step of `make_train_step` (a small MLP, 64 examples, a pool of 32) for `learned_loss`,
-`last_loss` and `default`. Takes some ten seconds on a CPU; the step itself is never run.
+`last_loss` and `default`. Takes some fifteen seconds on a CPU; the step itself is never run.
 
 A row per method:
 

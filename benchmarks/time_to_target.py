@@ -1,20 +1,24 @@
-"""How much sooner a method reaches what uniform draws reach at the end of their budget.
+"""Share of uniform's budget at which a method reaches uniform's final metrics.
 
     python benchmarks/time_to_target.py --config fashion_mnist [--set network=MLP ...]
       [--method default] [--options k=0 ...] [--budgets 0.3 0.5 0.7 1] [--seeds 5]
       [--rates 0.02 0.05 0.1] [--decays 1e-4 1e-3 --tune-by test_accuracy] [--data-dir DATA]
       --workdir DIR
 
-First the learning rate and weight decay of uniform draws are tuned: one run each, with a seed that
-is used for nothing else, by train loss, or by the test data, which then are what uniform draws gain
-by alone. Then both train with them, same data and initial weights, for each share of the steps, the
-schedule decayed within each. The target is uniform's mean at the whole budget; the share at which a
-method reaches it is interpolated between its budgets (log loss, or accuracy, against log budget),
-and is given in steps, and with the costs of a step over uniform's in seconds, examples of the main
-model (a backward pass counts as two forward ones) and operations by XLA's count, in all of which
-scoring is counted. Below the least budget it is called that budget ("<="), beyond the whole one
-infinite. In brackets, the 95% interval of 10,000 bootstraps over seeds. What is finished is kept in
-DIR/lines.json, and not run again.
+1. Tunes learning rate and weight decay for uniform draws: one run each, with a seed that is used
+   for nothing else. `--tune-by` a test metric favours uniform, since it selects on the test data.
+2. Trains uniform and the method with them, from the same initial weights, for each budget (share of
+   the steps). The learning rate decays within each budget.
+3. The target is uniform's mean at the largest budget. Interpolates between budgets (log loss, or
+   accuracy, against log budget) where the method reaches it.
+
+By default 43 runs. DIR/lines.json keeps finished runs, which are not repeated.
+
+Prints the final metrics at each budget, then a row per metric and unit of cost, with a JSON line:
+the share of uniform's budget, and in brackets the 95% interval of 10,000 bootstraps over seeds.
+Units are steps, seconds, examples of the main model (a backward pass counts as two forward passes)
+and floating point operations by XLA's count. All include scoring. "<=" marks a target reached at
+the smallest budget; inf marks one never reached.
 """
 
 import argparse
@@ -41,7 +45,7 @@ METRICS = {"train_loss": (np.log, -1), "test_loss": (np.log, -1), "test_accuracy
 
 
 def flops_per_step(config, task):
-    """By XLA's count; of a recurrent main model too few."""
+    """Returns the floating point operations of a step, too few for a recurrent main model."""
     params, model_state = task.init(jax.random.key(0))
     tx, sampler = (
         components.make_optimizer(config),
@@ -55,7 +59,7 @@ def flops_per_step(config, task):
 
 
 def reached(budgets, values, target, metric):
-    """The first share of the budget at which a curve is as good as the target."""
+    """Returns the first share of the budget at which a curve is as good as the target."""
     scale, sign = METRICS[metric]
     better = sign * (scale(values) - scale(target))
     for i, gain in enumerate(better):
@@ -69,7 +73,7 @@ def reached(budgets, values, target, metric):
 
 
 def interval(budgets, uniform, method, metric):
-    """The share reached, and its 95% interval; curves [seeds, budgets]."""
+    """Returns the share and its 95% interval; curves are [seeds, budgets]."""
     rng = np.random.default_rng(0)
 
     def share(chosen):
@@ -83,7 +87,7 @@ def interval(budgets, uniform, method, metric):
 
 
 def draw(budgets, curves, title, path):
-    """Loss and accuracy against the share of the budget, each seed and the mean."""
+    """Draws loss and accuracy against the share of the budget, each seed and the mean."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     for ax, metric in zip(axes, ("train_loss", "test_accuracy"), strict=True):
         for (name, by_metric), color in zip(curves.items(), ("#555555", "#0072b2"), strict=True):
@@ -100,9 +104,9 @@ def draw(budgets, curves, title, path):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default="fashion_mnist")
-    parser.add_argument("--set", nargs="*", default=[], help="NAME=VALUE, settings of the config")
+    parser.add_argument("--set", nargs="*", default=[], help="NAME=VALUE settings of the config")
     parser.add_argument("--method", default="default")
-    parser.add_argument("--options", nargs="*", default=[], help="NAME=VALUE, of the method")
+    parser.add_argument("--options", nargs="*", default=[], help="NAME=VALUE options of the method")
     parser.add_argument("--budgets", nargs="+", type=float, default=[0.3, 0.5, 0.7, 1.0])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rates", nargs="+", type=float, default=[0.02, 0.05, 0.1])
@@ -145,7 +149,7 @@ def main():
         print(f"learning rate {rate}, weight decay {decay}, by uniform's {args.tune_by}: {tuned}")
     methods, budgets = ["uniform", args.method], sorted(args.budgets)
     found = {method: [[None] * len(budgets) for _ in range(args.seeds)] for method in methods}
-    for seed in range(args.seeds):  # the methods take turns, since the machine's speed drifts
+    for seed in range(args.seeds):  # the methods take turns, in case the machine's speed drifts
         for i, budget in enumerate(budgets):
             for method in methods:
                 found[method][seed][i] = run(method, rate, decay, seed, budget)

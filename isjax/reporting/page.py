@@ -126,6 +126,7 @@ def _write_figures(
                 path.unlink(missing_ok=True)
             else:
                 figure.savefig(path, facecolor="white")
+                figure.set_layout_engine("none")  # keep the layout: computing it again is slow
                 written[name] = _svg(figure, name)
     return written
 

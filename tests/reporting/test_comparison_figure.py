@@ -6,7 +6,7 @@ from isjax.reporting.runs import SCORES, TRAIN_LOSS
 
 
 def comparison(**methods):
-    """Of each method (train loss, accuracy) per seed; in equal seconds the loss is 0.1 more."""
+    """Methods as (train loss, accuracy) per seed; under equal seconds the loss is 0.1 higher."""
 
     def lines(more):
         return {
@@ -17,7 +17,7 @@ def comparison(**methods):
     return {"steps": lines(0.0), "examples": lines(0.05), "seconds": lines(0.1)}
 
 
-def test_a_comparison_has_a_row_per_method_and_a_panel_per_metric(tmp_path):
+def test_a_row_per_method_and_a_panel_per_metric(tmp_path):
     lines = comparison(
         uniform=[(0.5, 0.8), (0.7, 0.6)], a=[(1.0, 0.7), (2.0, 0.8)], b=[(0.2, 0.5), (0.2, 0.5)]
     )
@@ -54,7 +54,7 @@ def test_a_comparison_has_a_row_per_method_and_a_panel_per_metric(tmp_path):
 
 
 @pytest.mark.parametrize("number", [1, 20])
-def test_a_comparison_grows_with_its_methods(tmp_path, number):
+def test_the_figure_grows_with_the_number_of_methods(tmp_path, number):
     methods = {"uniform": [(1.0, 0.5)]} | {f"m{i}": [(2.0 + i, 0.5)] for i in range(number - 1)}
     lines = comparison(**methods)
     figure = draw_comparison(lines, (TRAIN_LOSS,), "title", tmp_path / "f.svg")
@@ -62,7 +62,7 @@ def test_a_comparison_grows_with_its_methods(tmp_path, number):
     assert figure.get_size_inches()[1] > 0.3 * number and (tmp_path / "f.svg").exists()
 
 
-def test_a_comparison_in_which_a_run_diverged_is_still_drawn(tmp_path):
+def test_a_run_that_diverged_is_drawn(tmp_path):
     lines = comparison(uniform=[(1.0, 0.5)], a=[(float("inf"), 0.5)], b=[(float("nan"), 0.5)])
     figure = draw_comparison(lines, (TRAIN_LOSS,), "title", tmp_path / "f.png")
     names = {text.get_text() for text in figure.axes[0].get_yticklabels()}

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 from helpers import rows, write_run
-from isjax.reporting.learning_curves import draw_learning_curves
 
+from isjax.reporting.learning_curves import draw_learning_curves
 from isjax.reporting.runs import load_runs
 
 
@@ -10,7 +10,7 @@ def legends(figure):
     return [[text.get_text() for text in legend.get_texts()] for legend in figure.legends]
 
 
-def test_figure_lines_and_scales(folder):
+def test_lines_and_scales(folder):
     figure = draw_learning_curves(load_runs([folder]))
     names = ["uniform", "approx", "loss", "uniform's final value"]
     for ax in figure.axes:
@@ -45,7 +45,7 @@ def test_a_colour_per_method_and_a_dash_per_budget(budgets):
     assert [line.get_linestyle() for line in shares.get_lines()] == ["-", "--", ":"]
 
 
-def test_perplexity_is_drawn_as_it_is(budgets):
+def test_perplexity_is_drawn_unchanged(budgets):
     figure = draw_learning_curves(load_runs([budgets]))
     panel = figure.axes[3]
     assert figure.axes[2].get_ylabel() == "test perplexity"
@@ -54,14 +54,14 @@ def test_perplexity_is_drawn_as_it_is(budgets):
     np.testing.assert_allclose(panel.get_lines()[2].get_xydata(), [(0, 60), (7, 20), (14, 7)])
 
 
-def test_test_loss_is_drawn_where_there_is_nothing_else(tmp_path):
+def test_test_loss_is_drawn_without_other_metrics(tmp_path):
     write_run(tmp_path, rows=rows([2.0, 1.0], [0.9, 0.6], 1.0), metric="test_loss")
     figure = draw_learning_curves(load_runs([tmp_path]))
     assert figure.axes[2].get_ylabel() == "test loss"
     np.testing.assert_allclose(figure.axes[3].get_lines()[0].get_ydata(), [0.9, 0.6])
 
 
-def test_the_largest_budget_of_uniform_stands_in(budgets):
+def test_uniforms_largest_budget_is_the_baseline(budgets):
     figure = draw_learning_curves(load_runs([budgets / "u50", budgets / "l50"]))
     line = figure.axes[3].get_lines()[-1]
     assert line.get_label() == "uniform 50%'s final value"

@@ -13,7 +13,7 @@ EMPTY = ({}, {}, {}, {}, {})
 
 @pytest.fixture
 def run(tmp_path):
-    """A run with evaluations alone, as `config.exhibits=False` leaves it."""
+    """A run whose only file besides its config is `metrics.jsonl`."""
     write_run(tmp_path, "last_loss", rows=rows([2.0, 1.0], [0.1, 0.5], 1.0))
     (run,) = load_runs([tmp_path])
     return run
@@ -24,7 +24,7 @@ def write_steps(run, *lines, tail=""):
     (run.path / "training.jsonl").write_text(text)
 
 
-def test_all_that_a_run_put_by_is_read_back(run):
+def test_all_artifacts_are_read_back(run):
     write_steps(run, {"step": 10, "ess": 0.25, "loss": 3}, {"step": 20, "ess": 1.0, "loss": 2.5})
     count, scores = np.arange(4), np.float32([0.5, 1.5])
     save(run.path / "draws.npz", count=count, scores=scores)
@@ -44,13 +44,13 @@ def test_all_that_a_run_put_by_is_read_back(run):
     assert found.shares == shares
 
 
-def test_of_a_run_that_put_nothing_by_there_are_the_evaluations(run):
+def test_a_run_without_artifacts_has_its_evaluations(run):
     found = load_artifacts(run)
     assert found._replace(evaluations={}) == EMPTY
     assert list(found.evaluations["step"]) == [0, 10]
 
 
-def test_a_line_still_being_written_is_left_out(run):
+def test_an_incomplete_line_is_left_out(run):
     for tail in ("{", '{"step": 30, "ess": 0.', '{"step": 30, "ess"', "\n"):
         write_steps(run, {"step": 10, "ess": 1.0}, {"step": 20, "ess": 0.5}, tail=tail)
         assert list(load_artifacts(run).steps["step"]) == [10, 20], tail
@@ -82,7 +82,7 @@ def test_numbers_that_are_not_finite_stay_so(run):
 
 
 @pytest.mark.parametrize("name", ["draws", "examples"])
-def test_a_file_cut_anywhere_is_as_good_as_none(run, name):
+def test_a_truncated_or_damaged_file_reads_as_empty(run, name):
     path = run.path / f"{name}.npz"
     save(path, count=np.arange(300), scores=np.ones(20, np.float32))
     whole = path.read_bytes()
@@ -100,6 +100,6 @@ def test_arrays_of_objects_are_not_unpickled(run):
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"step": 10, "sha', '{"step": 10, "shares": null}'])
-def test_a_time_that_is_not_known(run, text):
+def test_an_unknown_step_time_reads_as_empty(run, text):
     (run.path / "time.json").write_text(text)
     assert load_artifacts(run).shares == {}

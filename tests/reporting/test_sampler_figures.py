@@ -21,7 +21,7 @@ UNIFORM, LOSS = Group("uniform", 1.0), Group("loss", 1.0)
 
 @pytest.fixture(autouse=True)
 def strict():
-    """A number that cannot be drawn must not come out as a warning."""
+    """Numbers that cannot be drawn must not cause warnings."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         yield
@@ -59,7 +59,7 @@ def visible(figure):
     return [ax for ax in figure.axes if ax.get_visible()]
 
 
-# Where the time went
+# Step time
 
 
 def run_of(group, steps, seconds):
@@ -67,7 +67,7 @@ def run_of(group, steps, seconds):
     return Run(Path("x"), group.method, 0, steps, "mnist", metrics)
 
 
-def test_the_time_of_a_step_is_split_by_the_mean_shares_of_the_seeds():
+def test_step_time_is_split_by_the_mean_shares_of_the_seeds():
     runs = {
         UNIFORM: [run_of(UNIFORM, 100, 0.2), run_of(UNIFORM, 200, 0.8)],  # 2 ms, 4 ms: 0.5 / 150
         LOSS: [run_of(LOSS, 100, 0.5)] * 3,
@@ -95,7 +95,7 @@ def test_the_time_of_a_step_is_split_by_the_mean_shares_of_the_seeds():
     assert svg(draw_step_time(runs, artifacts)).count("<path") > 10
 
 
-def test_methods_of_which_the_time_is_not_known_are_left_out():
+def test_methods_without_a_step_time_are_left_out():
     runs = {UNIFORM: [run_of(UNIFORM, 0, 0.0)], LOSS: [run_of(LOSS, 10, 1.0)]}
     known = behaved(shares={"train": 1.0})
     assert draw_step_time(runs, {UNIFORM: [behaved()], LOSS: [behaved()]}) is None
@@ -104,7 +104,7 @@ def test_methods_of_which_the_time_is_not_known_are_left_out():
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["loss"]
 
 
-# How the sampler behaved
+# Diagnostics
 
 
 def test_diagnostics_are_means_over_seeds_with_a_band():
@@ -132,12 +132,12 @@ def test_diagnostics_are_means_over_seeds_with_a_band():
     "some",
     [[], [behaved()], [behaved({"step": [10], "ess": [1.0]}, {"step": [0], "coverage": [0]})]],
 )
-def test_before_there_are_two_lines_there_is_nothing_to_draw(some):
+def test_fewer_than_two_values_give_no_figure(some):
     assert draw_diagnostics({LOSS: some}) is None
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_diagnostic_that_is_not_finite_leaves_a_gap(bad):
+def test_a_non_finite_diagnostic_leaves_a_gap(bad):
     some = [behaved({"step": [10, 20, 30], "tau": [1, bad, 2], "ess": [bad] * 3})] * 2
     figure = draw_diagnostics({LOSS: some})
     svg(figure)
@@ -145,7 +145,7 @@ def test_a_diagnostic_that_is_not_finite_leaves_a_gap(bad):
     assert np.isfinite(tau.get_ylim()).all() and tau.get_ylim()[1] > 2
 
 
-def test_twelve_methods_each_have_a_line_and_a_place_in_the_legend():
+def test_each_of_twelve_methods_has_a_line_and_a_legend_entry():
     one = behaved({"step": [1, 2], "ess": [1, 0.5], "tau": [1, 1.4]})
     artifacts = {Group(f"m{i:02}", 1.0): [one] for i in range(12)}
     figure = draw_diagnostics(artifacts)
@@ -157,7 +157,7 @@ def test_twelve_methods_each_have_a_line_and_a_place_in_the_legend():
     svg(figure)
 
 
-# What was drawn
+# Histograms
 
 
 def histograms(ax):
@@ -168,8 +168,8 @@ def histograms(ax):
     return heights, edges, ax.patches[-1].get_xy()[1:-1:2, 1]
 
 
-def test_scores_of_the_data_set_are_told_from_what_was_drawn():
-    """Scores 1, 2, 3, 4, drawn in proportion: of the data set each is a quarter, not so drawn."""
+def test_histograms_separate_the_data_set_from_the_draws():
+    """Scores 1, 2, 3, 4 are drawn in proportion; each is a quarter of the data set."""
     scores = np.repeat([1, 2, 3, 4], [10, 20, 30, 40])
     figure = draw_histograms({LOSS: [drawn(scores, probs=scores / 2.5)]})
     data, edges, as_drawn = histograms(visible(figure)[0])
@@ -212,7 +212,7 @@ def test_histograms_of_six_decades_equal_numpys_on_a_log_scale():
     ],
     ids=["few", "tied", "uneven", "huge", "many"],
 )
-def test_every_example_is_counted_in_bins_that_hold_as_many_counts_each(count):
+def test_every_example_is_counted_in_bins_of_equal_width(count):
     ax = visible(draw_histograms({LOSS: [drawn(np.arange(30), count=count)]}))[1]
     (bars,) = ax.containers
     heights = [bar.get_height() for bar in bars]
@@ -226,7 +226,7 @@ def test_every_example_is_counted_in_bins_that_hold_as_many_counts_each(count):
 
 
 @pytest.mark.parametrize("scores", [[2.0] * 30, [np.nan] * 30, [0.0] * 30, [np.nan] * 29 + [1.0]])
-def test_scores_that_are_all_alike_make_no_histogram(scores):
+def test_equal_scores_give_no_histogram(scores):
     figure = draw_histograms({LOSS: [drawn(scores)]})
     above, below = visible(figure)
     assert [text.get_text() for text in above.texts] == ["all values are equal"]
@@ -234,7 +234,7 @@ def test_scores_that_are_all_alike_make_no_histogram(scores):
     svg(figure)
 
 
-def test_of_few_draws_nothing_is_drawn_and_of_seeds_the_first_that_has_enough():
+def test_the_first_seed_with_at_least_20_draws_is_drawn():
     few, enough, more = (drawn(np.arange(n), count=[n]) for n in (19, 20, 25))
     assert draw_histograms({}) is draw_histograms({LOSS: [few, behaved()]}) is None
     assert draw_score_against_loss({LOSS: [few]}) is None
@@ -252,10 +252,10 @@ def test_twelve_methods_have_two_panels_each():
     assert len(visible(five)) == 5 and len(five.axes) == 8  # two rows of four
 
 
-# How well scores predict
+# Scores against losses
 
 
-def test_predictions_show_every_pair_and_their_correlation():
+def test_heat_map_shows_every_pair_and_their_correlation():
     rng = np.random.default_rng(0)
     scores = rng.normal(size=500).astype(np.float32)
     losses = scores + rng.normal(size=500).astype(np.float32)
@@ -272,7 +272,7 @@ def test_predictions_show_every_pair_and_their_correlation():
     assert x[0] == max(map(np.min, both)) and x[-1] == min(map(np.max, both))
 
 
-def test_the_line_of_equality_is_one_where_scales_differ():
+def test_line_of_equality_is_right_if_one_axis_alone_is_log():
     """Zeros make the losses' scale linear: halfway up the picture is not halfway across it."""
     scores = np.geomspace(0.01, 1.0, 200)
     losses = np.where(np.arange(200) % 5 < 3, 0.0, scores)
@@ -285,13 +285,13 @@ def test_the_line_of_equality_is_one_where_scales_differ():
         assert y == pytest.approx(x, rel=0.02)
 
 
-@pytest.mark.parametrize("losses", [[1.0] * 30, [np.nan] * 30], ids=["alike", "nan"])
-def test_losses_that_tell_nothing_are_no_picture(losses):
+@pytest.mark.parametrize("losses", [[1.0] * 30, [np.nan] * 30], ids=["equal", "nan"])
+def test_equal_or_nan_losses_give_no_heat_map(losses):
     (ax,) = visible(draw_score_against_loss({LOSS: [drawn(np.arange(30), losses)]}))
     assert [text.get_text() for text in ax.texts] == ["all values are equal"] and not ax.collections
 
 
-def test_methods_whose_scores_do_not_differ_are_left_out():
+def test_methods_with_equal_scores_are_left_out():
     alike, differing = drawn([1.0] * 30), drawn(np.arange(30), np.arange(30)[::-1])
     nan, infinite = drawn([np.nan] * 30), drawn([np.inf, *range(29)])
     assert draw_score_against_loss({UNIFORM: [alike], Group("nan", 1.0): [nan]}) is None

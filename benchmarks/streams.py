@@ -182,17 +182,7 @@ def main():
 
     device = jax.devices()[0].device_kind
     print(f"{args.dataset}, b = {BATCH}, B = {POOL}, {args.steps} steps, on {device}")
-    pool = jax.tree.map(jnp.asarray, next(pools(task.dataset.train, 0)))
-    steps = {}
-    for name, method in methods.items():
-        step, start = begin(config, method)
-        steps[name] = step, start(0)
-    times = measure(steps, (pool,), args.rounds, 0.3)
-    ratios = {name: values / times["uniform"] for name, values in times.items()}
-    for name, values in ratios.items():
-        row = {"method": name, "ms": float(np.median(times[name]) * 1e3)}
-        print(json.dumps(row | {"over_uniform": values.tolist()}), flush=True)
-
+    ratios = measure_costs(config, task, methods, args.rounds)
     rows = {}
     for name, method in methods.items():
         for equal in ("steps", "time"):
@@ -208,6 +198,26 @@ def main():
                 rows[name, equal].append(found)
                 row = {"method": name, "equal": equal, "seed": seed, "steps": num_steps}
                 print(json.dumps(row | found), flush=True)
+    print_tables(methods, ratios, rows)
+
+
+def measure_costs(config, task, methods, rounds):
+    """Measures the time of each method's step over that of uniform's, [rounds]."""
+    pool = jax.tree.map(jnp.asarray, next(pools(task.dataset.train, 0)))
+    steps = {}
+    for name, method in methods.items():
+        step, start = begin(config, method)
+        steps[name] = step, start(0)
+    times = measure(steps, (pool,), rounds, 0.3)
+    ratios = {name: values / times["uniform"] for name, values in times.items()}
+    for name, values in ratios.items():
+        row = {"method": name, "ms": float(np.median(times[name]) * 1e3)}
+        print(json.dumps(row | {"over_uniform": values.tolist()}), flush=True)
+    return ratios
+
+
+def print_tables(methods, ratios, rows):
+    """Prints the table of costs and one of each metric, with a row per method."""
 
     def over_seeds(name, equal, measured):
         return [found[measured] for found in rows[name, equal]]

@@ -101,7 +101,7 @@ def draw(budgets, curves, title, path):
     figure.savefig(path, dpi=120)
 
 
-def main():
+def parse_args():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default="fashion_mnist")
     parser.add_argument("--set", nargs="*", default=[], help="NAME=VALUE settings of the config")
@@ -114,16 +114,11 @@ def main():
     parser.add_argument("--tune-by", default="train_loss", choices=METRICS)
     parser.add_argument("--data-dir", default="")
     parser.add_argument("--workdir", required=True)
-    args = parser.parse_args()
-    folder = pathlib.Path(args.workdir)
-    folder.mkdir(parents=True, exist_ok=True)
-    config = load_config(args.config)
-    config.update(
-        {"data_dir": args.data_dir, "num_evals": 1, "checkpoint_every": 0, "exhibits": False}
-    )
-    override(config, args.set)
-    options = {"uniform": {}, args.method: settings(args.options)}
-    task = components.make_task(config)
+    return parser.parse_args()
+
+
+def make_run(config, task, options, folder):
+    """Returns `run(method, rate, decay, seed, budget)`, which keeps finished runs in a file."""
     kept = folder / "lines.json"
     lines = json.loads(kept.read_text()) if kept.exists() else {}
 
@@ -140,24 +135,28 @@ def main():
             kept.write_text(json.dumps(lines))
         return lines[name]
 
+    return run
+
+
+def tune(run, config, args):
+    """Returns the learning rate and weight decay that are best for uniform."""
     grid = list(itertools.product(args.rates, args.decays or [config.weight_decay]))
-    rate, decay = grid[0]
-    if len(grid) > 1:
-        tuned = {pair: run("uniform", *pair, TUNING_SEED, 1.0)[args.tune_by] for pair in grid}
-        best = min if args.tune_by.endswith("loss") else max
-        rate, decay = best(tuned, key=tuned.get)
-        print(f"learning rate {rate}, weight decay {decay}, by uniform's {args.tune_by}: {tuned}")
-    methods, budgets = ["uniform", args.method], sorted(args.budgets)
-    found = {method: [[None] * len(budgets) for _ in range(args.seeds)] for method in methods}
-    for seed in range(args.seeds):  # the methods take turns, in case the machine's speed drifts
-        for i, budget in enumerate(budgets):
-            for method in methods:
-                found[method][seed][i] = run(method, rate, decay, seed, budget)
+    if len(grid) == 1:
+        return grid[0]
+    tuned = {pair: run("uniform", *pair, TUNING_SEED, 1.0)[args.tune_by] for pair in grid}
+    best = min if args.tune_by.endswith("loss") else max
+    rate, decay = best(tuned, key=tuned.get)
+    print(f"learning rate {rate}, weight decay {decay}, by uniform's {args.tune_by}: {tuned}")
+    return rate, decay
 
-    def curve(method, value):
-        return np.array([[value(line) for line in of_seed] for of_seed in found[method]])
 
-    curves = {m: {x: curve(m, lambda line, x=x: line[x]) for x in METRICS} for m in methods}
+def curve(lines, value):
+    """Returns [seeds, budgets] values of the last evaluations."""
+    return np.array([[value(line) for line in of_seed] for of_seed in lines])
+
+
+def step_costs(uniform, method, flops):
+    """Returns the cost of a method's step over uniform's, by unit."""
     work = {
         "seconds": lambda line: line["seconds"] / line["step"],
         "examples": lambda line: (
@@ -166,39 +165,64 @@ def main():
     }
     costs = {"steps": 1.0}
     for name, value in work.items():
-        costs[name] = float(np.median(curve(args.method, value) / curve("uniform", value)))
-    flops = {}
+        costs[name] = float(np.median(curve(method, value) / curve(uniform, value)))
+    return costs | {"flops": flops[1] / flops[0]}
+
+
+def print_metric(metric, budgets, curves, costs, common):
+    """Prints the values at each budget, and a row per unit of cost."""
+    (_, uniform), (name, method) = curves.items()
+    for i, budget in enumerate(budgets):
+        print(
+            f"{metric:14} at {budget:.0%}: uniform {uniform[:, i].mean():.5f} ± "
+            f"{uniform[:, i].std():.5f}, {name} {method[:, i].mean():.5f} ± "
+            f"{method[:, i].std():.5f}"
+        )
+    shares = interval(budgets, uniform, method, metric)
+    for unit, cost in costs.items():
+        share, low, high = (cost * value for value in shares)
+        least = "<= " if shares[0] == budgets[0] else ""
+        print(f"  {unit:9} to uniform's final: {least}{share:.3f} [{low:.3f}, {high:.3f}]")
+        row = {"metric": metric, "cost": unit, "share": share, "low": low, "high": high}
+        print(json.dumps(common | row))
+
+
+def main():
+    args = parse_args()
+    folder = pathlib.Path(args.workdir)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = load_config(args.config)
+    config.update(
+        {"data_dir": args.data_dir, "num_evals": 1, "checkpoint_every": 0, "exhibits": False}
+    )
+    override(config, args.set)
+    options = {"uniform": {}, args.method: settings(args.options)}
+    task = components.make_task(config)
+    run = make_run(config, task, options, folder)
+    rate, decay = tune(run, config, args)
+    methods, budgets = ["uniform", args.method], sorted(args.budgets)
+    found = {method: [[None] * len(budgets) for _ in range(args.seeds)] for method in methods}
+    for seed in range(args.seeds):  # the methods take turns, in case the machine's speed drifts
+        for i, budget in enumerate(budgets):
+            for method in methods:
+                found[method][seed][i] = run(method, rate, decay, seed, budget)
+
+    flops = []
     for method in methods:
         one = ConfigDict(config.to_dict())
         one.method, one.method_options = method, ConfigDict(options[method])
-        flops[method] = flops_per_step(one, task)
-    costs["flops"] = flops[args.method] / flops["uniform"]
-
+        flops.append(flops_per_step(one, task))
+    costs = step_costs(found["uniform"], found[args.method], flops)
     device = jax.devices()[0].device_kind
     title = f"{config.dataset}, {config.network}, {config.num_steps} steps, {args.seeds} seeds"
     print(f"{title}, {' '.join([args.method, *args.options])} against uniform, on {device}")
     print("cost of a step: " + ", ".join(f"{name} {cost:.3f}" for name, cost in costs.items()))
-    for metric, budget_curves in ((x, [curves[m][x] for m in methods]) for x in METRICS):
-        uniform, method = budget_curves
-        for i, budget in enumerate(budgets):
-            print(
-                f"{metric:14} at {budget:.0%}: uniform {uniform[:, i].mean():.5f} ± "
-                f"{uniform[:, i].std():.5f}, {args.method} {method[:, i].mean():.5f} ± "
-                f"{method[:, i].std():.5f}"
-            )
-        shares = interval(budgets, uniform, method, metric)
-        for name, cost in costs.items():
-            share, low, high = (cost * value for value in shares)
-            least = "<= " if shares[0] == budgets[0] else ""
-            print(f"  {name:9} to uniform's final: {least}{share:.3f} [{low:.3f}, {high:.3f}]")
-            row = {"config": args.config, "steps": config.num_steps, "method": args.method}
-            row["options"] = options[args.method]
-            row |= {"metric": metric, "cost": name, "share": share, "low": low, "high": high}
-            print(
-                json.dumps(
-                    row | {"rate": rate, "decay": decay, "seeds": args.seeds, "device": device}
-                )
-            )
+    row = {"config": args.config, "steps": config.num_steps, "method": args.method}
+    row |= {"options": options[args.method], "rate": rate, "decay": decay}
+    row |= {"seeds": args.seeds, "device": device}
+    curves = {m: {x: curve(found[m], lambda line, x=x: line[x]) for x in METRICS} for m in methods}
+    for metric in METRICS:
+        print_metric(metric, budgets, {m: curves[m][metric] for m in methods}, costs, row)
     draw(budgets, curves, title, folder / "budgets.png")
     print(f"figure: {folder / 'budgets.png'}")
 

@@ -1,4 +1,4 @@
-"""What the benchmarks share."""
+"""Functions that several benchmarks use."""
 
 import ast
 import importlib.util
@@ -14,7 +14,7 @@ CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 
 
 def load_config(name):
-    """The config that configs/NAME.py returns."""
+    """Returns the config of configs/NAME.py."""
     spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -22,7 +22,7 @@ def load_config(name):
 
 
 def settings(pairs):
-    """What `NAME=VALUE` texts say."""
+    """Parses `NAME=VALUE` texts; values are Python literals, else text."""
     found = {}
     for name, _, value in (pair.partition("=") for pair in pairs):
         try:
@@ -33,20 +33,23 @@ def settings(pairs):
 
 
 def override(config, pairs):
-    """Has a config say what `NAME=VALUE` texts do."""
+    """Overrides settings of a config by `NAME=VALUE` texts."""
     for name, value in settings(pairs).items():
         config[name] = type(config)(value) if isinstance(value, dict) else value
 
 
 def measure(steps, args, rounds, seconds, multiple=1):
-    """Seconds a step, {name: [rounds]}; every method takes its turn, of `seconds`, in every round.
+    """Measures seconds per step; every method takes one turn in every round.
 
     Args:
         steps: {name: (step, state)}, where `state, out = step(state, *args)` may donate the state.
-        args: what all steps take besides.
-        rounds: number of turns of each.
-        seconds: about how long a turn lasts.
-        multiple: a turn's steps are a multiple of this.
+        args: Further arguments of all steps.
+        rounds: Number of turns of each method.
+        seconds: Approximate seconds of a turn.
+        multiple: The number of steps in a turn is a multiple of this.
+
+    Returns:
+        {name: [rounds] seconds per step}.
     """
     states = {name: state for name, (_, state) in steps.items()}
     lengths, times = {}, {name: [] for name in steps}
@@ -70,11 +73,11 @@ def measure(steps, args, rounds, seconds, multiple=1):
 
 
 def flops_of(function, *args):
-    """Floating point operations of a call, by XLA's count.
+    """Returns the floating point operations of a call, by XLA's count.
 
-    A function that was jitted stays as it is traced here, all loops of scorers unrolled.
+    A function that is already jitted keeps the trace made here, with all loops of scorers unrolled.
     """
-    # XLA counts the body of a loop once: have all of them unrolled.
+    # XLA counts the body of a loop only once, so unroll all loops.
     rows, networks.UNROLL_ROWS = networks.UNROLL_ROWS, 0
     try:
         return jax.jit(function).lower(*args).compile().cost_analysis()["flops"]
@@ -83,5 +86,5 @@ def flops_of(function, *args):
 
 
 def quartiles(values):
-    """Median, first and third quartile."""
+    """Returns the median, the first and the third quartile."""
     return np.percentile(values, [50, 25, 75]).tolist()

@@ -1,16 +1,22 @@
-"""What drawing a batch and writing back its scores costs, by the size of the data set.
+"""Time to draw a batch and write back its scores, by the size of the data set.
 
     python benchmarks/draw.py [--rounds 15] [--sizes 1e4 1e5 1e6 1e7 1e8]
 
-128 draws in proportion to the scores, with their probabilities, and 128 new scores; the state is
-donated. `tree`: `isjax.samplers.sum_tree` alone; `tree_sampler`, `pool` (1024 of the examples) and `whole_pool`:
-samplers by last-seen loss, which also keep histories and weigh the draws; `cumsum`: a cumulative
-sum over all scores and a binary search; `flashbax`: the sum tree of that library (pip install
-flashbax), updated as it does on the device at hand. Draw and write are one compiled step, as within
-a step of training; for flashbax also two, since in one XLA may copy its tree. Every method takes
-its turn in every round, so that the ratios hold on a machine whose speed drifts: median over
-rounds, with quartiles, of microseconds, of the ratio to the same method at 1e5 examples, and of
-that to `tree`.
+A step draws 128 ids in proportion to the scores, with their probabilities, and writes 128 new
+scores. It is compiled as one program and its state is donated, as within a training step. Every
+method takes a turn of 0.1 s in every round, so that ratios hold on a machine whose speed drifts. By
+default this takes about a minute, and compilation.
+
+Each row is a method at one size: median over rounds, with quartiles, of microseconds per step, of
+the ratio to the same method at 1e5 examples, and of the ratio to `tree`. A JSON line follows.
+
+- `tree`: `isjax.samplers.sum_tree` alone;
+- `tree_sampler`, `pool` (of 1024 examples), `whole_pool`: samplers by the last-seen loss, which
+  also keep past losses and weigh the draws;
+- `cumsum`: a cumulative sum over all scores and a binary search;
+- `flashbax`: the sum tree of that library (pip install flashbax), with its own update for the
+  device; `flashbax, 2 calls` compiles draw and write apart, since within one program XLA may copy
+  its tree.
 """
 
 import argparse
@@ -30,9 +36,10 @@ from isjax import resampling, scorers
 from isjax.samplers import sum_tree
 
 try:
-    from flashbax.buffers import prioritised_trajectory_buffer, sum_tree
+    from flashbax.buffers import prioritised_trajectory_buffer
+    from flashbax.buffers import sum_tree as flashbax_tree
 except ImportError:
-    sum_tree = None
+    flashbax_tree = None
 
 BATCH, POOL, BASE = 128, 1024, 100_000
 
@@ -48,7 +55,7 @@ def random_scores(num_examples):
     return jax.random.exponential(jax.random.key(0), (num_examples,))
 
 
-def draw_by_tree(key, state):
+def draw_by_sum_tree(key, state):
     return sum_tree.sample(key, state, BATCH), state
 
 
@@ -60,17 +67,17 @@ def draw_by_cumsum(key, state):
 
 
 def init_flashbax(num_examples):
-    state = sum_tree.init(num_examples)
+    state = flashbax_tree.init(num_examples)
     levels = [jnp.pad(random_scores(num_examples), (0, 2**state.tree_depth - num_examples))]
     while len(levels[0]) > 1:
         levels.insert(0, jnp.sum(levels[0].reshape(-1, 2), axis=1))
-    # Its own 1.0 is of a weak type, which the first write changes: the step would compile twice.
+    # flashbax's own 1.0 has a weak type, which the first write changes: the step compiles twice.
     return state.replace(nodes=jnp.concatenate(levels), max_recorded_priority=jnp.float32(1))
 
 
 def draw_by_flashbax(key, state):
-    ids = sum_tree.stratified_sample(state, BATCH, key)
-    return (ids, sum_tree.get_probability(state, ids)), state
+    ids = flashbax_tree.stratified_sample(state, BATCH, key)
+    return (ids, flashbax_tree.get_probability(state, ids)), state
 
 
 def write_by_flashbax(state, drawn, scores):
@@ -94,7 +101,7 @@ FLASHBAX = Method(init_flashbax, draw_by_flashbax, write_by_flashbax)
 METHODS = {
     "tree": Method(
         lambda num_examples: sum_tree.init(random_scores(num_examples)),
-        draw_by_tree,
+        draw_by_sum_tree,
         lambda state, drawn, scores: sum_tree.update(state, drawn[0], scores),
     ),
     "tree_sampler": of_sampler(BY_TREE),
@@ -111,7 +118,7 @@ METHODS = {
 
 
 def prepare(method, num_examples):
-    """(step, state), where `state, out = step(state, scores)`; None if memory does not allow it."""
+    """Returns (step, state), with `state, out = step(state, scores)`; None if memory is short."""
 
     def draw(carry):
         key, draw_key = jax.random.split(carry[0])
@@ -134,7 +141,7 @@ def prepare(method, num_examples):
     if method.calls == 1:
         return step, make()
 
-    # A draw that leaves the state as it was need not return, and so copy, it.
+    # This draw does not return the state: returning it would copy it.
     @jax.jit
     def draw_alone(carry):
         (key, _), drawn = draw(carry)
@@ -150,14 +157,14 @@ def prepare(method, num_examples):
 
 
 def memory_of(lowered):
-    """Bytes that it takes, its arguments and results included."""
+    """Returns the bytes that a program needs, with its arguments and results."""
     known = lowered.compile().memory_analysis()
     taken = known.argument_size_in_bytes + known.output_size_in_bytes + known.temp_size_in_bytes
     return taken - known.alias_size_in_bytes
 
 
 def free_memory():
-    """Bytes of the device; without end where that is not told."""
+    """Returns the free bytes of the device; infinity where it is unknown."""
     stats = jax.devices()[0].memory_stats()
     if stats:
         return stats["bytes_limit"] - stats["bytes_in_use"]
@@ -178,16 +185,16 @@ def main():
     args = parser.parse_args()
     device = jax.devices()[0].device_kind
     print(f"device: {device}")
-    if sum_tree is None:
+    if flashbax_tree is None:
         print("flashbax left out: it is not installed (pip install flashbax)")
     steps = {}
     for size in sorted(args.sizes):
         for name, method in METHODS.items():
-            if sum_tree is None and name.startswith("flashbax"):
+            if flashbax_tree is None and name.startswith("flashbax"):
                 continue
             prepared = prepare(method, size)
             if prepared is None:
-                print(f"{name} of {size:.0e} examples left out: memory does not allow it")
+                print(f"{name} of {size:.0e} examples left out: it needs more memory than is free")
             else:
                 steps[name, size] = prepared
     times = measure(steps, (random_scores(BATCH),), args.rounds, args.seconds)

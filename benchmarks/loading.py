@@ -1,12 +1,17 @@
-"""Choosing first and reading after, against reading a pool to choose from: b or B reads a step.
+"""Throughput of loading only the chosen examples, against loading a pool to choose from.
 
     python benchmarks/loading.py --data-dir DATA
 
-CIFAR-10 in array_record, read by `isjax.data.loading.Loader`; `default` chosen d steps ahead, and a
-pool of B read as many steps ahead, of which b are trained on (by lot, so that scoring costs
-nothing: what any method pays that must see the pool). Besides, batches read and not trained on,
-and data in memory. A JSON line for each, examples trained on a second and reads a step, then a
-table of ratios to reading the pool: median and range over rounds in which all take turns.
+`isjax.data.loading.Loader` reads CIFAR-10 from array_record. All rows take a turn of 2 s in each of
+7 rounds, by default some two and a half minutes. Prints a JSON line and a table row for each: reads
+per step, examples trained on per second, and the ratio to "read the pool" at the same d, median and
+range over rounds.
+
+- "choose first": `default` chooses b examples d steps ahead; only those are read;
+- "read the pool": B examples are read d steps ahead, and b of them are trained on. They are chosen
+  at random, so that scoring costs nothing: the least cost of a method that must see the pool;
+- "read alone": b examples are read and not trained on;
+- "in memory": the data set is on the device.
 """
 
 import argparse
@@ -30,7 +35,7 @@ MESH = make_mesh(1)
 
 
 def chosen_first(task, tx, init, lag, held):
-    """A step that reads the b examples that it has chosen d steps before."""
+    """Returns a step that reads the b examples chosen d steps before, and its state."""
     sampler = lagged(recipes.default(batch_size=BATCH), lag)
     state = init(sampler)
     loader = held.enter_context(Loader(task.dataset.train, pending(state.sampler), MESH))
@@ -45,7 +50,7 @@ def chosen_first(task, tx, init, lag, held):
 
 
 def pool_first(task, tx, init, lag, held):
-    """A step that trains on b of the B examples that were read for it."""
+    """Returns a step that trains on b of the B examples read for it, and its state."""
     sampler = recipes.uniform(batch_size=BATCH)
     keys = (jax.random.key(number) for number in itertools.count())
     presample = jax.jit(lambda key: resampling.presample(key, len(task.dataset.train), POOL)[None])
@@ -62,7 +67,7 @@ def pool_first(task, tx, init, lag, held):
 
 
 def read_alone(task, lag, held):
-    """Reads b examples, the same each time, and does nothing with them."""
+    """Returns a step that reads the same b examples each time and does not train."""
     ids = np.random.default_rng(0).integers(0, len(task.dataset.train), (1, BATCH), np.int32)
     ids = jax.device_put(ids)
     first = jax.device_put(np.repeat(ids, lag + 1, axis=0))
@@ -76,7 +81,7 @@ def read_alone(task, lag, held):
 
 
 def in_memory(task, tx, init):
-    """A step on data that a device holds."""
+    """Returns a step on data in device memory, and its state."""
     sampler = recipes.default(batch_size=BATCH)
     step = make_train_step(task.loss_fn, tx, sampler)
     data = jax.device_put(task.dataset.train)

@@ -3,11 +3,16 @@
     python benchmarks/many_devices.py --devices 8 --sizes 1e6 1e9
     python benchmarks/many_devices.py --devices 256 --sizes 1e9
 
-The program draws, gathers the batch, and writes back its losses; it is compiled for so many devices
-of a CPU and not run, so that nothing of size N is allocated. For each method and N a line: bytes of
-the sampler's state on each device, by the program and by the formula of the guide to many devices,
-and what a step's collectives deliver to each device: bytes for the choice, and for the batch's
-examples of `--example-bytes`. The model's gradient is not in it.
+The program draws a batch, gathers it, and writes back its losses. It is compiled for that many
+devices of a CPU but never run, so no array of size N is allocated. The model's gradient is not in
+it.
+
+Each row is a method and a size N of the data set:
+
+- MB/device: sampler state on each device, by the program;
+- formula: the same by the formula in the guide to many devices;
+- choice: bytes that a step's collectives deliver to each device to choose the batch;
+- examples: the same for the batch's examples, of `--example-bytes` each.
 """
 
 import argparse
@@ -25,25 +30,23 @@ args = parser.parse_args()
 os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={args.devices}"
 os.environ["JAX_PLATFORMS"] = "cpu"
 
-import jax  # noqa: E402 (the devices are counted when it is imported)
+import jax  # noqa: E402 (jax reads the number of devices when it is imported)
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
 from jax.sharding import NamedSharding  # noqa: E402
 from jax.sharding import PartitionSpec as P  # noqa: E402
 
-from isjax import recipes
-from isjax.parallel import sharding
+from isjax import recipes  # noqa: E402
+from isjax.parallel import sharding  # noqa: E402
 from isjax.parallel.mesh import make_mesh, spread  # noqa: E402
 from isjax.parallel.padding import pad, pad_state  # noqa: E402
 from isjax.resampling import presample  # noqa: E402
-from isjax.samplers import (
-    stratified,
-    sum_tree,
-)
+from isjax.samplers import stratified, sum_tree  # noqa: E402
 
 BATCH = args.batch or 16 * args.devices
 POOL = args.pool or 8 * BATCH
 BYTES = {"f32": 4, "s32": 4, "u32": 4, "s8": 1, "u8": 1, "pred": 1}
+# The compiled program is known as text only: its instructions have no shapes in Python.
 OPERATION = re.compile(
     r"= (.+?) (?:all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter)"
     r"(?:-start)?\("
@@ -59,7 +62,7 @@ def make_sampler(method, strata):
 
 
 def compiled(sampler, pool_size, size, mesh):
-    """A step of the sampler alone, and its state's shapes."""
+    """Compiles a step of the sampler; returns it and the bytes of state on each device."""
 
     def step(key, state, data, losses):
         pool_key, key = jax.random.split(key)
@@ -101,7 +104,7 @@ def compiled(sampler, pool_size, size, mesh):
 
 
 def sent(text):
-    """Bytes that the collectives of a program deliver to each device: numbers, and images."""
+    """Returns the bytes that collectives deliver to each device: of numbers, and of images."""
     found = [
         (kind, int(np.prod([int(n) for n in dims.split(",") if n])) * BYTES[kind])
         for result in OPERATION.findall(text)
@@ -112,13 +115,13 @@ def sent(text):
 
 
 def formula(method, size, by_part):
-    """Bytes of the sampler on each device: the buffer's, and the tree's."""
+    """Returns the bytes of the buffer and the sum tree on each device."""
     rows = size / args.devices
     history = {"learned_loss": 10}.get(method, 1)
     buffer = rows * (4 * (history + 2) + 1)
     if method != "default":
         return buffer
-    # 1/F + 1/F^2 + ... of the lowest level
+    # The upper levels have 1/F + 1/F^2 + ... of the lowest level's nodes.
     upper = (rows if by_part else size) * 4 / (sum_tree.FANOUT - 1)
     return buffer + rows * 4 + upper
 

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# What of the benchmarks needs an accelerator, some ten minutes of one:
+# Runs the benchmarks that need an accelerator, in some ten minutes:
 #
 #     bash benchmarks/on_gpu.sh DIR
 #
-# The output of each goes to DIR, with the device and the commit. Needs jax, flax and optax alone;
-# PYTHON names another interpreter than python3. What takes too long is stopped, and the next begins.
+# DIR gets the output of each, the device and the commit. Needs jax, flax and optax alone. PYTHON names
+# another interpreter than python3. A benchmark that takes too long is stopped, and the next one starts.
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
 out=${1:?usage: bash benchmarks/on_gpu.sh DIR}

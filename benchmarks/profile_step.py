@@ -1,18 +1,25 @@
-"""Where the time of a training step goes, and how far its parts are from their floors.
+"""Time of each part of a training step, and lower bounds of it.
 
     python benchmarks/profile_step.py [--networks mlp wrn] [--methods tree_mlp tree_lstm]
       [--bfloat16]
 
-Networks and methods as in step_cost.py. From a profile of the compiled step, for each part of it:
-microseconds, how many operations (kernels, on a GPU), and its time over that of `train`, the main
-model's forward and backward pass and its update. Beside them two floors, in microseconds: `work`,
-for what must be computed (floating point operations by XLA's count, over the rate of a large
-product of matrices) or moved (bytes of the score buffer's rows or the tree's nodes, over the
-bandwidth of reading a large array), and `launch`, for so many operations of next to no work, one
-after the other. Both rates and the launch are measured first. Scorers that learn do so in one step
-of four, whose cost is spread over all. On a CPU operations run side by side, so that their times
-may add up to more than the step's, and being traced is most of what the smallest ones take. On a
-GPU set XLA_FLAGS=--xla_gpu_enable_command_buffer= so that kernels are launched one by one.
+Networks and methods are those of step_cost.py. Each compiled step is profiled for half a second;
+compilation takes longer.
+
+Each row is a part of a step, with a JSON line:
+
+- us: microseconds;
+- ops: number of operations (kernels, on a GPU);
+- over train: time over that of `train`, the main model's forward and backward pass and its update;
+- work us: lower bound for what must be computed (floating point operations by XLA's count, over the
+  rate of a large matrix product) or moved (bytes of the score buffer or of the sum tree's nodes,
+  over the bandwidth of reading a large array);
+- launch us: lower bound for launching as many operations of next to no work, one after the other.
+
+The rates and the launch time are measured first. A learned scorer trains in one step of four; its
+cost is spread over all four. On a CPU, operations run at the same time, so that their times may add
+up to more than the step's, and tracing dominates the time of the smallest ones. On a GPU set
+XLA_FLAGS=--xla_gpu_enable_command_buffer= so that kernels are launched one by one.
 """
 
 import argparse
@@ -33,7 +40,7 @@ LAUNCHES = 256
 
 
 def rates(dtype):
-    """Floating point operations and bytes a second, and seconds to launch an operation."""
+    """Measures floating point operations and bytes per second, and seconds per launch."""
     large = jax.default_backend() != "cpu"
     side, size = (8192, 2**28) if large else (2048, 2**25)
     matrix = jax.random.normal(jax.random.key(0), (side, side), dtype)
@@ -64,7 +71,7 @@ def rates(dtype):
 
 
 def work(task, name, state, pool):
-    """Floating point operations and bytes that each part needs, by part."""
+    """Returns the floating point operations and the bytes that each part needs."""
     batch = jax.tree.map(lambda x: x[:BATCH], task.data)
     sampler, losses = state.sampler, jnp.ones((BATCH,))
 
@@ -92,7 +99,7 @@ def work(task, name, state, pool):
 
 
 def profile(step, state, data):
-    """What each part takes of TRAIN_EVERY steps."""
+    """Measures the cost of each part in TRAIN_EVERY steps."""
     program = step.lower(state, data).compile()
 
     def call():
@@ -102,9 +109,9 @@ def profile(step, state, data):
         return out
 
     call()
-    found = timeline.spent(call, program)
+    found = timeline.time_by_part(call, program)
     if found is None:
-        raise SystemExit("the profiler says nothing of a program's operations on this device")
+        raise SystemExit("the profiler reports no operations on this device; use another one")
     return found
 
 

@@ -1,13 +1,19 @@
-"""How well each scorer predicts the losses of examples it has not just seen.
+"""Accuracy of each scorer's predictions of losses, on random examples.
 
     python benchmarks/scorer_quality.py [--configs fashion_mnist mnist1d] [--steps 4000] [--seeds 1]
       [--data-dir DATA]
 
-Each scorer draws from a pool of 512 of the data set that a network (Fashion-MNIST: MLP 256-256)
-trains on. From a quarter of the run on, at 30 moments, it scores 2,000 random examples, and the
-scores are compared with their true losses: the mean absolute error over the mean loss, the mean
-squared error over the losses' variance (1 = no better than their mean), the correlation, and that
-of ranks; with them the final train loss. benchmarks/step_cost.py has what each scorer costs.
+Each scorer draws batches from a pool of 512 while a network trains on them (Fashion-MNIST: MLP
+256-256). At 30 moments after the first quarter of the run, it scores 2,000 random examples, and the
+scores are compared with the true losses. By default 14 runs of 4,000 steps. benchmarks/step_cost.py
+measures what each scorer costs.
+
+Each row is a scorer, with a JSON line of all seeds:
+
+- absolute: mean absolute error over the mean loss;
+- squared: mean squared error over the variance of the losses (1 = no better than their mean);
+- correlation, and ranks: Pearson's and Spearman's;
+- train_loss: at the end of the run.
 """
 
 import argparse
@@ -31,7 +37,7 @@ BATCH, POOL, SCORED, MOMENTS = 128, 512, 2000, 30
 
 
 def variants(task):
-    """{name: scorer}."""
+    """Returns {name: scorer}."""
     classes = {"num_classes": task.dataset.num_classes, "label_fn": task.label_fn}
 
     def mlp(rate, **options):
@@ -50,7 +56,7 @@ def variants(task):
 
 
 def measure(config, task, scorer):
-    """The means of the comparison, and the train loss at the end."""
+    """Trains, and returns the mean measures over all moments and the final train loss."""
     sampler = isjax.importance_sampler(
         scorer,
         isjax.smooth_by_mean(0.5),

@@ -1,11 +1,13 @@
-"""At which learning rates sampling by loss still trains on little data: 1,500 of Fashion-MNIST.
+"""Learning rates at which sampling by loss still trains, on 1,500 examples of Fashion-MNIST.
 
     python benchmarks/stability.py --data-dir DATA [--rates R ...] [--seeds 3] [--steps 700]
 
-A CNN, batch 32, SGD with momentum 0.9 at a constant rate. Prints the train loss that each seed ends
-with: 2.30 is a uniform guess, to which a network falls back whose units have died; NaN is where no
-step could be taken any more. DATA holds the data set as prepared by tensorflow-datasets. Runs go to
---workdir, where the same command goes on if it was interrupted.
+A CNN, batch 32, SGD with momentum 0.9 at a constant learning rate. DATA holds the data set as
+prepared by tensorflow-datasets. By default 72 runs of 700 steps (8 variants, 3 rates, 3 seeds).
+Runs are kept in --workdir; the same command resumes them after an interruption.
+
+Each row is a variant, each cell the final train losses of the seeds. 2.30 is the loss of a uniform
+guess, which remains when all units have died; NaN means that every further step was skipped.
 """
 
 import argparse

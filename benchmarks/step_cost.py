@@ -1,17 +1,23 @@
-"""What a training step costs by each method, over a plain step on uniform ids.
+"""Time of a training step by method, over a plain step on uniform ids.
 
     python benchmarks/step_cost.py [--rounds 15] [--networks mlp cnn_2d] [--methods plain uniform]
       [--bfloat16]
 
-Every method takes its turn in every round, so that the ratios hold on a machine whose speed
-drifts: median over rounds, with quartiles. `plain` is a hand-written step that draws 128 ids and
-knows nothing of isjax; `uniform` is the recipe, with the diagnostics and guards of
-`make_train_step`. `tree_...` draws from all examples by `tree_sampler`, the others from a pool.
-`learned_loss` is the recipe, an LSTM trained in every step; `tree_lstm`, `mlp` and `tree_mlp` train
-their scorer, an LSTM or `history_mlp`, in one step of four. `floor` is the ratio to plain by the
-floating point operations that XLA counts, as if those four steps all trained; there is none for
-`wrn`, slow to compile, and `lstm`, of whose loops over tokens XLA counts the body once.
-Batch 128, pool 1024, momentum SGD, random data. `wrn` and `lstm` take seconds a step on a CPU.
+Batch 128, pool 1024, momentum SGD, random data. Every method takes a turn of 0.3 s in every round,
+so that ratios hold on a machine whose speed drifts. By default this takes about 90 s, and
+compilation. `wrn` and `lstm` take seconds per step on a CPU.
+
+Each row is a network and a method: milliseconds per step; the ratio to `plain` and to `uniform`,
+median over rounds with quartiles; and `floor`, the same ratio in floating point operations by XLA's
+count. A JSON line follows. `wrn` has no floor since it compiles slowly; `lstm` has none since XLA
+counts the body of a loop only once.
+
+- `plain`: a hand-written step that draws 128 ids and does not use isjax;
+- `uniform`: the recipe, with the diagnostics and guards of `make_train_step`;
+- `learned_loss`: the recipe, whose LSTM trains in every step;
+- `mlp`, `tree_mlp`, `tree_lstm`: scorers (`history_mlp` or an LSTM) that train in one step of four;
+  `floor` counts them as if they trained in every step;
+- `tree_...`: `tree_sampler`, which draws from all examples; the others draw from a pool.
 """
 
 import argparse
@@ -32,7 +38,7 @@ from isjax._numerics import precision
 from isjax.samplers import tree_sampler
 
 NUM_EXAMPLES, BATCH, CLASSES, VOCABULARY, TRAIN_EVERY = 10_000, 128, 10, 10_000, 4
-NETWORKS = {  # and the shape of an example
+NETWORKS = {  # name: (network, shape of an example)
     "mlp": (networks.MLP(CLASSES, hidden=(512, 512)), (784,)),
     "cnn_1d": (networks.CNN(CLASSES), (40, 1)),
     "cnn_2d": (networks.CNN(CLASSES), (28, 28, 1)),
@@ -65,7 +71,7 @@ def pooled(scorer):
     return importance_sampler(scorer, smooth_by_mean(0.5), batch_size=BATCH, k=0.5)
 
 
-def by_tree(scorer):
+def from_all(scorer):
     return tree_sampler(scorer, batch_size=BATCH, k=0.5)
 
 
@@ -74,9 +80,9 @@ METHODS = {  # task -> sampler
     "last_loss": lambda task: recipes.last_loss(batch_size=BATCH),
     "learned_loss": lambda task: recipes.learned_loss(batch_size=BATCH, num_classes=task.classes),
     "mlp": lambda task: pooled(mlp(task)),
-    "tree_last_loss": lambda task: by_tree(scorers.last_loss()),
-    "tree_lstm": lambda task: by_tree(lstm(task)),
-    "tree_mlp": lambda task: by_tree(mlp(task)),
+    "tree_last_loss": lambda task: from_all(scorers.last_loss()),
+    "tree_lstm": lambda task: from_all(lstm(task)),
+    "tree_mlp": lambda task: from_all(mlp(task)),
     "biased_loss": lambda task: recipes.biased_loss(batch_size=BATCH, loss_fn=task.loss_fn),
     "grad_norm_bound": lambda task: pooled(scorers.grad_norm_bound(task.logits_fn)),
 }
@@ -84,7 +90,7 @@ NEED_CLASSES = ("grad_norm_bound",)
 
 
 def make_task(network, shape, bfloat16=False):
-    """Of random data, for a network of this module."""
+    """Makes a task of random data for a network of NETWORKS."""
     x_key, label_key = jax.random.split(jax.random.key(0))
     model = precision.bfloat16(network) if bfloat16 else precision.float32(network)
     if isinstance(network, networks.LSTM):
@@ -106,13 +112,13 @@ def make_task(network, shape, bfloat16=False):
     def loss_fn(params, batch):
         logits = logits_fn(params, batch)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
-        return jnp.mean(losses.reshape(len(losses), -1), axis=1)  # over tokens, where there are any
+        return jnp.mean(losses.reshape(len(losses), -1), axis=1)  # the mean over tokens, if any
 
     return Task(lambda key: model.init(key, data["x"][:1]), loss_fn, logits_fn, classes, data)
 
 
 def make_step(task, sampler, pool):
-    """(step, state), where `state, _ = step(state, task.data)`."""
+    """Returns (step, state), with `state, _ = step(state, task.data)`."""
 
     def loss_fn(params, model_state, batch, key):
         return task.loss_fn(params, batch), model_state
@@ -124,7 +130,7 @@ def make_step(task, sampler, pool):
 
 
 def make_plain_step(task):
-    """The same by hand, on uniform ids."""
+    """Returns (step, state) of a hand-written step on uniform ids."""
 
     @functools.partial(jax.jit, donate_argnums=0)
     def plain(state, data):
@@ -140,7 +146,7 @@ def make_plain_step(task):
 
 
 def steps_of(task, methods, pool):
-    """{name: (step, state)} of all methods that there are for this task."""
+    """Returns {name: (step, state)} of the methods that fit the task."""
     return {
         name: make_plain_step(task)
         if name == "plain"

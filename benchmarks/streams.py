@@ -1,21 +1,28 @@
-"""What a choice from a stream costs and gains, by what scores the pool.
+"""Cost and gain of choosing from a stream of pools, by how the pool is scored.
 
     python benchmarks/streams.py --data-dir DATA [--dataset fashion_mnist] [--steps 600]
 
-A stream of pools of B = 8 b examples, b = 32, that arrive once: stretches of the shuffled data set,
-shuffled anew for each pass. Images of 32 x 32 (smaller ones padded), a small CNN that takes images
-of any size, momentum SGD, the rate decayed within each run, k = 0.5. The pool is scored by the main
-model, by the same at half resolution or in bfloat16, or by a proxy (`recipes.proxy_loss`). "Trained
-at both" has the model also learn from its batch at half resolution, with a tenth of the weight.
+Each pool of B = 8 b examples, b = 32, arrives once: it is a stretch of the data set, which is
+reshuffled for each pass. Images are padded to 32 x 32. A small CNN for images of any size, momentum
+SGD, learning rate decaying within each run, k = 0.5. By default 33 runs of at most 600 steps (6
+methods, 3 seeds, two budgets). DATA holds the data set as prepared by tensorflow-datasets.
 
-On a CPU XLA keeps what is in bfloat16 in float32 where it may; to see what rounding does to the
-scores: XLA_FLAGS=--xla_allow_excess_precision=false, with `--methods bfloat16`.
+The pool is scored by the main model (`loss`), by the same at half resolution or in bfloat16, or by
+a proxy (`recipes.proxy_loss`). `half resolution, trained at both` also trains the model on its
+batch at half resolution, with a tenth of the weight.
 
-First the cost of a step over that of uniform draws: median and range over `--rounds`, in each of
-which every method takes its turn; beside it the same in examples forward, a backward pass being
-two. Then runs of as many steps, and runs as long as uniform's by the median cost. Of the first also
-the rank correlation (Spearman) of the scores with the model's own losses, on 2,000 random examples,
-at quarters of the run. A JSON line for each run, then means and standard deviations over seeds.
+First measures the time of a step over that of uniform draws: median and range over `--rounds`, in
+which the methods take turns. Then trains each method for as many steps as uniform, and again for as
+long as uniform by the median time. Prints a JSON line for each run, then tables with a row per
+method:
+
+- cost of a step over uniform's, in time and in forward passes (a backward pass counts as two);
+- Spearman correlation of the scores with the model's losses, on 2,000 random examples, at each
+  quarter of the run;
+- train loss, test loss and test accuracy, mean and standard deviation over seeds.
+
+On a CPU, XLA may keep bfloat16 values in float32. To see how rounding changes the scores, use
+XLA_FLAGS=--xla_allow_excess_precision=false with `--methods bfloat16`.
 """
 
 import argparse
@@ -38,13 +45,13 @@ from isjax.tasks import Task
 from isjax.training import init_train_state, make_train_step
 
 BATCH, POOL, SCORED, SIDE = 32, 256, 2000, 32
-HALF_WEIGHT = 0.1  # of the losses at half resolution, where it is trained at both
+HALF_WEIGHT = 0.1  # of the losses at half resolution, when training at both
 QUARTERS = (0.25, 0.5, 0.75, 1.0)
 MEASURED = ("train_loss", "test_loss", "test_accuracy")
 
 
 def padded(part):
-    """Images of SIDE x SIDE, with zeros around them."""
+    """Pads images with zeros to SIDE x SIDE."""
     margins = [(SIDE - size) // 2 for size in part["x"].shape[1:3]]
     return part | {"x": np.pad(part["x"], [(0, 0), *((m, m) for m in margins), (0, 0)])}
 
@@ -56,7 +63,7 @@ def task_of(config):
 
 
 class Method(NamedTuple):
-    """What scores the pool, the task trained on, and the model's forward passes of a step."""
+    """A scorer of the pool, the task to train on, and the forward passes of a step."""
 
     scorer: Scorer
     task: Task
@@ -64,7 +71,7 @@ class Method(NamedTuple):
 
 
 def methods_of(task):
-    """{name: Method}."""
+    """Returns {name: Method}."""
 
     def loss_fn(params, batch):
         return task.score_fn(params, None, batch)
@@ -100,7 +107,7 @@ def methods_of(task):
 
 
 def pools(data, seed):
-    """The stream."""
+    """Generates the stream of pools."""
     rng, size = np.random.default_rng(seed), len(data["label"])
     while True:  # passes over the data
         order = rng.permutation(size)
@@ -110,7 +117,7 @@ def pools(data, seed):
 
 
 def begin(config, method):
-    """The step of runs of `config.num_steps`, and their start: `(seed) -> state`."""
+    """Returns the step of runs of `config.num_steps`, and `start(seed) -> state`."""
     scorer, task, _ = method
     smoothed = isjax.smooth_by_mean(0.5)
     sampler = isjax.importance_sampler(scorer, smoothed, batch_size=BATCH, k=0.5)
@@ -124,7 +131,7 @@ def begin(config, method):
 
 
 def rank_correlation(method, state, seed):
-    """Of the scores with the losses, on random examples."""
+    """Returns Spearman's correlation of scores and losses, on random examples."""
     scorer, task, _ = method
     ids = np.random.default_rng(seed).choice(len(task.dataset.train["label"]), SCORED, False)
     batch = jax.tree.map(lambda x: jnp.asarray(x[ids]), task.dataset.train)
@@ -136,7 +143,7 @@ def rank_correlation(method, state, seed):
 
 
 def run(method, step, state, num_steps, seed, evaluate, correlate):
-    """What is measured at the end."""
+    """Trains on the stream, and returns the final metrics and, if asked, the correlations."""
     moments = {round(share * num_steps) for share in QUARTERS} if correlate else {}
     stream, ranks = pools(method.task.dataset.train, seed), []
     for number in range(1, num_steps + 1):
@@ -159,7 +166,9 @@ def main():
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--learning-rate", type=float, default=0.05)
-    parser.add_argument("--methods", nargs="+", default=[], help="besides uniform; all if left out")
+    parser.add_argument(
+        "--methods", nargs="+", default=[], help="methods beside uniform; default: all"
+    )
     args = parser.parse_args()
     config = load_config(args.dataset)
     config.network_options = {"channels": (16, 32, 64), "kernel": 3, "hidden": 128, "pooled": True}
@@ -173,17 +182,7 @@ def main():
 
     device = jax.devices()[0].device_kind
     print(f"{args.dataset}, b = {BATCH}, B = {POOL}, {args.steps} steps, on {device}")
-    pool = jax.tree.map(jnp.asarray, next(pools(task.dataset.train, 0)))
-    steps = {}
-    for name, method in methods.items():
-        step, start = begin(config, method)
-        steps[name] = step, start(0)
-    times = measure(steps, (pool,), args.rounds, 0.3)
-    ratios = {name: values / times["uniform"] for name, values in times.items()}
-    for name, values in ratios.items():
-        row = {"method": name, "ms": float(np.median(times[name]) * 1e3)}
-        print(json.dumps(row | {"over_uniform": values.tolist()}), flush=True)
-
+    ratios = measure_costs(config, task, methods, args.rounds)
     rows = {}
     for name, method in methods.items():
         for equal in ("steps", "time"):
@@ -199,6 +198,26 @@ def main():
                 rows[name, equal].append(found)
                 row = {"method": name, "equal": equal, "seed": seed, "steps": num_steps}
                 print(json.dumps(row | found), flush=True)
+    print_tables(methods, ratios, rows)
+
+
+def measure_costs(config, task, methods, rounds):
+    """Measures the time of each method's step over that of uniform's, [rounds]."""
+    pool = jax.tree.map(jnp.asarray, next(pools(task.dataset.train, 0)))
+    steps = {}
+    for name, method in methods.items():
+        step, start = begin(config, method)
+        steps[name] = step, start(0)
+    times = measure(steps, (pool,), rounds, 0.3)
+    ratios = {name: values / times["uniform"] for name, values in times.items()}
+    for name, values in ratios.items():
+        row = {"method": name, "ms": float(np.median(times[name]) * 1e3)}
+        print(json.dumps(row | {"over_uniform": values.tolist()}), flush=True)
+    return ratios
+
+
+def print_tables(methods, ratios, rows):
+    """Prints the table of costs and one of each metric, with a row per method."""
 
     def over_seeds(name, equal, measured):
         return [found[measured] for found in rows[name, equal]]

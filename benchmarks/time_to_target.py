@@ -1,20 +1,24 @@
-"""How much sooner a method reaches what uniform draws reach at the end of their budget.
+"""Share of uniform's budget at which a method reaches uniform's final metrics.
 
     python benchmarks/time_to_target.py --config fashion_mnist [--set network=MLP ...]
       [--method default] [--options k=0 ...] [--budgets 0.3 0.5 0.7 1] [--seeds 5]
       [--rates 0.02 0.05 0.1] [--decays 1e-4 1e-3 --tune-by test_accuracy] [--data-dir DATA]
       --workdir DIR
 
-First the learning rate and weight decay of uniform draws are tuned: one run each, with a seed that
-is used for nothing else, by train loss, or by the test data, which then are what uniform draws gain
-by alone. Then both train with them, same data and initial weights, for each share of the steps, the
-schedule decayed within each. The target is uniform's mean at the whole budget; the share at which a
-method reaches it is interpolated between its budgets (log loss, or accuracy, against log budget),
-and is given in steps, and with the costs of a step over uniform's in seconds, examples of the main
-model (a backward pass counts as two forward ones) and operations by XLA's count, in all of which
-scoring is counted. Below the least budget it is called that budget ("<="), beyond the whole one
-infinite. In brackets, the 95% interval of 10,000 bootstraps over seeds. What is finished is kept in
-DIR/lines.json, and not run again.
+1. Tunes learning rate and weight decay for uniform draws: one run each, with a seed that is used
+   for nothing else. `--tune-by` a test metric favours uniform, since it selects on the test data.
+2. Trains uniform and the method with them, from the same initial weights, for each budget (share of
+   the steps). The learning rate decays within each budget.
+3. The target is uniform's mean at the largest budget. Interpolates between budgets (log loss, or
+   accuracy, against log budget) where the method reaches it.
+
+By default 43 runs. DIR/lines.json keeps finished runs, which are not repeated.
+
+Prints the final metrics at each budget, then a row per metric and unit of cost, with a JSON line:
+the share of uniform's budget, and in brackets the 95% interval of 10,000 bootstraps over seeds.
+Units are steps, seconds, examples of the main model (a backward pass counts as two forward passes)
+and floating point operations by XLA's count. All include scoring. "<=" marks a target reached at
+the smallest budget; inf marks one never reached.
 """
 
 import argparse
@@ -41,7 +45,7 @@ METRICS = {"train_loss": (np.log, -1), "test_loss": (np.log, -1), "test_accuracy
 
 
 def flops_per_step(config, task):
-    """By XLA's count; of a recurrent main model too few."""
+    """Returns the floating point operations of a step, too few for a recurrent main model."""
     params, model_state = task.init(jax.random.key(0))
     tx, sampler = (
         components.make_optimizer(config),
@@ -55,7 +59,7 @@ def flops_per_step(config, task):
 
 
 def reached(budgets, values, target, metric):
-    """The first share of the budget at which a curve is as good as the target."""
+    """Returns the first share of the budget at which a curve is as good as the target."""
     scale, sign = METRICS[metric]
     better = sign * (scale(values) - scale(target))
     for i, gain in enumerate(better):
@@ -69,7 +73,7 @@ def reached(budgets, values, target, metric):
 
 
 def interval(budgets, uniform, method, metric):
-    """The share reached, and its 95% interval; curves [seeds, budgets]."""
+    """Returns the share and its 95% interval; curves are [seeds, budgets]."""
     rng = np.random.default_rng(0)
 
     def share(chosen):
@@ -83,7 +87,7 @@ def interval(budgets, uniform, method, metric):
 
 
 def draw(budgets, curves, title, path):
-    """Loss and accuracy against the share of the budget, each seed and the mean."""
+    """Draws loss and accuracy against the share of the budget, each seed and the mean."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     for ax, metric in zip(axes, ("train_loss", "test_accuracy"), strict=True):
         for (name, by_metric), color in zip(curves.items(), ("#555555", "#0072b2"), strict=True):
@@ -97,12 +101,12 @@ def draw(budgets, curves, title, path):
     figure.savefig(path, dpi=120)
 
 
-def main():
+def parse_args():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default="fashion_mnist")
-    parser.add_argument("--set", nargs="*", default=[], help="NAME=VALUE, settings of the config")
+    parser.add_argument("--set", nargs="*", default=[], help="NAME=VALUE settings of the config")
     parser.add_argument("--method", default="default")
-    parser.add_argument("--options", nargs="*", default=[], help="NAME=VALUE, of the method")
+    parser.add_argument("--options", nargs="*", default=[], help="NAME=VALUE options of the method")
     parser.add_argument("--budgets", nargs="+", type=float, default=[0.3, 0.5, 0.7, 1.0])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rates", nargs="+", type=float, default=[0.02, 0.05, 0.1])
@@ -110,16 +114,11 @@ def main():
     parser.add_argument("--tune-by", default="train_loss", choices=METRICS)
     parser.add_argument("--data-dir", default="")
     parser.add_argument("--workdir", required=True)
-    args = parser.parse_args()
-    folder = pathlib.Path(args.workdir)
-    folder.mkdir(parents=True, exist_ok=True)
-    config = load_config(args.config)
-    config.update(
-        {"data_dir": args.data_dir, "num_evals": 1, "checkpoint_every": 0, "exhibits": False}
-    )
-    override(config, args.set)
-    options = {"uniform": {}, args.method: settings(args.options)}
-    task = components.make_task(config)
+    return parser.parse_args()
+
+
+def make_run(config, task, options, folder):
+    """Returns `run(method, rate, decay, seed, budget)`, which keeps finished runs in a file."""
     kept = folder / "lines.json"
     lines = json.loads(kept.read_text()) if kept.exists() else {}
 
@@ -136,24 +135,28 @@ def main():
             kept.write_text(json.dumps(lines))
         return lines[name]
 
+    return run
+
+
+def tune(run, config, args):
+    """Returns the learning rate and weight decay that are best for uniform."""
     grid = list(itertools.product(args.rates, args.decays or [config.weight_decay]))
-    rate, decay = grid[0]
-    if len(grid) > 1:
-        tuned = {pair: run("uniform", *pair, TUNING_SEED, 1.0)[args.tune_by] for pair in grid}
-        best = min if args.tune_by.endswith("loss") else max
-        rate, decay = best(tuned, key=tuned.get)
-        print(f"learning rate {rate}, weight decay {decay}, by uniform's {args.tune_by}: {tuned}")
-    methods, budgets = ["uniform", args.method], sorted(args.budgets)
-    found = {method: [[None] * len(budgets) for _ in range(args.seeds)] for method in methods}
-    for seed in range(args.seeds):  # the methods take turns, since the machine's speed drifts
-        for i, budget in enumerate(budgets):
-            for method in methods:
-                found[method][seed][i] = run(method, rate, decay, seed, budget)
+    if len(grid) == 1:
+        return grid[0]
+    tuned = {pair: run("uniform", *pair, TUNING_SEED, 1.0)[args.tune_by] for pair in grid}
+    best = min if args.tune_by.endswith("loss") else max
+    rate, decay = best(tuned, key=tuned.get)
+    print(f"learning rate {rate}, weight decay {decay}, by uniform's {args.tune_by}: {tuned}")
+    return rate, decay
 
-    def curve(method, value):
-        return np.array([[value(line) for line in of_seed] for of_seed in found[method]])
 
-    curves = {m: {x: curve(m, lambda line, x=x: line[x]) for x in METRICS} for m in methods}
+def curve(lines, value):
+    """Returns [seeds, budgets] values of the last evaluations."""
+    return np.array([[value(line) for line in of_seed] for of_seed in lines])
+
+
+def step_costs(uniform, method, flops):
+    """Returns the cost of a method's step over uniform's, by unit."""
     work = {
         "seconds": lambda line: line["seconds"] / line["step"],
         "examples": lambda line: (
@@ -162,39 +165,64 @@ def main():
     }
     costs = {"steps": 1.0}
     for name, value in work.items():
-        costs[name] = float(np.median(curve(args.method, value) / curve("uniform", value)))
-    flops = {}
+        costs[name] = float(np.median(curve(method, value) / curve(uniform, value)))
+    return costs | {"flops": flops[1] / flops[0]}
+
+
+def print_metric(metric, budgets, curves, costs, common):
+    """Prints the values at each budget, and a row per unit of cost."""
+    (_, uniform), (name, method) = curves.items()
+    for i, budget in enumerate(budgets):
+        print(
+            f"{metric:14} at {budget:.0%}: uniform {uniform[:, i].mean():.5f} ± "
+            f"{uniform[:, i].std():.5f}, {name} {method[:, i].mean():.5f} ± "
+            f"{method[:, i].std():.5f}"
+        )
+    shares = interval(budgets, uniform, method, metric)
+    for unit, cost in costs.items():
+        share, low, high = (cost * value for value in shares)
+        least = "<= " if shares[0] == budgets[0] else ""
+        print(f"  {unit:9} to uniform's final: {least}{share:.3f} [{low:.3f}, {high:.3f}]")
+        row = {"metric": metric, "cost": unit, "share": share, "low": low, "high": high}
+        print(json.dumps(common | row))
+
+
+def main():
+    args = parse_args()
+    folder = pathlib.Path(args.workdir)
+    folder.mkdir(parents=True, exist_ok=True)
+    config = load_config(args.config)
+    config.update(
+        {"data_dir": args.data_dir, "num_evals": 1, "checkpoint_every": 0, "exhibits": False}
+    )
+    override(config, args.set)
+    options = {"uniform": {}, args.method: settings(args.options)}
+    task = components.make_task(config)
+    run = make_run(config, task, options, folder)
+    rate, decay = tune(run, config, args)
+    methods, budgets = ["uniform", args.method], sorted(args.budgets)
+    found = {method: [[None] * len(budgets) for _ in range(args.seeds)] for method in methods}
+    for seed in range(args.seeds):  # the methods take turns, in case the machine's speed drifts
+        for i, budget in enumerate(budgets):
+            for method in methods:
+                found[method][seed][i] = run(method, rate, decay, seed, budget)
+
+    flops = []
     for method in methods:
         one = ConfigDict(config.to_dict())
         one.method, one.method_options = method, ConfigDict(options[method])
-        flops[method] = flops_per_step(one, task)
-    costs["flops"] = flops[args.method] / flops["uniform"]
-
+        flops.append(flops_per_step(one, task))
+    costs = step_costs(found["uniform"], found[args.method], flops)
     device = jax.devices()[0].device_kind
     title = f"{config.dataset}, {config.network}, {config.num_steps} steps, {args.seeds} seeds"
     print(f"{title}, {' '.join([args.method, *args.options])} against uniform, on {device}")
     print("cost of a step: " + ", ".join(f"{name} {cost:.3f}" for name, cost in costs.items()))
-    for metric, budget_curves in ((x, [curves[m][x] for m in methods]) for x in METRICS):
-        uniform, method = budget_curves
-        for i, budget in enumerate(budgets):
-            print(
-                f"{metric:14} at {budget:.0%}: uniform {uniform[:, i].mean():.5f} ± "
-                f"{uniform[:, i].std():.5f}, {args.method} {method[:, i].mean():.5f} ± "
-                f"{method[:, i].std():.5f}"
-            )
-        shares = interval(budgets, uniform, method, metric)
-        for name, cost in costs.items():
-            share, low, high = (cost * value for value in shares)
-            least = "<= " if shares[0] == budgets[0] else ""
-            print(f"  {name:9} to uniform's final: {least}{share:.3f} [{low:.3f}, {high:.3f}]")
-            row = {"config": args.config, "steps": config.num_steps, "method": args.method}
-            row["options"] = options[args.method]
-            row |= {"metric": metric, "cost": name, "share": share, "low": low, "high": high}
-            print(
-                json.dumps(
-                    row | {"rate": rate, "decay": decay, "seeds": args.seeds, "device": device}
-                )
-            )
+    row = {"config": args.config, "steps": config.num_steps, "method": args.method}
+    row |= {"options": options[args.method], "rate": rate, "decay": decay}
+    row |= {"seeds": args.seeds, "device": device}
+    curves = {m: {x: curve(found[m], lambda line, x=x: line[x]) for x in METRICS} for m in methods}
+    for metric in METRICS:
+        print_metric(metric, budgets, {m: curves[m][metric] for m in methods}, costs, row)
     draw(budgets, curves, title, folder / "budgets.png")
     print(f"figure: {folder / 'budgets.png'}")
 

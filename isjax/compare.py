@@ -25,7 +25,7 @@ from isjax.data.source import num_examples
 from isjax.experiment.components import make_sampler, make_task
 from isjax.experiment.config import ConfigDict, ConfigError, check, check_name, num_steps
 from isjax.experiment.reference_models import needed
-from isjax.reporting.figures import draw_comparison
+from isjax.reporting.comparison_figure import draw_comparison
 from isjax.reporting.runs import SCORES, TRAIN_LOSS, Metric
 from isjax.reporting.tables import mean_stds
 from isjax.tasks import Task

@@ -1,7 +1,10 @@
-"""Compare training runs: `python -m isjax.report DIR [DIR ...]` prints a table, writes a page.
+"""Compares training runs: prints a table and writes an HTML page.
 
-Every run directory at or below a DIR is read, also of runs still going, as far as they have come.
-The rows are methods; where runs took less than their full budget, methods and budgets. The page,
+    python -m isjax.report runs
+    python -m isjax.report runs/uniform runs/default --output report --markdown
+
+Reads every run in or below the folders, unfinished ones as far as they have come. The table has a
+row per method; methods whose runs take less than the full budget have a row per budget. The page,
 `index.html` in the output folder, needs no other file; its figures lie beside it as PNG.
 """
 
@@ -19,9 +22,20 @@ __all__ = ["main"]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the table, write the page, and return the exit status: 2 after an error, else 0."""
-    parser = argparse.ArgumentParser(prog="python -m isjax.report", description=__doc__)
-    parser.add_argument("dirs", nargs="+", metavar="DIR", help="a run, or a folder above runs")
+    """Prints the table and writes the page.
+
+    Args:
+        argv: Command line arguments; those of the process if None.
+
+    Returns:
+        Exit status: 2 after an error, which is printed to stderr; else 0.
+    """
+    parser = argparse.ArgumentParser(
+        prog="python -m isjax.report",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("dirs", nargs="+", metavar="DIR", help="run folder, or folder above runs")
     parser.add_argument("--output", metavar="FOLDER", help="default: report/ above the runs")
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
     args = parser.parse_args(argv)

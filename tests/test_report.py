@@ -1,4 +1,3 @@
-import re
 import sys
 
 import pytest
@@ -9,7 +8,7 @@ from isjax import report
 
 @pytest.fixture
 def folders(monkeypatch):
-    """Where the page would have been written."""
+    """Output folders of pages, which are not written."""
     written = []
     monkeypatch.setattr(
         report, "write_page", lambda runs, folder: written.append(folder) or folder / "index.html"
@@ -18,21 +17,20 @@ def folders(monkeypatch):
 
 
 def cells(table):
-    """The cells after a row's label, by that label."""
+    """Cells of each row by its label."""
     lines = table.split("\n\n")[0].splitlines()[2:]
-    return dict(re.sub("  +", " | ", line).split(" | ", 1) for line in lines)
+    rows = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in lines]
+    return {label: " | ".join(row) for label, *row in rows}
 
 
-def test_main_prints_the_table_its_explanation_and_notes_then_where_the_page_is(
-    folder, capsys, folders
-):
+def test_main_prints_table_explanation_notes_and_page(folder, capsys, folders):
     write_run(folder / "g", "grad", 0, rows([2.0, 0.5], [0.1, 0.5], 1.0))
     assert report.main([str(folder)]) == 0
     table, rest = capsys.readouterr().out.split("\n\n", 1)
     assert cells(table)["approx"] == "1 | 20 | 2.00 | 0.700 | 0.5000 | 0.25 | 0.50 | 0.25 | 0.50"
     assert "not what a shorter budget would give." in rest
     assert rest.splitlines()[-3:] == [
-        "note: the runs differ in their number of steps: 10, 20",
+        "note: the runs have different numbers of steps: 10, 20",
         f"note: {folder / 'g'} is at step 10 of 20",
         f"page: {folder / 'report/index.html'}",
     ]
@@ -54,8 +52,8 @@ def test_a_run_that_diverged_is_reported(tmp_path, capsys, value):
     assert (tmp_path / "report/index.html").stat().st_size > 10_000
 
 
-def test_the_page_and_its_figures_lie_above_the_runs(folder, capsys):
-    """And the report is no run, so that the next one is the same."""
+def test_page_and_figures_are_written_above_the_runs(folder, capsys):
+    """A report in the folder does not change the next one."""
     for _ in range(2):
         arguments = [str(folder / name) for name in ("u0", "u1", "deep")]
         assert report.main(arguments) == 0
@@ -116,7 +114,7 @@ def test_malformed_complete_line(tmp_path, line, capsys):
 
 def test_steps_going_back(tmp_path, capsys):
     write_run(tmp_path, rows=[(0, 0.0, 2.0, 0.1), (10, 1.0, 1.0, 0.2), (5, 1.5, 1.0, 0.2)])
-    assert f"{tmp_path / 'metrics.jsonl'}: step or seconds goes back" in error_of(
+    assert f"{tmp_path / 'metrics.jsonl'}: step or seconds decreases" in error_of(
         [tmp_path], capsys
     )
 

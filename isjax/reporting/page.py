@@ -1,9 +1,9 @@
-"""The page of a comparison: one HTML file that needs no other, and its figures as PNG."""
+"""HTML page of a report: one file that needs no other, and its figures as PNG."""
 
 import base64
 import inspect
 import io
-import re
+import xml.etree.ElementTree
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from isjax import recipes
-from isjax.reporting.behaviour import Behaviour, load_behaviour
-from isjax.reporting.behaviour_figures import (
-    draw_behaviour,
-    draw_draws,
-    draw_predictions,
-    draw_time,
-)
-from isjax.reporting.figures import draw_curves
+from isjax.reporting.learning_curves import draw_learning_curves
+from isjax.reporting.run_artifacts import RunArtifacts, load_artifacts
 from isjax.reporting.runs import TRAIN_LOSS, Group, Run, by_group, final, reference
+from isjax.reporting.sampler_figures import (
+    draw_diagnostics,
+    draw_histograms,
+    draw_score_against_loss,
+    draw_step_time,
+)
 from isjax.reporting.tables import (
     Outcome,
     Summary,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 __all__ = ["write_page"]
 
-# What is drawn in these colours takes those of the page, which has two themes.
+# Colours of the figures, each with the CSS variable that replaces it: a page has two themes.
 _THEMED = {
     "#222222": "--ink",
     "#444444": "--strong",
@@ -52,127 +52,168 @@ _THEMED = {
 }
 _INK = ("text.color", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
 _TEXT: Any = dict.fromkeys(_INK, "#222222") | {"axes.edgecolor": "#888888"}
-_LONGEST = 140  # characters of an example
+_MAX_CHARACTERS = 140  # of an example's text
 
 
 def write_page(runs: Sequence[Run], folder: str | Path) -> Path:
-    """Writes `index.html` and the figures, in place of what an earlier report left there.
+    """Writes `index.html` and the figures of a report.
+
+    Overwrites an earlier report in the folder and deletes those of its figures that are out of
+    date.
 
     Args:
-        runs: on one data set; they may still be going.
-        folder: made if need be.
+        runs: Runs on one data set, at least one; they may still be going.
+        folder: Output folder; it is created if missing.
 
     Returns:
         The path of the page.
 
     Raises:
-        ImportError: without matplotlib, jinja2 or pillow.
-        OSError: if the folder cannot be written.
+        ImportError: Matplotlib, Jinja2 or Pillow is not installed.
+        OSError: The folder cannot be written.
     """
     try:
         import jinja2
-        from matplotlib import rc_context
+        import matplotlib  # noqa: F401
     except ImportError as error:
         raise ImportError(f"no page without {error.name}; pip install 'isjax[run]'") from error
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     groups = by_group(runs)
-    behaviours = {g: [load_behaviour(run) for run in some] for g, some in groups.items()}
-    with rc_context(_TEXT):
-        drawn = {
-            "curves": draw_curves(runs),
-            "time": draw_time(groups, behaviours),
-            "behaviour": draw_behaviour(behaviours),
-            "draws": draw_draws(behaviours),
-            "predictions": draw_predictions(behaviours),
-        }
-        figures = {name: _save(figure, name, folder) for name, figure in drawn.items() if figure}
-    for name in drawn.keys() - figures.keys():  # of an earlier report
-        (folder / f"{name}.png").unlink(missing_ok=True)
+    artifacts = {g: [load_artifacts(run) for run in of_group] for g, of_group in groups.items()}
     summaries = summarise(runs)
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("isjax.reporting", "."), autoescape=True, trim_blocks=True
     )
     html = environment.get_template("page.html").render(
         dataset=runs[0].dataset,
-        counted=f"{len(runs)} run{'s' if len(runs) > 1 else ''} of "
-        + ", ".join(dict.fromkeys(group.method for group in groups)),
+        num_runs=len(runs),
+        names=list(dict.fromkeys(group.method for group in groups)),
         methods=_methods(groups),
         verdicts=_verdicts(summaries, groups),
         table=_table(summaries),
         explanation=explanation(runs),
         notes=notes(runs),
-        figures=figures,
-        galleries=_galleries(behaviours),
+        figures=_write_figures(runs, groups, artifacts, folder),
+        galleries=_galleries(artifacts),
     )
     path = folder / "index.html"
     path.write_text(html, encoding="utf-8")
     return path
 
 
-def _save(figure: "Figure", name: str, folder: Path) -> str:
-    """Writes a PNG, and returns the figure as SVG in the colours of the page."""
+def _write_figures(
+    runs: Sequence[Run],
+    groups: Mapping[Group, Sequence[Run]],
+    artifacts: Mapping[Group, Sequence[RunArtifacts]],
+    folder: Path,
+) -> dict[str, str]:
+    """Writes each figure as PNG and returns it as SVG; deletes PNGs of figures without data."""
     from matplotlib import rc_context
 
-    figure.savefig(folder / f"{name}.png", facecolor="white")
+    with rc_context(_TEXT):
+        figures = {
+            "curves": draw_learning_curves(runs),
+            "time": draw_step_time(groups, artifacts),
+            "diagnostics": draw_diagnostics(artifacts),
+            "draws": draw_histograms(artifacts),
+            "predictions": draw_score_against_loss(artifacts),
+        }
+        written = {}
+        for name, figure in figures.items():
+            path = folder / f"{name}.png"
+            if figure is None:
+                path.unlink(missing_ok=True)
+            else:
+                figure.savefig(path, facecolor="white")
+                figure.set_layout_engine("none")  # keep the layout: computing it again is slow
+                written[name] = _svg(figure, name)
+    return written
+
+
+def _svg(figure: "Figure", name: str) -> str:
+    """Returns a figure as SVG for the page: it fills the width and uses the colours of the theme.
+
+    Every id begins with `name`, since all figures are in one document.
+    """
+    from matplotlib import rc_context
+
     file = io.StringIO()
-    with rc_context({"svg.hashsalt": name}):  # ids that differ between figures
+    with rc_context({"svg.hashsalt": name}):  # the same ids at every call
         figure.savefig(file, format="svg", transparent=True)
-    svg = file.getvalue()
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg[svg.index("<svg") :], flags=re.DOTALL)
-    svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'id="(?!m[0-9a-f]{10}|p[0-9a-f]{10})', f'id="{name}-', svg)
-    svg = re.sub(r'(href="#|url\(#)(?!m[0-9a-f]{10}|p[0-9a-f]{10})', rf"\g<1>{name}-", svg)
-    return re.sub(
-        "|".join(_THEMED), lambda found: f"var({_THEMED[found[0].lower()]})", svg, flags=re.I
-    )
+    root = xml.etree.ElementTree.fromstring(file.getvalue())
+    for element in root.iter():
+        element.tag = _local_name(element.tag)  # HTML needs no namespaces
+        element.attrib = {
+            _local_name(key): _adapt_attribute(_local_name(key), value, name)
+            for key, value in element.attrib.items()
+        }
+    del root.attrib["width"], root.attrib["height"]
+    for metadata in root.findall("metadata"):
+        root.remove(metadata)
+    return xml.etree.ElementTree.tostring(root, encoding="unicode")
+
+
+def _local_name(name: str) -> str:
+    return name.rpartition("}")[2]
+
+
+def _adapt_attribute(key: str, value: str, name: str) -> str:
+    """Prefixes ids and references to them with `name`; replaces colours by CSS variables."""
+    if key == "id":
+        return f"{name}-{value}"
+    if key == "href" and value.startswith("#"):
+        return f"#{name}-{value[1:]}"
+    if key == "style":
+        for colour, variable in _THEMED.items():
+            value = value.replace(colour, f"var({variable})")
+    return value.replace("url(#", f"url(#{name}-")
 
 
 def _methods(groups: Iterable[Group]) -> list[tuple[str, str]]:
-    """What each of the methods is, by the first line of its docstring."""
+    """Returns the recipes among the methods, each with the summary line of its docstring."""
     names = dict.fromkeys(group.method for group in groups if group.method in recipes.__all__)
     about = {name: inspect.getdoc(getattr(recipes, name)) or "" for name in names}
     return [(name, text.partition("\n")[0].replace("`", "")) for name, text in about.items()]
 
 
 def _verdicts(summaries: Sequence[Summary], groups: Mapping[Group, Sequence[Run]]) -> list[str]:
-    """What each method comes to beside uniform draws, a sentence each; none before all is done."""
+    """Compares each finished method with uniform in words; empty until uniform has finished."""
     uniform = reference(groups)
-    base = next((s for s in summaries if s.group == uniform), None)
+    base = next((summary for summary in summaries if summary.group == uniform), None)
     if base is None or not all(map(_ended, groups[base.group])):
         return []
-    name, verdicts = base.group.label, []
-    ends = f"{name}'s final train loss"
-    for summary in summaries:
-        if summary.group == uniform or not all(map(_ended, groups[summary.group])):
-            continue
-        times = summary.train_loss.time or ()
-        reached = [time for time in times if np.isfinite(time)]
-        diverged = np.sum(~np.isfinite(summary.train_loss.final))
-        if diverged:
-            some = f" ({diverged} of {len(times)} seeds)" if diverged < len(times) else ""
-            first = f"diverged: its final train loss is not finite{some}"
-        elif not np.isfinite(base.train_loss.final).all():
-            first = f"ends at a train loss of {_mean(summary.train_loss)}, where {name} diverged"
-        elif reached:
-            some = "" if len(reached) == len(times) else f" ({len(reached)} of {len(times)} seeds)"
-            share = np.mean(reached)
-            first = f"reaches {ends} in {share:.2f} of the time that {name} takes{some}"
-        elif _mean(summary.train_loss) == _mean(base.train_loss):
-            first = f"ends at {ends}, {_mean(base.train_loss)}"
-        else:
-            first = f"never reaches {ends}"
-        label = summary.score.metric.label
-        verdicts.append(
-            f"{summary.group.label} {first}; its final {label} is {_mean(summary.score)}, "
-            f"{name}'s {_mean(base.score)}."
-        )
-    return verdicts
+    finished = (s for s in summaries if s.group != uniform and all(map(_ended, groups[s.group])))
+    name = base.group.label
+    return [
+        f"{summary.group.label} {_against(base, summary)}. Final {summary.score.metric.label}: "
+        f"{_mean(summary.score)} ({name}: {_mean(base.score)})."
+        for summary in finished
+    ]
+
+
+def _against(base: Summary, summary: Summary) -> str:
+    """Says how soon a method reaches the final train loss of the baseline."""
+    name = base.group.label
+    goal = f"{name}'s final train loss"
+    times = summary.train_loss.time or ()
+    reached = [time for time in times if np.isfinite(time)]
+    diverged = np.sum(~np.isfinite(summary.train_loss.final))
+    if diverged:
+        some = f" ({diverged} of {len(times)} seeds)" if diverged < len(times) else ""
+        return f"diverged: its final train loss is not finite{some}"
+    if not np.isfinite(base.train_loss.final).all():
+        return f"ends at a train loss of {_mean(summary.train_loss)}, but {name} diverged"
+    if reached:
+        some = "" if len(reached) == len(times) else f" ({len(reached)} of {len(times)} seeds)"
+        return f"reaches {goal} in {np.mean(reached):.0%} of {name}'s training time{some}"
+    if _mean(summary.train_loss) == _mean(base.train_loss):
+        return f"ends at {goal}, {_mean(base.train_loss)}"
+    return f"never reaches {goal}"
 
 
 def _ended(run: Run) -> bool:
-    """Whether it is finished, or has diverged, as one that was stopped for NaN."""
+    """Whether a run has finished or, with a non-finite train loss, has diverged."""
     return run.finished or not np.isfinite(final([run], TRAIN_LOSS.name)).all()
 
 
@@ -181,7 +222,7 @@ def _mean(outcome: Outcome) -> str:
 
 
 def _table(summaries: Sequence[Summary]) -> list[list[str]]:
-    """The rows of the table, the heading first, with intervals after the final values."""
+    """Returns the rows of the table, headings first; intervals follow the final values."""
     table = columns(summaries)
     for place, name in ((6, "score"), (5, "train_loss")):
         ranges = [interval(getattr(summary, name).final) for summary in summaries]
@@ -191,11 +232,13 @@ def _table(summaries: Sequence[Summary]) -> list[list[str]]:
     return [list(row) for row in zip(*table, strict=True)]
 
 
-def _galleries(behaviours: Mapping[Group, Sequence[Behaviour]]) -> list[dict[str, Any]]:
-    """Of each method, the examples that its first seed drew most and least."""
+def _galleries(artifacts: Mapping[Group, Sequence[RunArtifacts]]) -> list[dict[str, Any]]:
+    """Returns the gallery of each method's first seed that has one; uniform draws have none."""
     galleries = []
-    for group, some in behaviours.items():
-        examples = next((b.examples for b in some if b.examples.get("ids", np.empty(0)).size), {})
+    for group, of_group in artifacts.items():
+        examples = next(
+            (a.examples for a in of_group if a.examples.get("ids", np.empty(0)).size), {}
+        )
         if not examples or group.method in ("uniform", "reshuffled"):
             continue
         cards = [_card(examples, i) for i in range(len(examples["ids"]))]
@@ -205,19 +248,21 @@ def _galleries(behaviours: Mapping[Group, Sequence[Behaviour]]) -> list[dict[str
 
 
 def _card(examples: Mapping[str, np.ndarray], i: int) -> dict[str, Any]:
+    """Returns the fields of the card of example i."""
     card: dict[str, Any] = {"id": examples["ids"][i], "count": examples["count"][i]}
     card["loss"] = f"{examples['loss'][i]:.3g}"
     card |= {name: str(examples[name][i]) for name in ("label", "prediction") if name in examples}
     if "text" in examples:
         text = str(examples["text"][i])
-        card["text"] = text if len(text) <= _LONGEST else text[:_LONGEST] + "…"
+        cut = len(text) > _MAX_CHARACTERS
+        card["text"] = text[:_MAX_CHARACTERS] + "…" if cut else text
     elif "x" in examples:
-        card |= _shown(examples["x"][i])
+        card |= _picture(examples["x"][i])
     return card
 
 
-def _shown(x: np.ndarray) -> dict[str, Any]:
-    """An image as PNG, a signal as the points of a line; nothing of what is neither."""
+def _picture(x: np.ndarray) -> dict[str, str]:
+    """Returns an image as `image`, a PNG, and a signal as `line`, its points; else nothing."""
     if x.dtype == np.uint8 and x.ndim in (2, 3) and x.shape[2:] in ((), (1,), (3,), (4,)):
         from PIL import Image
 

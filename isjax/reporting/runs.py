@@ -1,6 +1,6 @@
-"""Runs as read back from their folders: `config.json` and the evaluations in `metrics.jsonl`.
+"""Runs, read back from `config.json` and `metrics.jsonl` in their folders.
 
-Runs still going are read as far as they have come.
+Unfinished runs are read as far as they have come.
 """
 
 import contextlib
@@ -30,11 +30,18 @@ __all__ = [
 ]
 
 
-DRAWS, EXAMPLES, TIME = "draws.npz", "examples.npz", "time.json"  # see isjax.experiment.artifacts
+# Files that isjax.experiment.artifacts writes.
+DRAWS, EXAMPLES, TIME = "draws.npz", "examples.npz", "time.json"
 
 
 class Metric(NamedTuple):
-    """What runs are judged by: its name in `Run.metrics`, its name in words, its direction."""
+    """Metric that compares runs.
+
+    Attributes:
+        name: Name in `Run.metrics`.
+        label: Name in tables and figures.
+        higher_is_better: Whether higher values are better.
+    """
 
     name: str
     label: str
@@ -50,27 +57,40 @@ SCORES = (  # in order of preference; every run has the last
 
 
 class Group(NamedTuple):
-    """Runs that differ in their seed alone; a budget is the share of num_steps that they take."""
+    """Method and budget of runs that differ in their seed alone.
+
+    Attributes:
+        method: Name of the method.
+        budget: Share of `num_steps` that the runs take.
+    """
 
     method: str
     budget: float
 
     @property
     def share(self) -> str:
-        """The budget as a percentage."""
+        """Budget as a percentage."""
         return f"{100 * self.budget:.4g}%"
 
     @property
     def label(self) -> str:
-        """The method, and the budget unless it is the full one, such as `last_loss 50%`."""
+        """Method and, unless it is the full one, budget; for example `last_loss 50%`."""
         return self.method if self.budget == 1 else f"{self.method} {self.share}"
 
 
 class Run(NamedTuple):
-    """One run: its settings, and its metrics by name.
+    """One run.
 
-    Each metric is an array with an entry per evaluation: `step`, `seconds` of training,
-    `train_loss`, `test_loss`, and `test_accuracy` or `test_perplexity` if all evaluations have it.
+    Attributes:
+        path: Folder of the run.
+        method: Name of the method.
+        seed: Random seed.
+        num_steps: Steps at the full budget.
+        dataset: Name of the data set.
+        metrics: Metrics by name, [evaluations] float64: `step`, `seconds` of training,
+            `train_loss`, `test_loss`, and those of `test_accuracy` and `test_perplexity` that all
+            evaluations have.
+        budget: Share of `num_steps` that the run takes.
     """
 
     path: Path
@@ -83,17 +103,17 @@ class Run(NamedTuple):
 
     @property
     def total_steps(self) -> int:
-        """The step at which the run ends."""
+        """Step at which the run ends."""
         return max(1, round(self.num_steps * self.budget))
 
     @property
     def finished(self) -> bool:
-        """Whether it was evaluated at that step."""
+        """Whether the run has been evaluated at its last step."""
         return bool(self.metrics["step"][-1] >= self.total_steps)
 
 
 def _budget(value: Any) -> float:
-    """Convert a budget; ValueError unless it is a share of num_steps that can be taken."""
+    """Converts a budget; raises ValueError unless it is positive and finite."""
     if not 0 < float(value) < math.inf:
         raise ValueError(f"budget is {value}; it must be above 0 and finite")
     return float(value)
@@ -105,55 +125,55 @@ _OPTIONAL = {"budget", "test_accuracy", "test_perplexity"}
 
 
 def _parse(text: bytes, kinds: dict[str, Any], where: str) -> dict[str, Any]:
-    """Return a JSON object's values at the keys, each converted; ValueError if malformed."""
+    """Returns the converted values of a JSON object; raises ValueError if it is malformed."""
     try:
         entry = json.loads(text)
         keys = [key for key in kinds if key not in _OPTIONAL or key in entry]
         return {key: kinds[key](entry[key]) for key in keys}
     except (KeyError, TypeError, ValueError) as error:
-        message = f"{where}: malformed ({error!r}); repair it, or move the run away and run it anew"
+        message = f"{where}: malformed ({error!r}); repair it, or move the run away and repeat it"
         raise ValueError(message) from error
 
 
 def _load_run(folder: Path) -> Run | None:
-    """Return the run in a folder, or None if it has no complete evaluation yet."""
+    """Returns the run in a folder, or None if it has no complete evaluation yet."""
     path = folder / "metrics.jsonl"
     *lines, tail = path.read_bytes().split(b"\n") if path.is_file() else [b""]
     rows = [_parse(v, _METRICS, f"{path}, line {i}") for i, v in enumerate(lines, 1) if v.strip()]
-    with contextlib.suppress(ValueError):  # without a newline: probably still being written
+    with contextlib.suppress(ValueError):  # a line without a newline may be incomplete
         rows.append(_parse(tail, _METRICS, ""))
     if not rows:
         return None
     names = [name for name in _METRICS if all(name in row for row in rows)]
     metrics = {name: np.array([row[name] for row in rows]) for name in names}
     if not ((np.diff(metrics["step"]) > 0).all() and (np.diff(metrics["seconds"]) >= 0).all()):
-        raise ValueError(f"{path}: step or seconds goes back; move the run away and run it anew")
+        raise ValueError(f"{path}: step or seconds decreases; move the run away and repeat it")
     path = folder / "config.json"
     return Run(folder, metrics=metrics, **_parse(path.read_bytes(), _CONFIG, str(path)))
 
 
 def load_runs(folders: Iterable[str | Path]) -> list[Run]:
-    """Load every run at or below the folders, each once.
+    """Loads every run at or below the folders, each once.
 
-    A run without a complete evaluation is skipped with a note on stderr, a folder without runs
-    likewise. A torn last line is ignored.
+    Skips runs without a complete evaluation and folders without runs, with a note on stderr.
+    Ignores an incomplete last line of `metrics.jsonl`.
 
     Args:
-        folders: Run directories, or folders above them.
+        folders: Run folders, or folders above them.
 
     Returns:
         The runs, at least one, all on one data set.
 
     Raises:
-        ValueError: A folder is missing, no run is found, a file is malformed or the data sets
-            differ; the message names the path and the remedy.
+        ValueError: A folder is missing, no run is found, a file is malformed, or the data sets
+            differ.
         OSError: A file cannot be read.
     """
     folders = [Path(folder) for folder in folders]
     runs: dict[Path, Run] = {}
     for folder in folders:
         if not folder.is_dir():
-            raise ValueError(f"{folder}: no such folder; give a run directory or one above runs")
+            raise ValueError(f"{folder}: no such folder; give a run folder, or a folder above runs")
         found = sorted(path.parent for path in folder.rglob("config.json"))
         loaded = [_load_run(path) for path in found]
         runs |= {run.path.resolve(): run for run in loaded if run is not None}
@@ -172,16 +192,28 @@ def load_runs(folders: Iterable[str | Path]) -> list[Run]:
 
 
 def score(runs: Iterable[Run]) -> Metric:
-    """Return the test metric to judge by: accuracy if every run has it, else perplexity, else loss.
+    """Chooses the test metric: accuracy if every run has it, else perplexity, else loss.
 
-    The runs must be at least one.
+    Args:
+        runs: Runs to compare, at least one.
+
+    Returns:
+        The first of `SCORES` that all runs have.
     """
     shared = set.intersection(*(set(run.metrics) for run in runs))
     return next(metric for metric in SCORES if metric.name in shared)
 
 
 def by_group(runs: Iterable[Run]) -> dict[Group, list[Run]]:
-    """Group runs by method and budget: uniform first, then by name; the largest budget first."""
+    """Groups runs by method and budget.
+
+    Args:
+        runs: Runs in any order.
+
+    Returns:
+        Runs of each group, by seed. Uniform comes first, then methods by name; larger budgets come
+        before smaller ones.
+    """
     groups: dict[Group, list[Run]] = {}
     order = lambda run: (run.method != "uniform", run.method, -run.budget, run.seed)  # noqa: E731
     for run in sorted(runs, key=order):
@@ -190,11 +222,26 @@ def by_group(runs: Iterable[Run]) -> dict[Group, list[Run]]:
 
 
 def reference(groups: Iterable[Group]) -> Group | None:
-    """Return uniform at the full budget, else at the largest; None if there is no uniform."""
+    """Chooses the baseline: uniform at the full budget, else at its largest budget.
+
+    Args:
+        groups: Groups to compare.
+
+    Returns:
+        One of the groups; None if there is no uniform.
+    """
     budgets = [group.budget for group in groups if group.method == "uniform"]
     return Group("uniform", 1.0 if 1.0 in budgets else max(budgets)) if budgets else None
 
 
 def final(runs: Iterable[Run], name: str) -> tuple[float, ...]:
-    """Return each run's last value of a metric."""
+    """Returns the last value of a metric.
+
+    Args:
+        runs: Runs that have the metric.
+        name: Name in `Run.metrics`.
+
+    Returns:
+        A value per run.
+    """
     return tuple(float(run.metrics[name][-1]) for run in runs)

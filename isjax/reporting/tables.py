@@ -1,7 +1,7 @@
-"""The table of a comparison: a row per method and budget, as text, Markdown, or cells."""
+"""Result table of a report: a row per method and budget, as text, Markdown, or cells."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -21,22 +21,27 @@ __all__ = [
 ]
 
 _EXPLANATION = """
-To uniform's final value: training seconds ("time") and steps at a run's first evaluation at least
-as good as uniform's mean final value, divided by uniform's mean total seconds and steps. ± is one
-standard deviation over seeds.
-With each run's learning rate scheduled over its own budget, a ratio below 1 says when a run first
-got there, not what a shorter budget """
+Columns "to uniform's final ..." say when a run first matches uniform's mean final value: its
+training seconds (time) and steps so far, divided by uniform's mean total. Below 1 is sooner than
+uniform. ± is one standard deviation over seeds.
+Each run schedules its learning rate over its own budget. The ratios say when a run first got there,
+not what a shorter budget """
 _ONE_BUDGET = "would give."
-_SEVERAL_BUDGETS = """gives: that is in the final values of the rows with a
-percentage, the share of the full number of steps that those runs take. Uniform's values are in row
+_SEVERAL_BUDGETS = """gives. For that, compare the final values of the rows with a
+percentage: their runs take that share of the full number of steps. Uniform's values are in row
 "{}"."""
 
 
 class Outcome(NamedTuple):
-    """How a group does on a metric: final values, and what it took to reach uniform's mean one.
+    """Results of a group on one metric, one value per seed.
 
-    All are one per seed. `time` and `steps` are ratios to uniform's mean total: infinite for a seed
-    that never gets there, None when there is no uniform run that has trained.
+    Attributes:
+        metric: The metric.
+        final: Value at the last evaluation.
+        time: Training seconds until the first evaluation at least as good as uniform's mean final
+            value, divided by uniform's mean total seconds. Infinite for a seed that never gets
+            there; None if no uniform run has trained.
+        steps: The same in steps.
     """
 
     metric: Metric
@@ -46,7 +51,15 @@ class Outcome(NamedTuple):
 
 
 class Summary(NamedTuple):
-    """One method at one budget: last steps and total seconds, one per seed, and the outcomes."""
+    """Results of one method at one budget.
+
+    Attributes:
+        group: Method and budget.
+        steps: Last evaluated step of each seed.
+        seconds: Total training seconds of each seed.
+        train_loss: Outcome by train loss.
+        score: Outcome by the test metric.
+    """
 
     group: Group
     steps: tuple[float, ...]
@@ -58,19 +71,26 @@ class Summary(NamedTuple):
 def _ratios(
     runs: Iterable[Run], uniform: Sequence[Run], metric: Metric, cost: str
 ) -> tuple[float, ...] | None:
-    """Return each run's cost to uniform's mean final value, over uniform's mean total cost."""
+    """Returns each run's cost to reach uniform's mean final value, over uniform's mean cost."""
     total = np.mean(final(uniform, cost)) if uniform else 0.0
     if total == 0:
         return None
     ends = final(uniform, metric.name)
-    target = np.mean(ends) if len(set(ends)) > 1 else ends[0]  # the mean of equals may differ
+    target = np.mean(ends) if len(set(ends)) > 1 else ends[0]  # NumPy's mean of equals may differ
     as_good = np.greater_equal if metric.higher_is_better else np.less_equal
     hits = [run.metrics[cost][as_good(run.metrics[metric.name], target)] for run in runs]
     return tuple(float(hit[0] / total) if hit.size else math.inf for hit in hits)
 
 
 def summarise(runs: Sequence[Run]) -> list[Summary]:
-    """Summarise runs on one data set, a summary per method and budget, in `by_group`'s order."""
+    """Summarises runs by method and budget.
+
+    Args:
+        runs: Runs on one data set, at least one.
+
+    Returns:
+        A summary per method and budget, in the order of `by_group`.
+    """
     groups = by_group(runs)
     uniform = groups.get(reference(groups), [])
 
@@ -91,18 +111,22 @@ def summarise(runs: Sequence[Run]) -> list[Summary]:
 
 
 def _mean_std(values: Sequence[float], decimals: int) -> str:
-    """Format a mean and, for several values, their sample standard deviation."""
+    """Formats a mean and, for several values, their sample standard deviation."""
     text = f"{np.mean(values):.{decimals}f}"
     with np.errstate(invalid="ignore"):  # a run that diverged to infinity
         return text if len(values) < 2 else f"{text} ± {np.std(values, ddof=1):.{decimals}f}"
 
 
 def mean_stds(rows: Sequence[Sequence[float]], least: int) -> list[str]:
-    """Format a mean ± deviation per row, the smallest mean with 3 significant digits.
+    """Formats cells as mean ± standard deviation, all with the same number of decimals.
 
     Args:
-        rows: Values, one row per cell.
-        least: Decimals at the least.
+        rows: Values of each cell.
+        least: Least number of decimals; more are used to give the smallest mean 3 significant
+            digits, at most 8.
+
+    Returns:
+        A text per cell.
     """
     means = [mean for row in rows if 0 < (mean := float(np.mean(row))) < math.inf]
     digits = 2 - math.floor(math.log10(min(means, default=1.0)))
@@ -110,7 +134,7 @@ def mean_stds(rows: Sequence[Sequence[float]], least: int) -> list[str]:
 
 
 def _ratio_text(ratios: Sequence[float] | None, count: bool = True) -> str:
-    """Format the mean ratio of the seeds that reached the target, and how many did."""
+    """Formats the mean ratio of the seeds that reached the target, and how many did."""
     reached = [ratio for ratio in ratios or () if math.isfinite(ratio)]
     if ratios is None or not reached:
         return "\N{EN DASH}" if ratios is None else "never"
@@ -119,7 +143,7 @@ def _ratio_text(ratios: Sequence[float] | None, count: bool = True) -> str:
 
 
 def _align(columns: Sequence[Sequence[str]], sides: str) -> list[str]:
-    """Pad each column to its side, `<` or `>`, and join the columns to lines."""
+    """Aligns each column to its side, `<` or `>`, and joins the columns to lines."""
     padded = [
         [f"{cell:{side}{max(map(len, cells))}}" for cell in cells]
         for cells, side in zip(columns, sides, strict=True)
@@ -128,7 +152,14 @@ def _align(columns: Sequence[Sequence[str]], sides: str) -> list[str]:
 
 
 def columns(summaries: Sequence[Summary]) -> list[list[str]]:
-    """Return the columns of the table, each a heading and a cell per summary."""
+    """Returns the table as columns.
+
+    Args:
+        summaries: A summary per row, at least one.
+
+    Returns:
+        Columns of text, each a heading and a cell per summary.
+    """
     ranges = [sorted({int(min(s.steps)), int(max(s.steps))}) for s in summaries]
     table = [
         ["method", *(summary.group.label for summary in summaries)],
@@ -151,7 +182,15 @@ def _finals(outcomes: Sequence[Outcome]) -> list[str]:
 
 
 def format_table(summaries: Sequence[Summary], markdown: bool = False) -> str:
-    """Format summaries, a line each, as aligned text with two heading lines or as Markdown."""
+    """Formats the table as text.
+
+    Args:
+        summaries: A summary per line, at least one.
+        markdown: Whether to write Markdown; else columns are aligned, below two heading lines.
+
+    Returns:
+        The lines, without a newline at the end.
+    """
     table = columns(summaries)
     if markdown:
         table[0][1:] = [f"`{name}`" for name in table[0][1:]]
@@ -163,7 +202,7 @@ def format_table(summaries: Sequence[Summary], markdown: bool = False) -> str:
         label = outcomes[0].metric.label
         time = [_ratio_text(o.time, count=False) for o in outcomes]
         steps = [_ratio_text(o.steps) for o in outcomes]
-        # One heading over both cells.
+        # Time and steps share a heading.
         finals.append(["final", label, *_finals(outcomes)])
         cells = _align([["time", *time], ["steps", *steps]], "<<")
         reached.append([f"to uniform's final {label}", *cells])
@@ -172,7 +211,14 @@ def format_table(summaries: Sequence[Summary], markdown: bool = False) -> str:
 
 
 def interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """Return the 95% interval of the mean by Student's t; None of fewer than three values."""
+    """Computes the 95% confidence interval of a mean by Student's t.
+
+    Args:
+        values: One value per seed.
+
+    Returns:
+        Lower and upper end; None for fewer than three values, or if one is not finite.
+    """
     if len(values) < 3 or not np.isfinite(values).all():
         return None
     from scipy.stats import t
@@ -182,7 +228,14 @@ def interval(values: Sequence[float]) -> tuple[float, float] | None:
 
 
 def explanation(runs: Sequence[Run]) -> str:
-    """Return what the ratios mean, and what the percentages if there are several budgets."""
+    """Explains the ratios of the table and, if there are several budgets, its percentages.
+
+    Args:
+        runs: Runs of the table.
+
+    Returns:
+        Lines of text, after an empty one.
+    """
     groups = by_group(runs)
     uniform = reference(groups)
     if len({group.budget for group in groups}) == 1:
@@ -191,22 +244,21 @@ def explanation(runs: Sequence[Run]) -> str:
 
 
 def notes(runs: Sequence[Run]) -> list[str]:
-    """Return what a reader must know before comparing the rows."""
-    found = []
+    """Lists reasons why the rows of the table may not be comparable.
+
+    Args:
+        runs: Runs of the table, at least one.
+
+    Returns:
+        A sentence per reason, without capital and full stop.
+    """
     groups = by_group(runs)
-    uniform = reference(groups)
-    if uniform is None:
-        wanted = f"method uniform, dataset {runs[0].dataset}, {runs[0].num_steps} steps"
-        found.append(f"no uniform run to compare with; add one ({wanted})")
-    elif not any(final(groups[uniform], "seconds")):
-        found.append(f"{uniform.label} has not trained yet; wait for its next evaluation")
-    if uniform is not None and uniform.budget != 1:
-        found.append(f"no uniform run of the full budget; {uniform.label} stands in for uniform")
+    found = _notes_on_uniform(runs, groups)
     unfinished = [run for run in runs if run.metrics["step"][-1] != run.total_steps]
     lengths = {run.num_steps for run in runs} | {int(run.metrics["step"][-1]) for run in unfinished}
     if len(lengths) > 1:
         counts = ", ".join(map(str, sorted(lengths)))
-        found.append(f"the runs differ in their number of steps: {counts}")
+        found.append(f"the runs have different numbers of steps: {counts}")
     for run in runs:
         if not run.finished:
             found.append(
@@ -214,5 +266,21 @@ def notes(runs: Sequence[Run]) -> list[str]:
             )
     for key, group in groups.items():
         if len({run.seed for run in group}) < len(group):
-            found.append(f"{key.label} has several runs with one seed; each is counted as a seed")
+            found.append(
+                f"{key.label} has several runs with the same seed; each counts as one seed"
+            )
+    return found
+
+
+def _notes_on_uniform(runs: Sequence[Run], groups: Mapping[Group, Sequence[Run]]) -> list[str]:
+    """Lists what is missing of the baseline."""
+    uniform = reference(groups)
+    if uniform is None:
+        run = f"method uniform, dataset {runs[0].dataset}, {runs[0].num_steps} steps"
+        return [f"no uniform run to compare with; add one ({run})"]
+    found = []
+    if not any(final(groups[uniform], "seconds")):
+        found.append(f"{uniform.label} has not trained yet; wait for its next evaluation")
+    if uniform.budget != 1:
+        found.append(f"no uniform run at the full budget; {uniform.label} is the baseline instead")
     return found

@@ -1,7 +1,6 @@
-"""Where the time of a step goes, as the profiler of JAX sees the compiled program run."""
+"""Time of a training step by part, measured with the profiler of JAX."""
 
 import pathlib
-import re
 import tempfile
 import time
 import warnings
@@ -11,9 +10,9 @@ from typing import Any, NamedTuple
 
 import jax
 
-__all__ = ["PARTS", "Spent", "shares", "spent"]
+__all__ = ["PARTS", "PartTime", "shares", "time_by_part"]
 
-# The named scopes of a step (isjax.training, isjax.samplers._importance, isjax.tree_sampler), and in words.
+# Named scopes of a training step, set in isjax.training and isjax.samplers, and their labels.
 PARTS = {
     "score": "scoring",
     "draw": "drawing",
@@ -23,15 +22,15 @@ PARTS = {
     "diagnose": "diagnostics",
     "other": "other",
 }
-_MOST_SECONDS, _MOST_CALLS = 0.5, 20
+_MAX_SECONDS, _MAX_CALLS = 0.5, 20
 
 
-class Spent(NamedTuple):
-    """What a part of a program takes in one call.
+class PartTime(NamedTuple):
+    """Cost of one part of a program in one call.
 
     Attributes:
-        seconds: of its operations, added up, though some may run side by side.
-        operations: that were run, each pass through a loop counted.
+        seconds: Sum over its operations, although some may run at the same time.
+        operations: Number of operations run; each pass through a loop counts.
     """
 
     seconds: float
@@ -39,60 +38,74 @@ class Spent(NamedTuple):
 
 
 def shares(call: Callable[[], Any], program: jax.stages.Compiled) -> dict[str, float] | None:
-    """The share of each of `PARTS` in the time that the operations of a program take; see `spent`.
-
-    Returns:
-        By part; or None, as `spent` does.
-    """
-    seconds = {part: took.seconds for part, took in (spent(call, program) or {}).items()}
-    whole = sum(seconds.values())
-    return {part: took / whole for part, took in seconds.items()} if whole else None
-
-
-def spent(call: Callable[[], Any], program: jax.stages.Compiled) -> dict[str, Spent] | None:
-    """What each of `PARTS` takes of a program.
-
-    Costs half a second, or one call. An operation that XLA fused out of several parts counts for
-    the one that its result belongs to; "other" are copies, and what XLA itself adds.
+    """Measures each part's share of the time of a program; see `time_by_part`.
 
     Args:
-        call: runs the program once, and returns its results.
-        program: compiled, of a step of `make_train_step`.
+        call: Runs the program once and returns its results.
+        program: Compiled step of `make_train_step`.
 
     Returns:
-        By part; or None if nothing was seen, be it that a trace is being taken already, or that the
-        device does not tell.
+        Shares by the names in `PARTS`, with sum 1; None if nothing could be measured.
+    """
+    times = {part: cost.seconds for part, cost in (time_by_part(call, program) or {}).items()}
+    total = sum(times.values())
+    return {part: seconds / total for part, seconds in times.items()} if total else None
+
+
+def time_by_part(
+    call: Callable[[], Any], program: jax.stages.Compiled
+) -> dict[str, PartTime] | None:
+    """Measures the time and the number of operations of each part of a program.
+
+    Runs the program for half a second, but at least once and at most 20 times. An operation that
+    XLA fused from several parts counts for the part of its result. "other" holds copies and
+    operations that XLA adds.
+
+    Args:
+        call: Runs the program once and returns its results.
+        program: Compiled step of `make_train_step`.
+
+    Returns:
+        Costs by the names in `PARTS`; None if another trace is running, or if the device reports no
+        operations.
     """
     with tempfile.TemporaryDirectory() as folder:
-        options = jax.profiler.ProfileOptions()
-        options.python_tracer_level = 0
-        try:
-            jax.profiler.start_trace(folder, profiler_options=options)
-        except RuntimeError:  # there is one trace at a time
-            return None
-        try:
-            start, calls = time.perf_counter(), 0
-            while calls < _MOST_CALLS and time.perf_counter() - start < _MOST_SECONDS:
-                jax.block_until_ready(call())
-                calls += 1
-        finally:
-            jax.profiler.stop_trace()
-        operations = _operations(pathlib.Path(folder))
+        calls = _trace(call, folder)
+        operations = _operations(pathlib.Path(folder)) if calls else []
+    if not operations:
+        return None
     scope = _scopes(program.as_text() or "")
-    totals = dict.fromkeys(PARTS, Spent(0.0, 0.0))
+    totals = dict.fromkeys(PARTS, PartTime(0.0, 0.0))
     for name, own in operations:
         part = scope.get(name, "other")
         seconds, number = totals[part]
-        totals[part] = Spent(seconds + own * 1e-9 / calls, number + 1 / calls)
-    return totals if operations else None
+        totals[part] = PartTime(seconds + own * 1e-9 / calls, number + 1 / calls)
+    return totals
+
+
+def _trace(call: Callable[[], Any], folder: str) -> int:
+    """Traces repeated calls into a folder; returns their number, 0 if another trace is running."""
+    options = jax.profiler.ProfileOptions()
+    options.python_tracer_level = 0
+    try:
+        jax.profiler.start_trace(folder, profiler_options=options)
+    except RuntimeError:  # only one trace can run at a time
+        return 0
+    try:
+        start, calls = time.perf_counter(), 0
+        while calls < _MAX_CALLS and time.perf_counter() - start < _MAX_SECONDS:
+            jax.block_until_ready(call())
+            calls += 1
+    finally:
+        jax.profiler.stop_trace()
+    return calls
 
 
 def _operations(folder: pathlib.Path) -> list[tuple[str, float]]:
-    """What a trace saw run: the name of each operation, and its own nanoseconds."""
+    """Reads a trace; returns the name and the own nanoseconds of each operation run."""
     found = []
     with warnings.catch_warnings():
-        # Python 3.13 warns of jaxlib's types as they are made, and where a warning is an error that
-        # ends the process.
+        # Creating jaxlib's types warns on Python 3.13; as an error, that warning ends the process.
         warnings.simplefilter("ignore", DeprecationWarning)
         for path in folder.rglob("*.xplane.pb"):
             for plane in jax.profiler.ProfileData.from_file(str(path)).planes:
@@ -102,43 +115,52 @@ def _operations(folder: pathlib.Path) -> list[tuple[str, float]]:
 
 
 def _own_times(events: Iterable[Any]) -> list[tuple[str, float]]:
-    """Each operation of a thread, and its nanoseconds without those of operations within it."""
+    """Returns each operation of a thread and its nanoseconds without those of nested operations."""
     spans = []
     for event in events:
         operation = dict(event.stats).get("hlo_op")
         if operation is not None:
             spans.append((event.start_ns, -event.duration_ns, str(operation)))
-    own, open_ = [], []  # open_: (end, place in own) of the operations that the next may be within
+    own, enclosing = [], []  # enclosing: (end, index into own) of operations that have not ended
     for start, negative, name in sorted(spans):
-        while open_ and open_[-1][0] <= start:
-            open_.pop()
-        if open_:
-            own[open_[-1][1]][1] += negative
-        open_.append((start - negative, len(own)))
+        while enclosing and enclosing[-1][0] <= start:
+            enclosing.pop()
+        if enclosing:
+            own[enclosing[-1][1]][1] += negative
+        enclosing.append((start - negative, len(own)))
         own.append([name, -negative])
     return [(name, max(duration, 0.0)) for name, duration in own]
 
 
 def _scopes(text: str) -> dict[str, str]:
-    """The part of each operation of a program, by the innermost of the named scopes it is in.
+    """Returns the part of each operation in a program's text: its innermost named scope in `PARTS`.
 
-    One that XLA gave no name belongs where most of what it fuses does.
+    A fusion without a name gets the part of most operations in it. The text is the only source of
+    the scopes: the instructions of `HloModule` have no metadata in Python.
     """
     found: dict[str, str] = {}
-    fused: dict[str, Counter[str]] = {}  # by the name of a computation, its operations by part
-    within: Counter[str] = Counter()
+    computations: dict[str, Counter[str]] = {}  # parts of the operations in each computation
+    current: Counter[str] = Counter()
     for line in text.splitlines():
-        if opened := re.match(r"(?:ENTRY )?%?([\w.\-]+) \(.*\{$", line):
-            within = fused.setdefault(opened[1], Counter())
-        named = re.match(r"\s+(?:ROOT )?%?([\w.\-]+) = ", line)
-        if not named:
+        if line.endswith("{") and not line[0].isspace():
+            name = line.removeprefix("ENTRY ").partition(" (")[0].lstrip("%")
+            current = computations.setdefault(name, Counter())
             continue
-        if path := re.search(r'op_name="([^"]*)"', line):
-            part = ["other", *(part for part in path[1].split("/") if part in PARTS)][-1]
-            within[part] += 1
-        elif called := re.search(r"calls=%?([\w.\-]+)", line):
-            part = (fused.get(called[1]) or Counter(["other"])).most_common(1)[0][0]
-        else:
+        name, is_operation, operation = line.strip().removeprefix("ROOT ").partition(" = ")
+        if not is_operation:
             continue
-        found[named[1]] = part
+        name, scopes = name.lstrip("%"), _between(operation, 'op_name="', '"')
+        if scopes is not None:
+            part = next((s for s in reversed(scopes.split("/")) if s in PARTS), "other")
+            current[part] += 1
+            found[name] = part
+        elif (fused := _between(operation, "calls=", ",")) is not None:
+            parts = computations.get(fused.strip().lstrip("%")) or Counter(["other"])
+            found[name] = parts.most_common(1)[0][0]
     return found
+
+
+def _between(text: str, start: str, end: str) -> str | None:
+    """Returns the text after `start`, up to the next `end`; None if there is no `start`."""
+    _, found, rest = text.partition(start)
+    return rest.partition(end)[0] if found else None

@@ -20,7 +20,7 @@ def state_of(params):
 
 
 def show(dataset, output_fn=None, score_fn=None, label_fn=None, count=None, params=0.0, size=4):
-    """Of a task whose loss is the sum of the example's numbers, unless told otherwise."""
+    """Gallery of a task; its loss is the sum of an example's numbers, unless score_fn is given."""
 
     def total(params, model_state, batch):
         leaves = [jnp.asarray(x, jnp.float32) for x in jax.tree.leaves(batch)]
@@ -43,13 +43,13 @@ def label_of(batch):
     return batch["label"]
 
 
-# Which
+# Ids
 
 
 @pytest.mark.parametrize("size", [1, 3, 10])
 @pytest.mark.parametrize("high", [1, 2, 5, 2**31])
 def test_extremes_have_the_largest_and_the_smallest_counts(size, high):
-    """However many are tied, and near the end of int32."""
+    """Also with ties, and near the end of int32."""
     for seed in range(20):
         low = high - 5 if high == 2**31 else 0
         count = np.random.default_rng(seed).integers(low, high, N).astype(np.int32)
@@ -68,7 +68,7 @@ def test_ties_are_not_broken_by_the_order_of_the_data():
 
 
 @pytest.mark.parametrize(("examples", "shown"), [(1, 2), (2, 2), (3, 2), (20, 8)])
-def test_of_few_examples_half_are_shown_as_drawn_most_and_a_single_one_as_both(examples, shown):
+def test_small_data_sets_are_split_in_half_and_a_single_example_appears_twice(examples, shown):
     data = {"x": np.ones((examples, 2), np.float32), "label": np.zeros(examples, np.int32)}
     count = np.arange(examples)[::-1]
     found = show(from_arrays(data, data, 1), lambda p, b: b["x"] @ jnp.ones((2, 1)), count=count)
@@ -76,7 +76,7 @@ def test_of_few_examples_half_are_shown_as_drawn_most_and_a_single_one_as_both(e
     assert found["count"][0] == examples - 1 and found["count"][shown // 2] == 0
 
 
-# What is said of them
+# Descriptions
 
 
 def classes(names=None, **more):
@@ -89,7 +89,7 @@ def classes(names=None, **more):
 
 
 @pytest.mark.parametrize("names", [None, ("cat", "dog", "<b>")])
-def test_classes_are_named_and_losses_are_of_the_state_as_it_is(names):
+def test_classes_are_named_and_losses_are_those_of_the_state(names):
     dataset = classes(names)
     w = np.random.default_rng(1).normal(size=(3, 3)).astype(np.float32)
 
@@ -146,7 +146,7 @@ def test_tokens_are_read_without_their_padding(vocabulary, text):
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_numbers_are_written_with_three_digits_the_first_four_of_them(dtype):
+def test_the_first_four_numbers_are_written_with_three_digits(dtype):
     y = np.tile(np.float32([1234.5, -0.0001234, np.nan, np.inf, 7, 8]), (N, 1))
     data = {"x": np.ones((N, 2), np.float32), "y": y}
     found = show(from_arrays(data, data), lambda p, b: (0.5 * b["y"]).astype(dtype))
@@ -164,30 +164,30 @@ BARE, BOTH = {"ids", "count", "loss"}, {"label", "prediction"}
 WORDS = {"x": np.ones((N, 3), int)}
 
 
-def told_of(train, num_classes=None, vocabulary=None, output=None, label=None):
+def described(train, num_classes=None, vocabulary=None, output=None, label=None):
     output_fn = output and (lambda params, batch: output(batch))
     return Dataset(train, None, num_classes, None, vocabulary), output_fn, label
 
 
 @pytest.mark.parametrize(
-    ("task", "told"),
+    ("task", "names"),
     [
-        (told_of((np.ones((N, 2)), np.ones(N))), set()),
-        (told_of((np.ones((N, 2)), np.ones(N)), output=lambda b: {"a": b[0]}), set()),
-        (told_of({"inputs": np.ones((N, 2)), "y": np.ones(N)}), {"label"}),
-        (told_of({"x": np.ones((N, 2)), "y": {"a": np.ones(N)}}, output=lambda b: b["y"]), {"x"}),
-        (told_of({"x": {"a": np.ones(N)}, "y": np.ones((N, 1))}, output=lambda b: b["y"]), BOTH),
-        (told_of({"x": np.ones((N, 2))}, output=lambda b: (b["x"], b["x"])), {"x"}),
-        (told_of((np.ones(N),), 2, output=lambda b: b[0]), set()),
-        (told_of((np.ones(N, int),), 2, output=lambda b: b[0], label=lambda b: b[0]), {"label"}),
-        (told_of((np.ones(N, int),), 2, None, lambda b: jnp.eye(2)[b[0]], lambda b: b[0]), BOTH),
-        (told_of(WORDS, None, ("a", "b")), {"text"}),
-        (told_of(WORDS | {"y": np.ones(N, int)}, None, ("a", "b")), {"text", "label"}),
+        (described((np.ones((N, 2)), np.ones(N))), set()),
+        (described((np.ones((N, 2)), np.ones(N)), output=lambda b: {"a": b[0]}), set()),
+        (described({"inputs": np.ones((N, 2)), "y": np.ones(N)}), {"label"}),
+        (described({"x": np.ones((N, 2)), "y": {"a": np.ones(N)}}, output=lambda b: b["y"]), {"x"}),
+        (described({"x": {"a": np.ones(N)}, "y": np.ones((N, 1))}, output=lambda b: b["y"]), BOTH),
+        (described({"x": np.ones((N, 2))}, output=lambda b: (b["x"], b["x"])), {"x"}),
+        (described((np.ones(N),), 2, output=lambda b: b[0]), set()),
+        (described((np.ones(N, int),), 2, output=lambda b: b[0], label=lambda b: b[0]), {"label"}),
+        (described((np.ones(N, int),), 2, None, lambda b: jnp.eye(2)[b[0]], lambda b: b[0]), BOTH),
+        (described(WORDS, None, ("a", "b")), {"text"}),
+        (described(WORDS | {"y": np.ones(N, int)}, None, ("a", "b")), {"text", "label"}),
     ],
 )
-def test_a_task_of_ones_own_is_told_of_as_far_as_it_can_be(task, told):
-    """A run must not fail at an evaluation for what only the report shows."""
+def test_custom_tasks_are_described_as_far_as_possible(task, names):
+    """An evaluation must not fail because of the gallery."""
     dataset, output_fn, label_fn = task
     found = show(dataset, output_fn, label_fn=label_fn)
-    assert found.keys() == BARE | told
+    assert found.keys() == BARE | names
     assert all(value.dtype != object and len(value) == 8 for value in found.values())

@@ -6,7 +6,7 @@ from isjax.reporting.runs import Group, by_group, load_runs, reference, score
 
 
 @pytest.mark.parametrize("tail", ['{"step": 30, "seco', '{"step": 30, "seconds": 4', "{"])
-def test_torn_last_line_is_ignored(tmp_path, tail):
+def test_incomplete_last_line_is_ignored(tmp_path, tail):
     write_run(tmp_path, rows=rows([2.0, 1.0], [0.1, 0.5], 1.0), tail=tail)
     (run,) = load_runs([tmp_path])
     np.testing.assert_array_equal(run.metrics["step"], [0, 10])
@@ -47,7 +47,7 @@ def test_the_budget_is_a_share_of_the_steps(tmp_path, budget, steps):
 
 
 @pytest.mark.parametrize("budget", [0, -0.5, float("nan"), float("inf"), "half", [1]])
-def test_an_impossible_budget_is_malformed(tmp_path, budget):
+def test_an_invalid_budget_is_malformed(tmp_path, budget):
     write_run(tmp_path, rows=rows([1.0], [0.1], 1.0), budget=budget)
     with pytest.raises(ValueError, match=r"config.json: malformed \(.*\); repair it, or move the"):
         load_runs([tmp_path])

@@ -1,5 +1,4 @@
 import math
-import re
 
 import numpy as np
 import pytest
@@ -13,9 +12,10 @@ INF = float("inf")
 
 
 def cells(table):
-    """The cells after a row's label, by that label."""
+    """Cells of each row by its label."""
     lines = table.split("\n\n")[0].splitlines()[2:]
-    return dict(re.sub("  +", " | ", line).split(" | ", 1) for line in lines)
+    rows = [[cell.strip() for cell in line.split("  ") if cell.strip()] for line in lines]
+    return {label: " | ".join(row) for label, *row in rows}
 
 
 def test_summaries_match_hand_computed_values(folder):
@@ -39,7 +39,7 @@ def test_a_lone_uniform_run_gets_exactly_to_its_own_final_values(tmp_path):
 
 
 def test_budgets_are_summarised_against_full_uniform(budgets):
-    """Whose run ends at loss 0.4 and perplexity 8 after 4 seconds and 20 steps."""
+    """Uniform ends at loss 0.4 and perplexity 8 after 4 seconds and 20 steps."""
     full, half, loss_70, loss_50 = summarise(load_runs([budgets]))
     assert [s.group.budget for s in (full, half, loss_70, loss_50)] == [1.0, 0.5, 0.7, 0.5]
     assert [s.steps for s in (full, half, loss_70, loss_50)] == [(20,), (10,), (14,), (10,)]
@@ -51,13 +51,13 @@ def test_budgets_are_summarised_against_full_uniform(budgets):
     assert (loss_50.score.final, loss_50.score.time) == ((9.0,), (INF,))
 
 
-def test_uniform_at_the_largest_budget_stands_in(budgets):
-    """So that the reference is loss 0.8 and perplexity 20 after 2 seconds and 10 steps."""
+def test_uniforms_largest_budget_is_the_baseline(budgets):
+    """The baseline is loss 0.8 and perplexity 20 after 2 seconds and 10 steps."""
     runs = load_runs([budgets / name for name in ("u50", "l70")])
     table = cells(format_table(summarise(runs)))
     assert table["uniform 50%"].endswith("1.00 | 1.00 | 1.00 | 1.00")
     assert table["loss 70%"].endswith(" | 2.50 | 1.40 | 1.00 | 0.70")
-    assert notes(runs) == ["no uniform run of the full budget; uniform 50% stands in for uniform"]
+    assert notes(runs) == ["no uniform run at the full budget; uniform 50% is the baseline instead"]
     assert 'Uniform\'s values are in row "uniform 50%".' in " ".join(explanation(runs).split())
 
 
@@ -80,7 +80,7 @@ def test_table(folder):
 
 def test_table_of_budgets(budgets):
     table = format_table(summarise(load_runs([budgets])))
-    assert re.split("  +", table.splitlines()[0].strip()) == [
+    assert [cell.strip() for cell in table.splitlines()[0].split("  ") if cell.strip()] == [
         "final",
         "final",
         "to uniform's final train loss",
@@ -95,7 +95,7 @@ def test_table_of_budgets(budgets):
     )
 
 
-def test_table_of_losses_where_there_is_neither_accuracy_nor_perplexity(tmp_path):
+def test_table_of_test_losses_without_accuracy_and_perplexity(tmp_path):
     write_run(tmp_path / "u", rows=rows([2, 1, 0.5], [3, 2, 0.9], 1), metric="test_loss")
     write_run(tmp_path / "l", "loss", rows=rows([2, 1, 0.6], [3, 0.8, 0.7], 1), metric="test_loss")
     table = format_table(summarise(load_runs([tmp_path])))
@@ -178,8 +178,8 @@ def test_a_run_that_diverged_is_in_the_table(tmp_path, value):
     assert line.endswith("never | never | never | never")
 
 
-def test_what_ends_as_uniform_does_gets_there_at_its_end(tmp_path):
-    """Although NumPy's mean of three times 0.7 is below 0.7."""
+def test_a_run_that_ends_as_uniform_reaches_the_target_at_its_end(tmp_path):
+    """NumPy's mean of three times 0.7 is below 0.7."""
     ends = rows([1.0, 0.8, 0.7], [0.1, 0.5, 0.6], 1.0)
     for seed in range(3):
         write_run(tmp_path / f"u{seed}", seed=seed, rows=ends)
@@ -211,14 +211,14 @@ def test_notes_on_unequal_runs(folder):
     write_run(folder / "h", "grad", 0, rows([2.0, 0.5, 0.4], [0.1, 0.5, 0.6], 1.0))
     runs = load_runs([folder])
     assert notes(runs) == [
-        "the runs differ in their number of steps: 10, 20",
+        "the runs have different numbers of steps: 10, 20",
         f"{folder / 'g'} is at step 10 of 20",
-        "grad has several runs with one seed; each is counted as a seed",
+        "grad has several runs with the same seed; each counts as one seed",
     ]
     assert "| 10 to 20 |" in cells(format_table(summarise(runs)))["grad"]
 
 
-def test_unequal_budgets_of_one_seed_are_no_cause_for_a_note(budgets):
+def test_unequal_budgets_of_one_seed_need_no_note(budgets):
     assert notes(load_runs([budgets])) == []
 
 
@@ -227,23 +227,25 @@ def test_notes_on_unequal_runs_at_a_budget(budgets):
     write_run(budgets / "h", "grad", 0, [(0, 0.0, 2.0, 9), (3, 1.0, 0.5, 8)], budget=0.25)
     write_run(budgets / "k", "grad", 0, [(0, 0.0, 2.0, 9), (5, 1.0, 0.5, 8)], budget=0.25)
     assert notes(load_runs([budgets])) == [
-        "the runs differ in their number of steps: 3, 20, 40",
+        "the runs have different numbers of steps: 3, 20, 40",
         f"{budgets / 'h'} is at step 3 of 5",
-        "grad 25% has several runs with one seed; each is counted as a seed",
+        "grad 25% has several runs with the same seed; each counts as one seed",
     ]
 
 
 def test_the_explanation_points_to_the_rows_of_other_budgets(folder, budgets):
     text = " ".join(explanation(load_runs([budgets / "u", budgets / "l50"])).split())
     assert "would give" not in text
-    assert "what a shorter budget gives: that is in the final values of the rows with a" in text
+    assert (
+        "what a shorter budget gives. For that, compare the final values of the rows with" in text
+    )
     assert 'Uniform\'s values are in row "uniform".' in text
     text = " ".join(explanation(load_runs([folder / "u0", folder / "deep"])).split())
     assert text.endswith("not what a shorter budget would give.")
 
 
 def density(t, freedom):
-    """Student's."""
+    """Density of Student's t distribution."""
     constant = math.gamma((freedom + 1) / 2) / math.gamma(freedom / 2)
     return constant / math.sqrt(math.pi * freedom) * (1 + t * t / freedom) ** (-(freedom + 1) / 2)
 
@@ -258,7 +260,7 @@ def test_an_interval_holds_95_percent_of_students_distribution(number):
     assert inside == pytest.approx(0.95, abs=1e-6)
 
 
-def test_there_is_no_interval_of_two_seeds_nor_of_one_that_diverged():
+def test_two_seeds_or_a_diverged_one_have_no_interval():
     assert interval([1.0, 2.0]) is interval([]) is None
     assert interval([1.0, 2.0, float("nan")]) is interval([1.0, 2.0, INF]) is None
     assert interval([2.0, 2.0, 2.0]) == (2.0, 2.0)

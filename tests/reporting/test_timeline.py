@@ -15,6 +15,16 @@ from isjax.reporting.timeline import PARTS, shares
 from isjax.training import init_train_state, make_train_step
 
 
+@pytest.fixture(autouse=True, scope="module")
+def scopes_in_cache_key():
+    """JAX's compilation cache otherwise returns an equal program with the scopes of another."""
+    name = "jax_compilation_cache_include_metadata_in_key"
+    before = getattr(jax.config, name)
+    jax.config.update(name, True)
+    yield
+    jax.config.update(name, before)
+
+
 def event(start, duration, operation, **stats):
     stats = {"hlo_op": operation} | stats if operation else stats
     return SimpleNamespace(start_ns=start, duration_ns=duration, stats=list(stats.items()))
@@ -27,32 +37,32 @@ def own(events):
     return spent
 
 
-def test_an_operations_own_time_is_without_that_of_operations_within_it():
+def test_own_time_excludes_nested_operations():
     """A loop of 100 ns holds 40 of a fusion, of which 10 are a product, and 20 of a copy."""
     events = [
         event(0, 100, "while"),
         event(10, 40, "fusion"),
         event(20, 10, "dot"),
         event(60, 20, "copy"),
-        event(100, 7, "after"),  # begins where the loop ends: not within it
+        event(100, 7, "after"),  # begins where the loop ends: not nested
     ]
     expected = {"while": 40, "fusion": 30, "dot": 10, "copy": 20, "after": 7}
     assert own(events) == own(events[::-1]) == expected
     assert sum(expected.values()) == 107
 
 
-def test_of_two_that_start_together_the_longer_is_around_the_shorter():
+def test_of_two_operations_that_start_together_the_longer_encloses_the_shorter():
     assert own([event(5, 3, "inner"), event(5, 10, "outer")]) == {"inner": 3, "outer": 7}
 
 
-def test_what_is_no_operation_counts_neither_by_itself_nor_against_what_is_around_it():
+def test_events_that_are_no_operations_are_ignored():
     pool = event(10, 20, None, name="ThreadpoolListener")
     events = [event(0, 50, "dot"), pool, event(60, 1, None)]
     assert own(events) == {"dot": 50}
     assert own([]) == {}
 
 
-def test_repeated_operations_are_each_listed_and_none_takes_less_than_nothing():
+def test_repeated_operations_add_up_and_no_time_is_negative():
     events = [event(0, 5, "dot"), event(5, 5, "dot"), event(20, 4, "call"), event(20, 6, "dot")]
     assert own(events) == {"dot": 5 + 5 + 2, "call": 4}
     overlapping = [event(0, 4, "call"), event(1, 9, "dot")]  # clocks that do not quite agree
@@ -92,17 +102,17 @@ ENTRY %main (x: f32[4,4]) -> f32[4,4] {
     assert found["custom.2"] == "other"
 
 
-def test_what_a_part_takes_is_of_one_call():
+def test_costs_are_of_one_call():
     """A loop of 20 passes and one sine: however often it was called, they count once."""
     call, compiled = program({"train": heavy, "draw": jnp.sin})
-    took = timeline.spent(call, compiled)
+    took = timeline.time_by_part(call, compiled)
     assert 20 <= took["train"].operations < 200 and 1 <= took["draw"].operations < 20
     assert took["train"].seconds > took["draw"].seconds > 0
     assert list(took) == list(shares(call, compiled))
 
 
 def program(functions):
-    """One that calls each function on a matrix in the part it is for."""
+    """Compiles a program that calls each function on a matrix, in its named scope."""
 
     def run(x):
         for part, function in functions.items():
@@ -130,26 +140,26 @@ def test_shares_sum_to_one_and_name_the_part_that_takes_longest():
     assert swapped["score"] > 0.5 > swapped["train"]
 
 
-def test_there_is_an_end_to_the_calls():
+def test_the_program_is_called_at_most_20_times():
     call, compiled = program({"train": jnp.sin})
     calls = []
     assert shares(lambda: calls.append(1) or call(), compiled)
     assert 1 <= len(calls) <= 20
 
 
-def test_where_nothing_runs_nothing_is_said():
+def test_no_operations_give_none():
     _, compiled = program({"train": jnp.sin})
     assert shares(lambda: None, compiled) is None
 
 
-def test_a_trace_being_taken_is_left_alone(tmp_path):
+def test_a_running_trace_is_left_alone(tmp_path):
     call, compiled = program({"train": jnp.sin})
     calls = []
     with jax.profiler.trace(tmp_path):
         assert shares(lambda: calls.append(1), compiled) is None
         call().block_until_ready()
     assert not calls and list(tmp_path.rglob("*.xplane.pb"))
-    assert shares(call, compiled)  # and once it has ended there is one again
+    assert shares(call, compiled)  # works again once the trace has ended
 
 
 def test_a_call_that_fails_leaves_no_trace_running():
@@ -163,7 +173,7 @@ def test_a_call_that_fails_leaves_no_trace_running():
     assert shares(call, compiled)
 
 
-def test_other_threads_do_not_hinder_it():
+def test_other_threads_do_not_disturb():
     call, compiled = program({"train": heavy})
     stop = threading.Event()
     other = jax.jit(jnp.cos)
@@ -213,5 +223,4 @@ def test_each_part_of_a_step_is_found_in_its_program(steps_per_call):
 
     measured = shares(call, compiled.run)
     assert all(measured[part] > 0 for part in ("score", "draw", "train", "learn", "buffer"))
-    # Most of what a step does is told apart from what XLA adds.
     assert measured["other"] < 0.5

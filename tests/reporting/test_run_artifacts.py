@@ -5,7 +5,7 @@ import pytest
 from helpers import rows, write_run
 
 from isjax.data.dataset import save
-from isjax.reporting.behaviour import load_behaviour
+from isjax.reporting.run_artifacts import load_artifacts
 from isjax.reporting.runs import load_runs
 
 EMPTY = ({}, {}, {}, {}, {})
@@ -13,7 +13,7 @@ EMPTY = ({}, {}, {}, {}, {})
 
 @pytest.fixture
 def run(tmp_path):
-    """A run with evaluations alone, as `config.exhibits=False` leaves it."""
+    """A run whose only file besides its config is `metrics.jsonl`."""
     write_run(tmp_path, "last_loss", rows=rows([2.0, 1.0], [0.1, 0.5], 1.0))
     (run,) = load_runs([tmp_path])
     return run
@@ -24,14 +24,14 @@ def write_steps(run, *lines, tail=""):
     (run.path / "training.jsonl").write_text(text)
 
 
-def test_all_that_a_run_put_by_is_read_back(run):
+def test_all_artifacts_are_read_back(run):
     write_steps(run, {"step": 10, "ess": 0.25, "loss": 3}, {"step": 20, "ess": 1.0, "loss": 2.5})
     count, scores = np.arange(4), np.float32([0.5, 1.5])
     save(run.path / "draws.npz", count=count, scores=scores)
     save(run.path / "examples.npz", ids=np.array([1, 0]), label=np.array(["a", "<b>"]))
     shares = {"train": 0.75, "draw": 0.25}
     (run.path / "time.json").write_text(json.dumps({"step": 10, "shares": shares}))
-    found = load_behaviour(run)
+    found = load_artifacts(run)
     assert {name: list(values) for name, values in found.steps.items()} == {
         "step": [10, 20],
         "ess": [0.25, 1],
@@ -44,62 +44,62 @@ def test_all_that_a_run_put_by_is_read_back(run):
     assert found.shares == shares
 
 
-def test_of_a_run_that_put_nothing_by_there_are_the_evaluations(run):
-    found = load_behaviour(run)
+def test_a_run_without_artifacts_has_its_evaluations(run):
+    found = load_artifacts(run)
     assert found._replace(evaluations={}) == EMPTY
     assert list(found.evaluations["step"]) == [0, 10]
 
 
-def test_a_line_still_being_written_is_left_out(run):
+def test_an_incomplete_line_is_left_out(run):
     for tail in ("{", '{"step": 30, "ess": 0.', '{"step": 30, "ess"', "\n"):
         write_steps(run, {"step": 10, "ess": 1.0}, {"step": 20, "ess": 0.5}, tail=tail)
-        assert list(load_behaviour(run).steps["step"]) == [10, 20], tail
+        assert list(load_artifacts(run).steps["step"]) == [10, 20], tail
     write_steps(run, tail='{"step": 10')
-    assert load_behaviour(run).steps == {}
+    assert load_artifacts(run).steps == {}
     with (run.path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 20, "se')
-    assert list(load_behaviour(run).evaluations["step"]) == [0, 10]
+    assert list(load_artifacts(run).evaluations["step"]) == [0, 10]
 
 
 def test_only_numbers_that_all_lines_have_are_read(run):
     """The line of the first evaluation, before training, has no diagnostics."""
     write_steps(run, {"step": 10, "ess": 1.0}, {"step": 20})
-    found = load_behaviour(run)
+    found = load_artifacts(run)
     assert found.steps.keys() == {"step"}
     text = (run.path / "metrics.jsonl").read_text()
     more = [json.dumps(json.loads(line) | {"coverage": 0.5}) for line in text.splitlines()]
     (run.path / "metrics.jsonl").write_text("\n".join(more) + "\n")
-    assert list(load_behaviour(run).evaluations["coverage"]) == [0.5, 0.5]
+    assert list(load_artifacts(run).evaluations["coverage"]) == [0.5, 0.5]
 
 
 def test_numbers_that_are_not_finite_stay_so(run):
     write_steps(
         run, {"step": 10, "ess": 0.0, "loss": float("nan")}, {"step": 20, "ess": 1, "loss": 1}
     )
-    steps = load_behaviour(run).steps
+    steps = load_artifacts(run).steps
     np.testing.assert_array_equal(steps["loss"], [np.nan, 1])
     np.testing.assert_array_equal(steps["tau"], [np.inf, 1])
 
 
 @pytest.mark.parametrize("name", ["draws", "examples"])
-def test_a_file_cut_anywhere_is_as_good_as_none(run, name):
+def test_a_truncated_or_damaged_file_reads_as_empty(run, name):
     path = run.path / f"{name}.npz"
     save(path, count=np.arange(300), scores=np.ones(20, np.float32))
     whole = path.read_bytes()
-    assert set(getattr(load_behaviour(run), name)) == {"count", "scores"}
+    assert set(getattr(load_artifacts(run), name)) == {"count", "scores"}
     for length in [0, 1, 3, 4, *range(5, len(whole), 101), len(whole) - 1]:
         path.write_bytes(whole[:length])
-        assert load_behaviour(run)._replace(evaluations={}) == EMPTY, length
+        assert load_artifacts(run)._replace(evaluations={}) == EMPTY, length
     path.write_bytes(whole[:700] + b"\xff" * 9 + whole[709:])  # damaged in an array
-    assert getattr(load_behaviour(run), name) == {}
+    assert getattr(load_artifacts(run), name) == {}
 
 
 def test_arrays_of_objects_are_not_unpickled(run):
     np.savez(run.path / "draws.npz", count=np.array([{}, None], object))
-    assert load_behaviour(run).draws == {}
+    assert load_artifacts(run).draws == {}
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"step": 10, "sha', '{"step": 10, "shares": null}'])
-def test_a_time_that_is_not_known(run, text):
+def test_an_unknown_step_time_reads_as_empty(run, text):
     (run.path / "time.json").write_text(text)
-    assert load_behaviour(run).shares == {}
+    assert load_artifacts(run).shares == {}

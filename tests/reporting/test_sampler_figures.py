@@ -6,14 +6,14 @@ import matplotlib
 import numpy as np
 import pytest
 
-from isjax.reporting.behaviour import Behaviour
-from isjax.reporting.behaviour_figures import (
-    draw_behaviour,
-    draw_draws,
-    draw_predictions,
-    draw_time,
-)
+from isjax.reporting.run_artifacts import RunArtifacts
 from isjax.reporting.runs import Group, Run
+from isjax.reporting.sampler_figures import (
+    draw_diagnostics,
+    draw_histograms,
+    draw_score_against_loss,
+    draw_step_time,
+)
 from isjax.reporting.timeline import PARTS
 
 UNIFORM, LOSS = Group("uniform", 1.0), Group("loss", 1.0)
@@ -21,7 +21,7 @@ UNIFORM, LOSS = Group("uniform", 1.0), Group("loss", 1.0)
 
 @pytest.fixture(autouse=True)
 def strict():
-    """A number that cannot be drawn must not come out as a warning."""
+    """Numbers that cannot be drawn must not cause warnings."""
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         yield
@@ -32,7 +32,7 @@ def behaved(steps=None, evaluations=None, draws=None, shares=None):
         {k: np.asarray(v, float) for k, v in (c or {}).items()} for c in (steps, evaluations)
     )
     arrays = {name: np.asarray(values) for name, values in (draws or {}).items()}
-    return Behaviour(*columns, arrays, {}, shares or {})
+    return RunArtifacts(*columns, arrays, {}, shares or {})
 
 
 def drawn(scores, losses=None, probs=None, count=(0, 1, 2)):
@@ -59,7 +59,7 @@ def visible(figure):
     return [ax for ax in figure.axes if ax.get_visible()]
 
 
-# Where the time went
+# Step time
 
 
 def run_of(group, steps, seconds):
@@ -67,16 +67,16 @@ def run_of(group, steps, seconds):
     return Run(Path("x"), group.method, 0, steps, "mnist", metrics)
 
 
-def test_the_time_of_a_step_is_split_by_the_mean_shares_of_the_seeds():
+def test_step_time_is_split_by_the_mean_shares_of_the_seeds():
     runs = {
         UNIFORM: [run_of(UNIFORM, 100, 0.2), run_of(UNIFORM, 200, 0.8)],  # 2 ms, 4 ms: 0.5 / 150
         LOSS: [run_of(LOSS, 100, 0.5)] * 3,
     }
-    behaviours = {
+    artifacts = {
         UNIFORM: [behaved(shares={"train": 1.0}), behaved(shares={"train": 0.5, "draw": 0.5})],
         LOSS: [behaved(), behaved(shares={"score": 0.25, "train": 0.75}), behaved()],
     }
-    figure = draw_time(runs, behaviours)
+    figure = draw_step_time(runs, artifacts)
     (ax,) = figure.axes
     assert [text.get_text() for text in ax.get_yticklabels()] == ["uniform", "loss"]
     uniform_ms, loss_ms = 1e3 * 0.5 / 150, 5.0
@@ -92,19 +92,19 @@ def test_the_time_of_a_step_is_split_by_the_mean_shares_of_the_seeds():
         np.testing.assert_allclose([bar.get_x() for bar in container], left)
         left += widths
     assert [text.get_text().strip() for text in ax.texts] == ["3.33 ms", "5 ms"]
-    assert svg(draw_time(runs, behaviours)).count("<path") > 10
+    assert svg(draw_step_time(runs, artifacts)).count("<path") > 10
 
 
-def test_methods_of_which_the_time_is_not_known_are_left_out():
+def test_methods_without_a_step_time_are_left_out():
     runs = {UNIFORM: [run_of(UNIFORM, 0, 0.0)], LOSS: [run_of(LOSS, 10, 1.0)]}
     known = behaved(shares={"train": 1.0})
-    assert draw_time(runs, {UNIFORM: [behaved()], LOSS: [behaved()]}) is None
-    assert draw_time(runs, {UNIFORM: [known], LOSS: [behaved()]}) is None  # has not trained
-    figure = draw_time(runs, {UNIFORM: [known], LOSS: [known]})
+    assert draw_step_time(runs, {UNIFORM: [behaved()], LOSS: [behaved()]}) is None
+    assert draw_step_time(runs, {UNIFORM: [known], LOSS: [behaved()]}) is None  # has not trained
+    figure = draw_step_time(runs, {UNIFORM: [known], LOSS: [known]})
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["loss"]
 
 
-# How the sampler behaved
+# Diagnostics
 
 
 def test_diagnostics_are_means_over_seeds_with_a_band():
@@ -113,7 +113,7 @@ def test_diagnostics_are_means_over_seeds_with_a_band():
         behaved({"step": [10, 20], "ess": [0.5, 0.2]}),  # still going
     ]
     evaluations = {"step": [0, 20, 40], "coverage": [0, 0.5, 0.7]}
-    figure = draw_behaviour({LOSS: some, UNIFORM: [behaved(evaluations=evaluations)]})
+    figure = draw_diagnostics({LOSS: some, UNIFORM: [behaved(evaluations=evaluations)]})
     ess, weight, coverage = visible(figure)
     assert ess.get_title(loc="left").startswith("effective sample size")
     np.testing.assert_allclose(ess.get_lines()[0].get_xydata(), [(10, 0.75), (20, 0.5)])
@@ -132,23 +132,23 @@ def test_diagnostics_are_means_over_seeds_with_a_band():
     "some",
     [[], [behaved()], [behaved({"step": [10], "ess": [1.0]}, {"step": [0], "coverage": [0]})]],
 )
-def test_before_there_are_two_lines_there_is_nothing_to_draw(some):
-    assert draw_behaviour({LOSS: some}) is None
+def test_fewer_than_two_values_give_no_figure(some):
+    assert draw_diagnostics({LOSS: some}) is None
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_diagnostic_that_is_not_finite_leaves_a_gap(bad):
+def test_a_non_finite_diagnostic_leaves_a_gap(bad):
     some = [behaved({"step": [10, 20, 30], "tau": [1, bad, 2], "ess": [bad] * 3})] * 2
-    figure = draw_behaviour({LOSS: some})
+    figure = draw_diagnostics({LOSS: some})
     svg(figure)
     tau = visible(figure)[1]
     assert np.isfinite(tau.get_ylim()).all() and tau.get_ylim()[1] > 2
 
 
-def test_twelve_methods_each_have_a_line_and_a_place_in_the_legend():
+def test_each_of_twelve_methods_has_a_line_and_a_legend_entry():
     one = behaved({"step": [1, 2], "ess": [1, 0.5], "tau": [1, 1.4]})
-    behaviours = {Group(f"m{i:02}", 1.0): [one] for i in range(12)}
-    figure = draw_behaviour(behaviours)
+    artifacts = {Group(f"m{i:02}", 1.0): [one] for i in range(12)}
+    figure = draw_diagnostics(artifacts)
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == [f"m{i:02}" for i in range(12)]
     for ax in visible(figure):
@@ -157,7 +157,7 @@ def test_twelve_methods_each_have_a_line_and_a_place_in_the_legend():
     svg(figure)
 
 
-# What was drawn
+# Histograms
 
 
 def histograms(ax):
@@ -168,10 +168,10 @@ def histograms(ax):
     return heights, edges, ax.patches[-1].get_xy()[1:-1:2, 1]
 
 
-def test_scores_of_the_data_set_are_told_from_what_was_drawn():
-    """Scores 1, 2, 3, 4, drawn in proportion: of the data set each is a quarter, not so drawn."""
+def test_histograms_separate_the_data_set_from_the_draws():
+    """Scores 1, 2, 3, 4 are drawn in proportion; each is a quarter of the data set."""
     scores = np.repeat([1, 2, 3, 4], [10, 20, 30, 40])
-    figure = draw_draws({LOSS: [drawn(scores, probs=scores / 2.5)]})
+    figure = draw_histograms({LOSS: [drawn(scores, probs=scores / 2.5)]})
     data, edges, as_drawn = histograms(visible(figure)[0])
     inside = np.searchsorted(edges, [1, 2, 3, 4], "right") - 1
     inside[-1] = len(data) - 1  # the last bin has both of its ends
@@ -179,7 +179,7 @@ def test_scores_of_the_data_set_are_told_from_what_was_drawn():
     np.testing.assert_allclose(as_drawn[inside], [0.1, 0.2, 0.3, 0.4], rtol=1e-5)
     assert data.sum() == pytest.approx(1) and as_drawn.sum() == pytest.approx(1)
     _, labels = visible(figure)[0].get_legend_handles_labels()
-    assert labels == ["data set", "drawn"] and len(figure.legends) == 1
+    assert labels == ["whole data set", "drawn"] and len(figure.legends) == 1
 
 
 def test_histograms_of_six_decades_equal_numpys_on_a_log_scale():
@@ -189,7 +189,7 @@ def test_histograms_of_six_decades_equal_numpys_on_a_log_scale():
     bad = [5, 77]
     noisy = scores.copy()
     noisy[bad] = [np.nan, np.inf]
-    ax = visible(draw_draws({LOSS: [drawn(noisy, probs=probs)]}))[0]
+    ax = visible(draw_histograms({LOSS: [drawn(noisy, probs=probs)]}))[0]
     data, edges, as_drawn = histograms(ax)
     assert ax.get_xscale() == "log"
     scores, weights = (np.delete(x, bad).astype(float) for x in (scores, 1 / probs))
@@ -212,8 +212,8 @@ def test_histograms_of_six_decades_equal_numpys_on_a_log_scale():
     ],
     ids=["few", "tied", "uneven", "huge", "many"],
 )
-def test_every_example_is_counted_in_bins_that_hold_as_many_counts_each(count):
-    ax = visible(draw_draws({LOSS: [drawn(np.arange(30), count=count)]}))[1]
+def test_every_example_is_counted_in_bins_of_equal_width(count):
+    ax = visible(draw_histograms({LOSS: [drawn(np.arange(30), count=count)]}))[1]
     (bars,) = ax.containers
     heights = [bar.get_height() for bar in bars]
     edges = [bars[0].get_x(), *(bar.get_x() + bar.get_width() for bar in bars)]
@@ -226,41 +226,41 @@ def test_every_example_is_counted_in_bins_that_hold_as_many_counts_each(count):
 
 
 @pytest.mark.parametrize("scores", [[2.0] * 30, [np.nan] * 30, [0.0] * 30, [np.nan] * 29 + [1.0]])
-def test_scores_that_are_all_alike_make_no_histogram(scores):
-    figure = draw_draws({LOSS: [drawn(scores)]})
+def test_equal_scores_give_no_histogram(scores):
+    figure = draw_histograms({LOSS: [drawn(scores)]})
     above, below = visible(figure)
-    assert [text.get_text() for text in above.texts] == ["all are alike"]
+    assert [text.get_text() for text in above.texts] == ["all values are equal"]
     assert below.containers and not figure.legends
     svg(figure)
 
 
-def test_of_few_draws_nothing_is_drawn_and_of_seeds_the_first_that_has_enough():
+def test_the_first_seed_with_at_least_20_draws_is_drawn():
     few, enough, more = (drawn(np.arange(n), count=[n]) for n in (19, 20, 25))
-    assert draw_draws({}) is draw_draws({LOSS: [few, behaved()]}) is None
-    assert draw_predictions({LOSS: [few]}) is None
-    below = visible(draw_draws({UNIFORM: [behaved()], LOSS: [few, enough, more]}))[1]
+    assert draw_histograms({}) is draw_histograms({LOSS: [few, behaved()]}) is None
+    assert draw_score_against_loss({LOSS: [few]}) is None
+    below = visible(draw_histograms({UNIFORM: [behaved()], LOSS: [few, enough, more]}))[1]
     assert below.containers[0][-1].get_height() == 1 and below.get_xlim()[1] < 24
 
 
 def test_twelve_methods_have_two_panels_each():
     rng = np.random.default_rng(0)
     some = {Group(f"m{i:02}", 1.0): [drawn(rng.uniform(1, 3, 50))] for i in range(12)}
-    figure = draw_draws(some)
+    figure = draw_histograms(some)
     titles = [ax.get_title(loc="left") for ax in visible(figure)]
     assert sorted(filter(None, titles)) == [f"m{i:02}" for i in range(12)] and len(titles) == 24
-    five = draw_predictions(dict(list(some.items())[:5]))
+    five = draw_score_against_loss(dict(list(some.items())[:5]))
     assert len(visible(five)) == 5 and len(five.axes) == 8  # two rows of four
 
 
-# How well scores predict
+# Scores against losses
 
 
-def test_predictions_show_every_pair_and_their_correlation():
+def test_heat_map_shows_every_pair_and_their_correlation():
     rng = np.random.default_rng(0)
     scores = rng.normal(size=500).astype(np.float32)
     losses = scores + rng.normal(size=500).astype(np.float32)
     scores[3], losses[4] = np.nan, np.inf
-    (ax,) = visible(draw_predictions({LOSS: [drawn(scores, losses)]}))
+    (ax,) = visible(draw_score_against_loss({LOSS: [drawn(scores, losses)]}))
     good = np.isfinite(scores) & np.isfinite(losses)
     (mesh,) = ax.collections
     assert mesh.get_array().sum() == good.sum() == 498
@@ -272,11 +272,11 @@ def test_predictions_show_every_pair_and_their_correlation():
     assert x[0] == max(map(np.min, both)) and x[-1] == min(map(np.max, both))
 
 
-def test_the_line_of_equality_is_one_where_scales_differ():
+def test_line_of_equality_is_right_if_one_axis_alone_is_log():
     """Zeros make the losses' scale linear: halfway up the picture is not halfway across it."""
     scores = np.geomspace(0.01, 1.0, 200)
     losses = np.where(np.arange(200) % 5 < 3, 0.0, scores)
-    (ax,) = visible(draw_predictions({LOSS: [drawn(scores, losses)]}))
+    (ax,) = visible(draw_score_against_loss({LOSS: [drawn(scores, losses)]}))
     assert ax.get_xscale() == "log" and ax.get_yscale() == "linear"
     (line,) = ax.get_lines()
     drawn_x = line.get_xdata()
@@ -285,17 +285,19 @@ def test_the_line_of_equality_is_one_where_scales_differ():
         assert y == pytest.approx(x, rel=0.02)
 
 
-@pytest.mark.parametrize("losses", [[1.0] * 30, [np.nan] * 30], ids=["alike", "nan"])
-def test_losses_that_tell_nothing_are_no_picture(losses):
-    (ax,) = visible(draw_predictions({LOSS: [drawn(np.arange(30), losses)]}))
-    assert [text.get_text() for text in ax.texts] == ["all are alike"] and not ax.collections
+@pytest.mark.parametrize("losses", [[1.0] * 30, [np.nan] * 30], ids=["equal", "nan"])
+def test_equal_or_nan_losses_give_no_heat_map(losses):
+    (ax,) = visible(draw_score_against_loss({LOSS: [drawn(np.arange(30), losses)]}))
+    assert [text.get_text() for text in ax.texts] == ["all values are equal"] and not ax.collections
 
 
-def test_methods_whose_scores_do_not_differ_are_left_out():
+def test_methods_with_equal_scores_are_left_out():
     alike, differing = drawn([1.0] * 30), drawn(np.arange(30), np.arange(30)[::-1])
     nan, infinite = drawn([np.nan] * 30), drawn([np.inf, *range(29)])
-    assert draw_predictions({UNIFORM: [alike], Group("nan", 1.0): [nan]}) is None
-    figure = draw_predictions({UNIFORM: [alike], LOSS: [differing], Group("inf", 1.0): [infinite]})
+    assert draw_score_against_loss({UNIFORM: [alike], Group("nan", 1.0): [nan]}) is None
+    figure = draw_score_against_loss(
+        {UNIFORM: [alike], LOSS: [differing], Group("inf", 1.0): [infinite]}
+    )
     assert [ax.get_title(loc="left") for ax in visible(figure)] == ["loss", "inf"]
     assert visible(figure)[0].texts[0].get_text() == "r = -1.00"
 
@@ -304,5 +306,5 @@ def test_figures_are_the_same_at_every_call():
     rng = np.random.default_rng(0)
     some = {LOSS: [drawn(rng.uniform(1, 9, 60)), behaved({"step": [1, 2], "ess": [1, 0.5]})]}
     with matplotlib.rc_context({"svg.hashsalt": "x"}):
-        for draw in (draw_behaviour, draw_draws, draw_predictions):
+        for draw in (draw_diagnostics, draw_histograms, draw_score_against_loss):
             assert svg(draw(some)) == svg(draw(some))

@@ -15,6 +15,7 @@ generator = np.random.default_rng(0)
 
 
 def examples(size):
+    """Returns `size` examples of two classes."""
     x = generator.normal(size=(size, 8)).astype(np.float32)
     return {"x": x, "label": (x[:, 0] * x[:, 1] > 0).astype(np.int32)}
 

@@ -20,6 +20,7 @@ params, functions = eqx.partition(network, eqx.is_inexact_array)
 
 
 def loss_fn(params, model_state, batch, key):
+    """Returns one loss for each example of the batch."""
     logits = jax.vmap(eqx.combine(params, functions))(batch["x"])
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
     return losses, model_state

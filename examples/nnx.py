@@ -15,19 +15,13 @@ x = jax.random.normal(jax.random.key(0), (num_examples, 8))
 train = {"x": x, "label": (x[:, 0] * x[:, 1] > 0).astype(jnp.int32)}
 
 
-class Network(nnx.Module):
-    def __init__(self, rngs):
-        self.hidden = nnx.Linear(8, 64, rngs=rngs)
-        self.output = nnx.Linear(64, 2, rngs=rngs)
-
-    def __call__(self, x):
-        return self.output(nnx.relu(self.hidden(x)))
-
-
-structure, params = nnx.split(Network(nnx.Rngs(0)), nnx.Param)
+rngs = nnx.Rngs(0)
+network = nnx.Sequential(nnx.Linear(8, 64, rngs=rngs), nnx.relu, nnx.Linear(64, 2, rngs=rngs))
+structure, params = nnx.split(network, nnx.Param)
 
 
 def loss_fn(params, model_state, batch, key):
+    """Returns one loss for each example of the batch."""
     logits = nnx.merge(structure, params)(batch["x"])
     losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
     return losses, model_state

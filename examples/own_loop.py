@@ -14,6 +14,7 @@ train = {"x": x, "label": (x[:, 0] * x[:, 1] > 0).astype(jnp.int32)}
 
 
 def loss_fn(params, batch):
+    """Returns one loss for each example of the batch."""
     hidden = jax.nn.relu(batch["x"] @ params["hidden"])
     logits = hidden @ params["output"]
     return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
@@ -37,6 +38,7 @@ is_state = sampler.init(jax.random.key(2), num_examples)
 
 @functools.partial(jax.jit, donate_argnums=(1, 2, 3))
 def train_step(key, params, opt_state, is_state, train):
+    """Draws a batch, trains on it and tells the sampler its losses."""
     pool_key, draw_key = jax.random.split(key)
     ids = isjax.presample(pool_key, num_examples, 1024)
     draw, is_state = sampler.sample(draw_key, is_state, ids)

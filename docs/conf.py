@@ -26,7 +26,7 @@ myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # notebooks show the outputs they were saved with
 
-# Pages lie in this folder, and so must notebooks: a copy, which git ignores.
+# Sphinx reads pages below this folder only, so copy the notebooks; git ignores the copy.
 here = pathlib.Path(__file__).parent
 shutil.rmtree(here / "notebooks", ignore_errors=True)
 (here / "notebooks").mkdir()
@@ -34,7 +34,10 @@ for notebook in (here.parent / "notebooks").glob("*.ipynb"):
     shutil.copy2(notebook, here / "notebooks")
 
 nitpicky = True
-nitpick_ignore_regex = [("py:obj", ".*")]  # what code in a docstring names need not be documented
+nitpick_ignore_regex = [
+    ("py:obj", ".*"),  # code in a docstring may name objects without a page
+    ("py:class", r"(?!isjax\.).*"),  # napoleon takes shapes and dtypes for classes
+]
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # docstrings give shapes and dtypes
 autodoc_preserve_defaults = True
@@ -58,7 +61,7 @@ html_theme_options = {
 
 
 class Code(SphinxRole):
-    """Text in single backticks: code, and a link where it names something documented."""
+    """Formats text in single backticks as code, and links documented names."""
 
     def run(self):
         if re.fullmatch(r"[A-Za-z_][\w.]*", self.text):
@@ -68,7 +71,7 @@ class Code(SphinxRole):
 
 
 def resolve(app, env, node, contnode):
-    """`scorers.loss` is isjax.scorers.loss, and `Draw` isjax.base.Draw."""
+    """Links `scorers.loss` to isjax.scorers.loss, and `Draw` to isjax.base.Draw."""
     if node["refdomain"] == "py" and node["reftype"] == "obj":
         domain, page = env.domains["py"], node["refdoc"]
         for place in ("isjax", "isjax.base"):
@@ -80,7 +83,7 @@ def resolve(app, env, node, contnode):
 
 
 def mark_code(app, what, name, member, options, lines):
-    """What a module's docstring indents is code."""
+    """Marks indented text in a module's docstring as code."""
     if what != "module":
         return
     for i in range(len(lines) - 1, 1, -1):
@@ -89,19 +92,19 @@ def mark_code(app, what, name, member, options, lines):
 
 
 def skip(app, what, name, member, skip, options):
-    """The fields of a NamedTuple are described by its docstring."""
+    """Skips the fields of a NamedTuple, which its docstring describes."""
     return True if type(member).__name__ == "_tuplegetter" else None
 
 
 def sign(app, what, name, member, options, signature, returns):
-    """Flax adds two arguments to every module, whose defaults are not for reading."""
+    """Removes two arguments that Flax adds to every module."""
     if signature and "parent=" in signature:
         signature = re.sub(r"(, )?parent=.*\)$", ")", signature)
     return signature, returns
 
 
 def setup(app):
-    """Called by Sphinx."""
+    """Registers the functions above with Sphinx."""
     app.add_role("code-or-link", Code())
     app.connect("missing-reference", resolve)
     app.connect("autodoc-process-docstring", mark_code)

@@ -16,7 +16,6 @@ __all__ = [
     "default",
     "infobatch",
     "last_loss",
-    "learned_loss",
     "loss_change",
     "online_batch_selection",
     "per_class_gaussian",
@@ -88,39 +87,6 @@ def small_loss(
         batch_size=batch_size,
         k=k,
         initial_loss=initial_loss,
-    )
-
-
-def learned_loss(
-    *,
-    batch_size: int,
-    num_classes: int | None = None,
-    k: ScalarOrSchedule = 0.5,
-    smoothing: float = 0.5,
-    network: scorers.Network | None = None,
-    optimizer: optax.GradientTransformation | None = None,
-    label_fn: Callable[[Batch], Array] | None = None,
-    history: int = 10,
-    log_losses: bool = False,
-    initial_loss: float | None = None,
-) -> Sampler:
-    """An LSTM predicts the loss from past losses and class (arXiv 1706.00043).
-
-    Its arguments are those of `scorers.learned` and `importance_sampler`; `initial_loss` is
-    log(num_classes), the loss of a uniform guess, unless given (1 without classes).
-    """
-    scorer = scorers.learned(
-        network,
-        optimizer,
-        num_classes=num_classes,
-        label_fn=label_fn,
-        history=history,
-        log_losses=log_losses,
-    )
-    if initial_loss is None:
-        initial_loss = math.log(num_classes) if num_classes else 1.0
-    return importance_sampler(
-        scorer, smooth_by_mean(smoothing), batch_size=batch_size, k=k, initial_loss=initial_loss
     )
 
 

@@ -27,7 +27,6 @@ from isjax.recipes.by_history import (
     default,
     infobatch,
     last_loss,
-    learned_loss,
     loss_change,
     online_batch_selection,
     per_class_gaussian,
@@ -35,8 +34,9 @@ from isjax.recipes.by_history import (
     prioritized,
     small_loss,
 )
+from isjax.recipes.paper import biased_loss, learned_loss
 from isjax.samplers import break_even, epochs, gate, importance_sampler
-from isjax.scorers import LabelFn, LogitsFn, LossFn, views
+from isjax.scorers import LabelFn, LogitsFn, LossFn
 from isjax.transforms import chain, smooth_by_mean
 
 __all__ = [
@@ -83,30 +83,6 @@ def reshuffled(*, batch_size: int) -> Sampler:
         resample=resampling.without_replacement,
     )
     return epochs(everything, pool_size=batch_size)
-
-
-def biased_loss(
-    *,
-    batch_size: int,
-    loss_fn: LossFn,
-    view: str | None = None,
-    k: ScalarOrSchedule = 0.5,
-    smoothing: float = 0.5,
-) -> Sampler:
-    """The main model scores the pool by its loss (arXiv 1706.00043). B forward passes a step.
-
-    Or by a cheap view of it, named in `isjax.scorers.views`: `view` "half_resolution" takes a quarter of
-    these passes, and a network for images of any size; "in_bfloat16" as many, of lower precision.
-    """
-    if view is not None and view not in views.PASSES:
-        raise ValueError(
-            f"recipes.biased_loss: view is {view!r}; choose one of {', '.join(views.PASSES)}, or "
-            "leave it out"
-        )
-    scorer = scorers.loss(loss_fn)
-    if view is not None:
-        scorer = scorers.loss(getattr(views, view)(loss_fn), views.PASSES[view])
-    return importance_sampler(scorer, smooth_by_mean(smoothing), batch_size=batch_size, k=k)
 
 
 def proxy_loss(

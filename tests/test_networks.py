@@ -1,4 +1,4 @@
-"""Networks: shapes, pooling against Flax, and the deep ones against NumPy float64."""
+"""Networks, also of the learned scorer: shapes, and outputs against Flax or NumPy float64."""
 
 import functools
 
@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from isjax.networks import CNN, LSTM, MLP, HistoryLSTM, WideResNet, max_pool
+from isjax.networks import CNN, LSTM, MLP, WideResNet, max_pool
+from isjax.scorers import HistoryLSTM
 
 HISTORY, CLASSES = 6, 4
 MAIN = (MLP(CLASSES), CNN(CLASSES), WideResNet(CLASSES, 10, 1), LSTM(CLASSES, 5))

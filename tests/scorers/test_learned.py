@@ -8,10 +8,11 @@ import numpy as np
 import optax
 import pytest
 
-from isjax import buffer, scorers
+from isjax import buffer
 from isjax.base import Rows
 from isjax.samplers import importance_sampler
-from isjax.scorers._learned import LearnedState, Network, coarse_features, features_mlp, learned
+from isjax.scorers import Network, coarse_features, features_mlp, learned
+from isjax.scorers._learned import LearnedState
 from isjax.training import init_train_state, make_train_step
 
 KEY = jax.random.key(0)
@@ -139,7 +140,7 @@ def test_learned_survives_nan_losses_under_its_default_optimizer():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"history": 0}, "history is 0; the default network reads at least 1 loss"),
+        ({"history": 0}, "history is 0; choose 1 or more for the default network"),
         ({"network": linear_network(), "history": -1}, "history is -1"),
         ({"network": linear_network(), "num_classes": 3}, "leave them out"),
         ({"network": linear_network(), "label_fn": len}, "leave them out"),
@@ -188,10 +189,6 @@ def test_labels_of_another_shape_or_type_are_refused(labels):
 def test_learned_keeps_losses_themselves_and_runs_no_main_model():
     scorer = learned(linear_network(), history=4)
     assert (scorer.history, scorer.remember, scorer.passes) == (4, None, 0)
-
-
-def test_the_names_are_those_of_scorers():
-    assert (scorers.learned, scorers.Network) == (learned, Network)
 
 
 # --- of a stream, whose examples are seen once

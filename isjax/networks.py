@@ -41,7 +41,7 @@ class MLP(nn.Module):
 
 
 class CNN(nn.Module):
-    """Convolutions with ReLU, each followed by max-pooling by 2, then one dense layer.
+    """Convolutions with ReLU, each followed by max-pooling by 2, then two dense layers.
 
     It takes signals [b, length, channels] and images [b, height, width, channels].
 
@@ -239,6 +239,9 @@ def dropout(rate, train):
     Args:
         rate: share of the activations dropped, in [0, 1).
         train: whether dropout acts.
+
+    Returns:
+        `(x) -> x`, for activations of any shape.
 
     Raises:
         ValueError: if `rate` is outside its range.

@@ -64,7 +64,7 @@ def grad_norm(
 ) -> Sampler:
     """Draws by the exact gradient norm of each example, which has the least variance.
 
-    Use it in studies, as the bound on what any score can reach. A step costs a forward and a
+    Use it in studies, as the best that any score can reach. A step costs a forward and a
     backward pass for each of the B examples, one by one.
 
     Args:

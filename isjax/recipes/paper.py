@@ -101,8 +101,8 @@ def biased_loss(
     """The main model scores the pool by its loss (arXiv 1706.00043).
 
     The steps are those of `learned_loss`, with `isjax.scorers.loss` in step 2 and nothing to learn
-    or to write back. Use it where no history is kept, as for a stream, or to see what exact losses
-    are worth. A step costs B forward passes of the main model; B / 4 at half resolution.
+    or to write back. Use it where no history is kept, as for a stream, or to measure the gain from
+    exact losses. A step costs B forward passes of the main model; B / 4 at half resolution.
 
     Args:
         batch_size: b.

@@ -38,6 +38,9 @@ def class_gaussian(num_classes: int, label_fn: LabelFn | None = None, decay: flo
         label_fn: `(batch) -> classes [B] int`; by default `batch["label"]`.
         decay: of the averages, per observation, in [0, 1).
 
+    Returns:
+        A `Scorer` without a buffer; `sample` and `update` need `batch`, to read classes.
+
     Raises:
         ValueError: if `decay` is outside its range.
     """

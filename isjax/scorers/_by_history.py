@@ -18,6 +18,9 @@ def last_loss(unseen_first: bool = False) -> Scorer:
     Args:
         unseen_first: whether an example never seen scores as the highest of the pool, if that is
             above `initial_loss`.
+
+    Returns:
+        A `Scorer` that keeps one number for each example.
     """
 
     def score(rows: Rows) -> Array:
@@ -36,6 +39,9 @@ def cached(staleness: int = 3, smoothing: float = 0.2) -> Scorer:
     Args:
         staleness: draws for which a loss stays in the cache after the next one.
         smoothing: c, in units of the loss.
+
+    Returns:
+        A `Scorer` that keeps one number for each example.
     """
 
     def score(rows: Rows) -> Array:
@@ -53,6 +59,9 @@ def difficulty() -> Scorer:
     Use it with cross-entropy. It is by Chang et al. 2017 (arXiv 1704.07433), as in the code of
     Arazo et al. 2021 (arXiv 2110.14283). It costs nothing. An example never seen scores as the most
     difficult of the pool.
+
+    Returns:
+        A `Scorer` that keeps one number for each example.
     """
     return _of_mean_error(lambda error: error)
 
@@ -62,6 +71,9 @@ def uncertainty() -> Scorer:
 
     Use it with cross-entropy. It costs nothing. An example never seen has the largest m of the
     pool.
+
+    Returns:
+        A `Scorer` that keeps one number for each example.
     """
     return _of_mean_error(lambda error: error * (1 - error))
 
@@ -89,6 +101,9 @@ def loss_change(change: float = 0.7, decay: float = 0.9) -> Scorer:
     Args:
         change: c, the weight of the changes, in [0, a], so that no score is negative.
         decay: a, in [0, 1).
+
+    Returns:
+        A `Scorer` that keeps two numbers for each example.
 
     Raises:
         ValueError: if `change` or `decay` is outside its range.

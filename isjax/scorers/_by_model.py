@@ -33,6 +33,13 @@ def loss(loss_fn: LossFn, passes: float = 1.0) -> Scorer:
             `(params, model_state)` if the model has state.
         passes: forward passes of the main model per example: less than one for a cheaper view of
             it, see `isjax.scorers.views`.
+
+    Returns:
+        A `Scorer` without a buffer; `sample` needs the `batch` and `params` of the pool.
+
+    Raises:
+        ValueError: when scored, if params or batch is missing, or `loss_fn` returns another
+            shape than [B].
     """
 
     def score(rows: Rows) -> Array:
@@ -51,6 +58,13 @@ def grad_norm_bound(logits_fn: LogitsFn, label_fn: LabelFn | None = None) -> Sco
         logits_fn: `(params, batch) -> logits [B, classes]` in evaluation mode, with params as in
             `scorers.loss`.
         label_fn: `(batch) -> classes [B] int`; by default `batch["label"]`.
+
+    Returns:
+        A `Scorer` without a buffer; `sample` needs the `batch` and `params` of the pool.
+
+    Raises:
+        ValueError: when scored, if params or batch is missing, or the logits are not [B,
+            classes], or the labels not one integer per example.
     """
 
     def score(rows: Rows) -> Array:
@@ -77,6 +91,12 @@ def grad_norm(loss_fn: LossFn, microbatch: int = 32, *, stateful: bool = False) 
         microbatch: gradients held in memory at once.
         stateful: whether the params are the pair `(params, model_state)`; the gradient is then by
             the first alone.
+
+    Returns:
+        A `Scorer` without a buffer; `sample` needs the `batch` and `params` of the pool.
+
+    Raises:
+        ValueError: when scored, if params or batch is missing.
     """
 
     def score(rows: Rows) -> Array:
@@ -100,6 +120,13 @@ def reducible_loss(loss_fn: LossFn, reference: Array | Callable[[Batch], Array])
     Args:
         loss_fn: as in `scorers.loss`.
         reference: losses [N] of all examples of the data set, or `(batch) -> losses [B]`.
+
+    Returns:
+        A `Scorer` without a buffer; `sample` needs the `batch` and `params` of the pool.
+
+    Raises:
+        ValueError: when scored, if params or batch is missing, or `loss_fn` returns another
+            shape than [B].
     """
     if not callable(reference):
         name = "scorers.reducible_loss"

@@ -109,6 +109,9 @@ def stateless(
         history: see `Scorer.history`.
         passes: see `Scorer.passes`.
         remember: see `Scorer.remember`.
+
+    Returns:
+        A `Scorer` with an empty state.
     """
     return Scorer(
         init=lambda key: (),
@@ -128,6 +131,9 @@ def by_id(known: Array, score: Callable[[Array, Rows], Array], passes: float = 0
         score: `(numbers [B] of the pool, rows) -> scores [B]`. The number is NaN for an id that is
             N or more.
         passes: see `Scorer.passes`.
+
+    Returns:
+        A `Scorer` whose state is a copy of `known`.
     """
 
     def of_rows(state: PyTree, rows: Rows) -> Array:

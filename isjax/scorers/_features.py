@@ -26,6 +26,9 @@ def features_mlp(
         num_features: of an example.
         hidden: sizes of the hidden layers.
 
+    Returns:
+        A `Network` that reads `rows.batch` alone.
+
     Raises:
         ValueError: when the scorer scores or learns, if there is no batch, or its features have
             another shape.

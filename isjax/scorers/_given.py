@@ -9,7 +9,11 @@ __all__ = ["given", "uniform"]
 
 
 def uniform() -> Scorer:
-    """Scores every example one. Use it for a baseline; it costs nothing."""
+    """Scores every example one. Use it for a baseline; it costs nothing.
+
+    Returns:
+        A `Scorer` without a buffer.
+    """
     return stateless(lambda rows: jnp.ones(rows.count.shape, jnp.float32), history=0)
 
 
@@ -21,5 +25,8 @@ def given(scores: Array) -> Scorer:
     Args:
         scores: [N], one for each example of the data set. An id that is N or more scores NaN, and
             is not drawn.
+
+    Returns:
+        A `Scorer` without a buffer, whose state is a copy of `scores`.
     """
     return by_id(scores, lambda known, rows: known)

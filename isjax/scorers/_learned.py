@@ -77,6 +77,10 @@ def learned(
         log_losses: predict log losses, so that errors count in proportion to the loss.
         train_every: updates from one optimiser step to the next.
 
+    Returns:
+        A `Scorer` that keeps H losses for each example. `sample` and `update` need `batch` if the
+        network reads it, as for classes.
+
     Raises:
         ValueError: if `history` is negative, or 0 for the default network; if `train_every` is not
             positive; or if `num_classes` or `label_fn` is given beside a `network`.
@@ -187,6 +191,9 @@ def history_lstm(
         history: H, the past losses that it reads.
         num_classes: classes, numbered from 0; None = it reads no class.
         label_fn: `(batch) -> classes [B] int`; by default `batch["label"]`.
+
+    Returns:
+        A `Network`.
     """
     return _of_module(
         HistoryLSTM(num_classes),
@@ -247,6 +254,9 @@ def history_mlp(
         history: H, the past losses that it reads.
         num_classes: classes, numbered from 0; None = it reads no class.
         label_fn: `(batch) -> classes [B] int`; by default `batch["label"]`.
+
+    Returns:
+        A `Network`.
     """
     none = jnp.zeros((1,), jnp.int32)
     return _of_module(

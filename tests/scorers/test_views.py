@@ -16,6 +16,7 @@ from isjax.training import init_train_state, make_train_step
 
 KEY = jax.random.key(0)
 CLASSES = 4
+QUICK_TO_COMPILE = {"xla_backend_optimization_level": 0}
 
 
 def images(number, size=16, seed=0):
@@ -126,6 +127,7 @@ def trained():
     tx = optax.adam(1e-2)
     state = jax.jit(lambda: init_train_state(KEY, task.init(KEY)[0], tx, sampler, 2000))()
     step = make_train_step(task.loss_fn, tx, sampler, pool_size=64)
+    step = step.lower(state, part).compile(compiler_options=QUICK_TO_COMPILE)
     for _ in range(150):
         state, metrics = step(state, part)
     assert metrics["loss"] < 0.6 * np.log(CLASSES)

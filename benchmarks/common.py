@@ -8,7 +8,7 @@ import time
 import jax
 import numpy as np
 
-from isjax import networks
+from isjax.scorers import _learned
 
 CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 
@@ -78,11 +78,11 @@ def flops_of(function, *args):
     A function that is already jitted keeps the trace made here, with all loops of scorers unrolled.
     """
     # XLA counts the body of a loop only once, so unroll all loops.
-    rows, networks.UNROLL_ROWS = networks.UNROLL_ROWS, 0
+    number, _learned.UNROLL_FROM = _learned.UNROLL_FROM, 0
     try:
         return jax.jit(function).lower(*args).compile().cost_analysis()["flops"]
     finally:
-        networks.UNROLL_ROWS = rows
+        _learned.UNROLL_FROM = number
 
 
 def quartiles(values):

@@ -1,8 +1,7 @@
-"""Bundled Flax networks, and the LSTM that predicts losses.
+"""Bundled Flax networks: `MLP`, `CNN` and `WideResNet` for images, `LSTM` for language.
 
-`MLP`, `CNN`, `WideResNet` (images) and `LSTM` (language) take `(x, train=False)`, which all share
-although only dropout and batch norm read `train`. `HistoryLSTM` and `HistoryMLP` are parts of a
-scorer.
+All take `(x, train=False)`. Only dropout and batch norm read `train`; networks without either
+accept it, so that callers can treat all networks alike.
 """
 
 from collections.abc import Sequence
@@ -10,11 +9,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax.numpy as jnp
 
-__all__ = ["CNN", "LSTM", "MLP", "HistoryLSTM", "HistoryMLP", "WideResNet"]
-
-# From so many rows on the LSTM's loop over past losses is unrolled: scoring a pool then takes less
-# time on a CPU (benchmarks/step_cost.py); a batch is left in its loop, which compiles sooner.
-UNROLL_ROWS = 512
+__all__ = ["CNN", "LSTM", "MLP", "WideResNet"]
 
 
 class MLP(nn.Module):
@@ -30,7 +25,15 @@ class MLP(nn.Module):
 
     @nn.compact
     def __call__(self, x, train: bool = False):
-        """[b, ...] -> [b, outputs]; `train` is there for the common signature."""
+        """Applies the network.
+
+        Args:
+            x: [b, ...] float.
+            train: has no effect.
+
+        Returns:
+            [b, outputs].
+        """
         x = x.reshape(x.shape[0], -1)
         for size in self.hidden:
             x = nn.relu(nn.Dense(size)(x))
@@ -38,17 +41,17 @@ class MLP(nn.Module):
 
 
 class CNN(nn.Module):
-    """Convolutions with ReLU, each followed by max-pooling by 2, then one dense layer.
+    """Convolutions with ReLU, each followed by max-pooling by 2, then two dense layers.
 
-    One network for signals [b, length, channels] and images [b, height, width, channels].
+    It takes signals [b, length, channels] and images [b, height, width, channels].
 
     Attributes:
         outputs: size of the last layer.
-        channels: of each convolution; a spatial axis must divide by 2 ** len(channels).
+        channels: of each convolution; 2 ** len(channels) must divide each spatial axis.
         kernel: width of the kernels.
         hidden: size of the dense layer before the last.
-        pooled: the dense layers read the mean over all places, so that one network takes images of
-            any size that divides as above.
+        pooled: whether the dense layers read the mean over all positions; one network then takes
+            images of any size that divides as above.
     """
 
     outputs: int
@@ -59,7 +62,18 @@ class CNN(nn.Module):
 
     @nn.compact
     def __call__(self, x, train: bool = False):
-        """[b, ..., channels] -> [b, outputs]; `train` is there for the common signature."""
+        """Applies the network.
+
+        Args:
+            x: [b, ..., channels] float, of one or two spatial axes.
+            train: has no effect.
+
+        Returns:
+            [b, outputs].
+
+        Raises:
+            ValueError: if a spatial axis cannot be halved for each convolution.
+        """
         for size in self.channels:
             x = max_pool(nn.relu(nn.Conv(size, (self.kernel,) * (x.ndim - 2))(x)))
         if self.pooled:
@@ -69,16 +83,25 @@ class CNN(nn.Module):
 
 
 def max_pool(x):
-    """Maximum over windows of 2 along each spatial axis of [b, ..., channels].
+    """Halves each spatial axis by the maximum over windows of 2.
 
-    By reshape, whose gradient is cheaper on a CPU than that of `nn.max_pool`.
+    It reshapes: the gradient of that is cheaper on a CPU than the gradient of `nn.max_pool`.
+
+    Args:
+        x: [b, ..., channels].
+
+    Returns:
+        [b, ..., channels], each spatial axis of half the length.
+
+    Raises:
+        ValueError: if a spatial axis is odd.
     """
     spatial = range(1, x.ndim - 1)
     odd = [axis for axis in spatial if x.shape[axis] % 2]
     if odd:
         raise ValueError(
-            f"max_pool halves each spatial axis, but {x.shape} has an odd one; "
-            "pad the input, or use fewer channels"
+            f"max_pool halves each spatial axis, but shape {x.shape} has an odd one; "
+            "pad the input, or pass fewer channels"
         )
     shape = [x.shape[0]]
     for axis in spatial:
@@ -89,17 +112,17 @@ def max_pool(x):
 class WideResNet(nn.Module):
     """Wide residual network WRN-depth-width with pre-activation (arXiv 1605.07146).
 
-    Three groups of (depth - 4) / 6 blocks, the last two halving each spatial axis. A block is
-    norm, ReLU, 3 x 3 convolution, norm, ReLU, dropout, 3 x 3 convolution, added to its input.
-    Like CNN, it also takes signals [b, length, channels].
+    It has three groups of (depth - 4) / 6 blocks; the last two groups halve each spatial axis. A
+    block is norm, ReLU, 3 x 3 convolution, norm, ReLU, dropout, 3 x 3 convolution, added to its
+    input. Like `CNN`, it takes signals [b, length, channels] too.
 
     Attributes:
         outputs: size of the last layer.
         depth: 4 + 6 times the blocks of a group: 10, 16, 22, 28, ...
         width: factor of the 16, 32 and 64 channels of the groups.
-        norm: "group", 8 groups of channels of each example, without state; or "batch", whose
-            running averages are the collection "batch_stats", changed by `train` alone.
-        dropout: share of a block's inner activations dropped by `train`, with rng "dropout".
+        norm: "group", over 8 groups of channels of each example, without state; or "batch", with
+            running averages in the collection "batch_stats", which change only if `train`.
+        dropout: share of a block's inner activations dropped if `train`, by the rng "dropout".
     """
 
     outputs: int
@@ -110,10 +133,17 @@ class WideResNet(nn.Module):
 
     @nn.compact
     def __call__(self, x, train: bool = False):
-        """[b, height, width, channels] -> [b, outputs].
+        """Applies the network.
+
+        Args:
+            x: [b, height, width, channels] or [b, length, channels] float.
+            train: whether dropout acts, and batch norm uses the statistics of the batch.
+
+        Returns:
+            [b, outputs].
 
         Raises:
-            ValueError: depth, norm or dropout is not one of those above.
+            ValueError: if depth, norm or dropout is none of those above.
         """
         blocks, rest = divmod(self.depth - 4, 6)
         if blocks < 1 or rest:
@@ -146,7 +176,7 @@ class WideResNet(nn.Module):
                 active = activate(x)
                 inner = drop(activate(convolve(active, channels, stride=stride)))
                 if x.shape[-1] != channels:
-                    # As in the authors' code: a projection reads the activated input.
+                    # As in the authors' code, the projection reads the activated input.
                     x = convolve(active, channels, kernel=1, stride=stride)
                 x = x + convolve(inner, channels)
         x = jnp.mean(activate(x), axis=tuple(range(1, x.ndim - 1)))
@@ -154,7 +184,7 @@ class WideResNet(nn.Module):
 
 
 class LSTM(nn.Module):
-    """Language model: an embedding, stacked LSTMs, a dense layer.
+    """Language model of an embedding, stacked LSTMs and a dense layer.
 
     Dropout acts on the connections that are not recurrent: before each LSTM and before the dense
     layer (arXiv 1409.2329).
@@ -164,9 +194,10 @@ class LSTM(nn.Module):
         features: units of each LSTM.
         layers: number of LSTMs.
         embedding: size of a token's embedding.
-        dropout: share of the activations dropped by `train`, with rng "dropout".
-        every_position: True = logits after each token; False = after each row's last token alone.
-        vocabulary: of the tokens read; None = `outputs`, as where the next token is predicted.
+        dropout: share of the activations dropped if `train`, by the rng "dropout".
+        every_position: True = logits after each token; False = after the last token alone.
+        vocabulary: number of different tokens in the input; None = `outputs`, for a model that
+            predicts the next token.
     """
 
     outputs: int
@@ -179,13 +210,18 @@ class LSTM(nn.Module):
 
     @nn.compact
     def __call__(self, x, train: bool = False):
-        """Tokens [b, T] int, negative = padding at the end of a row -> [b, T or none, outputs].
+        """Applies the model.
 
-        What stands at the positions of padding is finite and means nothing, as do the logits of a
-        row of padding alone.
+        Args:
+            x: [b, T] int tokens; negative ones are padding at the end of a sequence.
+            train: whether dropout acts.
+
+        Returns:
+            Logits [b, T, outputs] or, without `every_position`, [b, outputs]. Those at padding, and
+            those of a sequence of padding alone, are finite but meaningless.
 
         Raises:
-            ValueError: dropout is not in [0, 1).
+            ValueError: if dropout is not in [0, 1).
         """
         drop = dropout(self.dropout, train)
         last = jnp.maximum(jnp.sum(x >= 0, axis=1) - 1, 0)
@@ -198,70 +234,18 @@ class LSTM(nn.Module):
 
 
 def dropout(rate, train):
-    """A function that applies dropout if `train`, each time with another mask."""
+    """Makes a function that applies dropout if `train`, with another mask at each call.
+
+    Args:
+        rate: share of the activations dropped, in [0, 1).
+        train: whether dropout acts.
+
+    Returns:
+        `(x) -> x`, for activations of any shape.
+
+    Raises:
+        ValueError: if `rate` is outside its range.
+    """
     if not 0 <= rate < 1:
         raise ValueError(f"dropout is {rate}; choose a share in [0, 1)")
     return lambda x: nn.Dropout(rate, deterministic=not train)(x)
-
-
-class HistoryLSTM(nn.Module):
-    """Predicts an example's next loss from its past losses and its class (arXiv 1706.00043).
-
-    Two stacked LSTMs read the observed losses, oldest first; what was never observed is masked.
-    Their last output, concatenated with an embedding of the class, goes through one dense layer.
-
-    Attributes:
-        num_classes: size of the class embedding; None = no classes.
-        features: units of each LSTM and of the embedding.
-    """
-
-    num_classes: int | None = None
-    features: int = 32
-
-    @nn.compact
-    def __call__(self, history, count, label=None):
-        """History [B, H] newest first, count [B], label [B] int -> [B], a real number each."""
-        length = jnp.minimum(count, history.shape[1])
-        # Newest first to oldest first, with what was observed at the front.
-        position = length[:, None] - 1 - jnp.arange(history.shape[1])[None, :]
-        outputs = jnp.take_along_axis(history, jnp.maximum(position, 0), axis=1)[:, :, None]
-        unroll = history.shape[1] if history.shape[0] >= UNROLL_ROWS else 1
-        for _ in range(2):
-            layer = nn.RNN(nn.OptimizedLSTMCell(self.features), unroll=unroll)
-            outputs = jnp.asarray(layer(outputs))
-        last = jnp.maximum(length - 1, 0)[:, None, None]
-        summary = jnp.take_along_axis(outputs, last, axis=1)[:, 0]
-        summary = jnp.where(length[:, None] > 0, summary, 0.0)
-        if self.num_classes is not None:
-            label = nn.Embed(self.num_classes, self.features)(label)
-            summary = jnp.concatenate([summary, label], axis=-1)
-        return nn.Dense(1)(summary)[:, 0]
-
-
-class HistoryMLP(nn.Module):
-    """Predicts an example's next loss from its last losses, how often and how long ago seen, class.
-
-    Past losses enter as log(loss + 0.01), in which their decades are alike far apart; with them
-    the logarithms of count and age, and an embedding of the class. One hidden layer.
-
-    Attributes:
-        num_classes: size of the class embedding; None = no classes.
-        features: of the hidden layer.
-        embedding: size of a class's embedding.
-    """
-
-    num_classes: int | None = None
-    features: int = 16
-    embedding: int = 4
-
-    @nn.compact
-    def __call__(self, history, count, age, label=None):
-        """History [B, H] newest first, count, age [B], label [B] int -> [B], a real number each."""
-        seen = jnp.arange(history.shape[1])[None, :] < count[:, None]
-        past = jnp.where(seen, jnp.log(jnp.maximum(history, 0.0) + 0.01), 0.0)
-        visits = jnp.stack([jnp.log1p(count), jnp.log1p(age)], axis=1) / 4
-        x = jnp.concatenate([past, seen, visits], axis=1)
-        if self.num_classes is not None:
-            x = jnp.concatenate([x, nn.Embed(self.num_classes, self.embedding)(label)], axis=1)
-        x = nn.relu(nn.Dense(self.features)(x))
-        return nn.Dense(1)(x)[:, 0]

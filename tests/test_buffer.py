@@ -55,7 +55,7 @@ def test_many_writes_agree_with_lists_of_past_losses(history):
 
 @pytest.mark.parametrize("history", [1, 3, 10])
 def test_a_new_buffer_holds_the_initial_loss_and_has_seen_nothing(history):
-    losses, count, failed, seen = buffer.init(4, history, 2.3)
+    losses, _, count, failed, seen = buffer.init(4, history, 2.3)
     assert failed.shape == seen.shape == (4,) and not failed.any() and not seen.any()
     np.testing.assert_array_equal(losses, np.full((4, history), 2.3, np.float32))
     np.testing.assert_array_equal(count, np.zeros(4))

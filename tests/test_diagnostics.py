@@ -21,8 +21,8 @@ from isjax.diagnostics import (
     unique_share,
 )
 from isjax.resampling import categorical, systematic, without_replacement
+from isjax.samplers import make_draw
 from isjax.training import init_train_state
-from isjax.weights import importance_weights
 
 NAN, INF = np.nan, np.inf
 

@@ -1,4 +1,4 @@
-"""Networks: shapes, pooling against Flax, and the deep ones against NumPy float64."""
+"""Networks, also of the learned scorer: shapes, and outputs against Flax or NumPy float64."""
 
 import functools
 
@@ -8,14 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from isjax.networks import CNN, LSTM, MLP, HistoryLSTM, WideResNet, max_pool
+from isjax.networks import CNN, LSTM, MLP, WideResNet, max_pool
+from isjax.scorers import HistoryLSTM
 
 HISTORY, CLASSES = 6, 4
+# Compiles in less time, to programs that are slower.
+quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 MAIN = (MLP(CLASSES), CNN(CLASSES), WideResNet(CLASSES, 10, 1), LSTM(CLASSES, 5))
 
 
 def random_params(network, *inputs):
-    """Of the right shapes, none of them zero, without the time it takes to compile `init`."""
+    """Parameters of the right shapes, none of them zero; quicker than to compile `init`."""
     rng = np.random.default_rng(0)
     shapes = jax.eval_shape(network.init, jax.random.key(0), *inputs)
     return jax.tree.map(lambda x: rng.normal(0, 0.4, x.shape).astype(x.dtype), shapes)
@@ -28,9 +31,10 @@ def random_params(network, *inputs):
 def test_networks_give_one_row_of_outputs_per_example(network, shape):
     x = jax.random.normal(jax.random.key(0), shape)
     params = random_params(network, x)
-    outputs = network.apply(params, x)
+    apply = quick(network.apply)
+    outputs = apply(params, x)
     assert outputs.shape == (shape[0], 7) and outputs.dtype == jnp.float32
-    alone = network.apply(params, x[:1])
+    alone = apply(params, x[:1])
     np.testing.assert_allclose(outputs[:1], alone, rtol=1e-4, atol=1e-5)
 
 
@@ -38,8 +42,9 @@ def test_a_pooled_cnn_reads_means_over_all_places_whatever_their_number():
     x = jax.random.normal(jax.random.key(0), (5, 8, 12, 3))
     network = CNN(7, (), hidden=16, pooled=True)
     params = random_params(network, x)
-    alone = network.apply(params, jnp.mean(x, axis=(1, 2), keepdims=True))
-    np.testing.assert_allclose(network.apply(params, x), alone, rtol=1e-4, atol=1e-5)
+    apply = quick(network.apply)
+    alone = apply(params, jnp.mean(x, axis=(1, 2), keepdims=True))
+    np.testing.assert_allclose(apply(params, x), alone, rtol=1e-4, atol=1e-5)
 
 
 def test_an_mlp_is_dense_layers_with_relu_between_them():
@@ -51,7 +56,7 @@ def test_an_mlp_is_dense_layers_with_relu_between_them():
         layer = params[f"Dense_{number}"]
         hidden = hidden @ np.asarray(layer["kernel"], np.float64) + np.asarray(layer["bias"])
         hidden = np.maximum(hidden, 0) if number < 2 else hidden
-    ours = network.apply({"params": params}, jnp.asarray(x, jnp.float32))
+    ours = quick(network.apply)({"params": params}, jnp.asarray(x, jnp.float32))
     np.testing.assert_allclose(ours, hidden, rtol=1e-4, atol=1e-5)
 
 
@@ -68,14 +73,20 @@ def test_every_main_network_takes_train_and_needs_no_rng_for_it_unless_it_drops(
 
 @pytest.mark.parametrize("shape", [(3, 8, 2), (2, 6, 4, 3), (2, 4, 2, 6, 1)])
 def test_max_pool_is_that_of_flax(shape):
-    x = jax.random.normal(jax.random.key(0), shape)
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     window = (2,) * (len(shape) - 2)
-    np.testing.assert_array_equal(max_pool(x), nn.max_pool(x, window, strides=window))
-    ours, theirs = (
-        jax.grad(lambda x, pool=pool: jnp.sum(pool(x) ** 2))(x)
-        for pool in (max_pool, lambda x: nn.max_pool(x, window, strides=window))
-    )
-    np.testing.assert_allclose(ours, theirs, rtol=1e-6)
+
+    def pooled(pool):
+        def square(x):
+            out = pool(x)
+            return jnp.sum(out**2), out
+
+        return quick(jax.grad(square, has_aux=True))(x)
+
+    gradient, ours = pooled(max_pool)
+    their_gradient, theirs = pooled(lambda x: nn.max_pool(x, window, strides=window))
+    np.testing.assert_array_equal(ours, theirs)
+    np.testing.assert_allclose(gradient, their_gradient, rtol=1e-6)
 
 
 @pytest.mark.parametrize("shape", [(2, 7, 1), (2, 4, 5, 1)])
@@ -85,7 +96,7 @@ def test_max_pool_refuses_odd_axes(shape):
 
 
 def histories(seed=0):
-    """Every count from never seen to more often than the history is long."""
+    """Histories with every count, from 0 to more than the history is long."""
     rng = np.random.default_rng(seed)
     count = np.arange(HISTORY + 3)
     history = rng.exponential(size=(len(count), HISTORY)).astype(np.float32)
@@ -98,7 +109,7 @@ def lstm(num_classes=CLASSES):
     network = HistoryLSTM(num_classes, 5)
     history, count, label = map(jnp.asarray, histories())
     label = None if num_classes is None else label
-    return jax.jit(network.apply), random_params(network, history, count, label)
+    return quick(network.apply), random_params(network, history, count, label)
 
 
 def sigmoid(x):
@@ -157,14 +168,15 @@ def test_the_lstm_ignores_what_was_never_observed(filler):
     masked = np.arange(HISTORY)[None] >= count[:, None]
     changed = np.where(masked, np.float32(filler), history)
     before = apply(params, history, count, label)
-    # An example never seen has nothing else to be read: the mask itself must keep it out.
+    # All of the history of an example never seen is filler: only the mask can keep it out.
     np.testing.assert_array_equal(apply(params, changed, count, label), before)
 
 
 def test_the_gradient_of_the_lstm_ignores_it_too():
-    apply, params = lstm()
+    _, params = lstm()
     history, count, label = histories()
-    gradient = jax.grad(lambda h: jnp.sum(apply(params, h, count, label)))(history)
+    apply = HistoryLSTM(CLASSES, 5).apply
+    gradient = quick(jax.grad(lambda h: jnp.sum(apply(params, h, count, label))))(history)
     np.testing.assert_array_equal(gradient != 0, np.arange(HISTORY)[None] < count[:, None])
 
 
@@ -186,7 +198,7 @@ def test_the_lstm_has_no_classes_to_embed_without_labels():
 
 
 def wide_resnet_size(depth, width, outputs):
-    """Parameters of the network on RGB images, layer by layer as the paper has them."""
+    """Number of parameters on RGB images, layer by layer as in the paper."""
     blocks, channels = (depth - 4) // 6, 16
     size = 9 * 3 * channels
     for wide in (16 * width, 32 * width, 64 * width):
@@ -216,14 +228,14 @@ IMAGES = np.random.default_rng(0).normal(size=(4, 8, 8, 3)).astype(np.float32)
 
 @functools.cache
 def wide_resnet(norm="group", train=False, dropout=0.0):
-    """The jitted `apply` of WRN-16-1 to IMAGES, and variables none of which is at its start."""
+    """The jitted `apply` of WRN-16-1 to IMAGES, and variables far from their initial values."""
     network = WideResNet(CLASSES, 16, 1, norm, dropout)
     variables = random_params(network, jnp.asarray(IMAGES))
     stats = variables.get("batch_stats", {})
     for name in stats:
         stats[name]["var"] = np.abs(stats[name]["var"]) + np.float32(0.5)
     mutable = ["batch_stats"] if train else False
-    return jax.jit(functools.partial(network.apply, train=train, mutable=mutable)), variables
+    return quick(functools.partial(network.apply, train=train, mutable=mutable)), variables
 
 
 def numpy_convolution(x, kernel, stride):
@@ -235,7 +247,7 @@ def numpy_convolution(x, kernel, stride):
 
 
 def numpy_wide_resnet(variables, x, norm, train):
-    """WRN-16-1 with layers taken in order, and the mean and variance of each batch norm's input."""
+    """WRN-16-1 in NumPy, and the mean and variance of each batch norm's input."""
     variables = jax.tree.map(lambda x: np.asarray(x, np.float64), variables)
     params, stats = variables["params"], variables.get("batch_stats")
     convolutions = (params[f"Conv_{i}"]["kernel"] for i in range(15))
@@ -310,7 +322,7 @@ def test_the_gradient_of_a_wide_resnet_is_finite_and_reaches_every_layer():
         outputs = network.apply(params, images, train=True, rngs={"dropout": key})
         return jnp.mean(outputs**2)
 
-    gradient = jax.jit(jax.grad(loss))(params, jax.random.key(0))
+    gradient = quick(jax.grad(loss))(params, jax.random.key(0))
     for leaf in jax.tree.leaves(gradient):
         assert np.all(np.isfinite(leaf)) and np.any(leaf != 0)
 
@@ -332,7 +344,7 @@ def dropped_shapes(network, x):
 def test_a_wide_resnet_drops_between_the_convolutions_of_a_block_alone():
     shapes = dropped_shapes(WideResNet(CLASSES, 16, 1), jnp.asarray(IMAGES))
     assert shapes == [(4, 8, 8, 16)] * 2 + [(4, 4, 4, 32)] * 2 + [(4, 2, 2, 64)] * 2
-    # All that passes dropout is gone: what remains is the network without its second convolutions.
+    # Dropout zeroes its input: the network acts as without its second convolutions.
     apply, variables = wide_resnet(train=True, dropout=1 - 1e-9)
     second = {f"Conv_{number}" for number in (2, 4, 7, 9, 12, 14)}
     rest = {
@@ -346,9 +358,9 @@ def test_a_wide_resnet_drops_between_the_convolutions_of_a_block_alone():
 
 def assert_drops_only_in_training(network, x):
     params = random_params(network, x)
-    forward = jax.jit(network.apply, static_argnames="train")
+    forward = quick(network.apply, static_argnames="train")
     evaluated = forward(params, x)
-    no_dropout = jax.jit(network.clone(dropout=0.0).apply, static_argnames="train")
+    no_dropout = quick(network.clone(dropout=0.0).apply, static_argnames="train")
     np.testing.assert_allclose(evaluated, no_dropout(params, x, train=True), rtol=1e-4, atol=1e-4)
     keys = [{"dropout": jax.random.key(seed)} for seed in (0, 0, 1)]
     first, again, other = (forward(params, x, train=True, rngs=key) for key in keys)
@@ -386,7 +398,7 @@ def language_model(**options):
 @functools.cache
 def apply_language_model(every_position=True):
     network = language_model(every_position=every_position)
-    return jax.jit(network.apply), random_params(network, jnp.asarray(TOKENS))
+    return quick(network.apply), random_params(network, jnp.asarray(TOKENS))
 
 
 def numpy_logits(params, tokens):

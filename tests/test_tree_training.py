@@ -8,8 +8,8 @@ import pytest
 
 from isjax import scorers
 from isjax.base import Rows
-from isjax.networks import HistoryMLP
 from isjax.samplers import tree_sampler
+from isjax.scorers import HistoryMLP
 from isjax.training import init_train_state, make_train_step
 
 N, b = 300, 8

@@ -1,51 +1,28 @@
-"""Recipes that go by what is remembered of each example's past; see `isjax.recipes`."""
+"""Recipes that score examples by their past losses, without a pass of the main model."""
 
 import math
-from collections.abc import Callable
 
 import optax
 
 from isjax import conditions, scorers, transforms, weights
-from isjax.base import Array, Batch, Sampler, ScalarOrSchedule
+from isjax.base import Sampler, ScalarOrSchedule
 from isjax.samplers import gate, importance_sampler, tree_sampler
 from isjax.scorers import LabelFn
 from isjax.transforms import chain, smooth_by_mean
 
 __all__ = [
+    "c_sgd",
     "cached",
     "default",
     "infobatch",
     "last_loss",
-    "learned_loss",
-    "loss_change",
-    "online_batch_selection",
+    "mean_error",
+    "p_sgd",
     "per_class_gaussian",
     "predicted_loss",
     "prioritized",
     "small_loss",
 ]
-
-
-def last_loss(
-    *,
-    batch_size: int,
-    k: ScalarOrSchedule = 0.5,
-    smoothing: float = 0.5,
-    cap: float = math.inf,
-    initial_loss: float = 1.0,
-) -> Sampler:
-    """The loss last seen stands for the loss: scores for free, as stale as the last visit.
-
-    `cap`, in units of the loss, is the most that an example scores: a wrong label loses much, and
-    would else be drawn ever more.
-    """
-    return importance_sampler(
-        scorers.last_loss(),
-        chain(transforms.clip(high=cap), smooth_by_mean(smoothing)),
-        batch_size=batch_size,
-        k=k,
-        initial_loss=initial_loss,
-    )
 
 
 def default(
@@ -55,11 +32,21 @@ def default(
     smoothing: ScalarOrSchedule = 0.25,
     initial_loss: float = 1.0,
 ) -> Sampler:
-    """The loss last seen, with the whole data set as the pool: what we recommend to begin with.
+    """Draws by the last loss, from the whole data set: the recipe to begin with.
 
-    `last_loss` by `tree_sampler`, with less smoothing. Why these parts: benchmarks/ablation.py,
-    whose figures are in docs/benchmarks.md. On a network that overfits, a lower train loss is no
-    gain on the test data.
+    It is `last_loss` on a `tree_sampler`, with less smoothing. benchmarks/ablation.py measures each
+    part; docs/benchmarks.md has the figures. On a network that overfits, a lower train loss brings
+    no gain on test data. A step costs O(b log N), and no pass of the model.
+
+    Args:
+        batch_size: b, the examples drawn.
+        k: exponent of the weights, a number of at most 1 or a schedule of the step; 1 is unbiased.
+        smoothing: c >= 0, a number or a schedule of the step, as a share of the mean score of the
+            data set.
+        initial_loss: loss assumed for an example never seen.
+
+    Returns:
+        A `Sampler` that chooses by itself where to look: pass no ids.
     """
     return tree_sampler(
         scorers.last_loss(),
@@ -70,57 +57,68 @@ def default(
     )
 
 
-def small_loss(
+def last_loss(
     *,
     batch_size: int,
-    exponent: float = -0.5,
-    k: ScalarOrSchedule = 0.0,
+    k: ScalarOrSchedule = 0.5,
     smoothing: float = 0.5,
+    cap: float = math.inf,
     initial_loss: float = 1.0,
 ) -> Sampler:
-    """Prefers what loses little, p ~ (loss + c mean)^a with a < 0: for data with wrong labels.
+    """Draws by the last loss seen, from a pool.
 
-    Small losses are likely right, as in co-teaching (arXiv 1804.06872), which selects by them.
+    Use it where a pool is given; `default` draws from the whole data set. Scores cost nothing, and
+    are as stale as the last visit.
+
+    Args:
+        batch_size: b, the examples drawn.
+        k: exponent of the weights, a number of at most 1 or a schedule of the step; 1 is unbiased.
+        smoothing: c >= 0, as a share of the moving average of the mean score.
+        cap: highest score, in units of the loss. It limits how often wrong labels are drawn.
+        initial_loss: loss assumed for an example never seen.
+
+    Returns:
+        A `Sampler` that chooses from the pool it is given.
     """
     return importance_sampler(
         scorers.last_loss(),
-        chain(smooth_by_mean(smoothing), transforms.power(exponent)),
+        chain(transforms.clip(high=cap), smooth_by_mean(smoothing)),
         batch_size=batch_size,
         k=k,
         initial_loss=initial_loss,
     )
 
 
-def learned_loss(
+def mean_error(
     *,
     batch_size: int,
-    num_classes: int | None = None,
     k: ScalarOrSchedule = 0.5,
-    smoothing: float = 0.5,
-    network: scorers.Network | None = None,
-    optimizer: optax.GradientTransformation | None = None,
-    label_fn: Callable[[Batch], Array] | None = None,
-    history: int = 10,
-    log_losses: bool = False,
-    initial_loss: float | None = None,
+    smoothing: ScalarOrSchedule = 0.25,
+    initial_loss: float = 1.0,
 ) -> Sampler:
-    """An LSTM predicts the loss from past losses and class (arXiv 1706.00043).
+    """Draws by the mean error over all visits, 1 - p(true class), from the whole data set.
 
-    Its arguments are those of `scorers.learned` and `importance_sampler`; `initial_loss` is
-    log(num_classes), the loss of a uniform guess, unless given (1 without classes).
+    Use it with cross-entropy, for a network that may overfit. An error is at most one, but a loss
+    has no limit, so the hardest examples are drawn less than by `default`. The gain in train loss
+    is nearly the same, and the harm to test accuracy smaller: benchmarks/ablation.py, with figures
+    in docs/benchmarks.md. A step costs O(b log N), and no pass of the model.
+
+    Args:
+        batch_size: b, the examples drawn.
+        k: exponent of the weights, a number of at most 1 or a schedule of the step; 1 is unbiased.
+        smoothing: c >= 0, a number or a schedule of the step, as a share of the mean score of the
+            data set.
+        initial_loss: score of an example never seen; at 1 or more these come first.
+
+    Returns:
+        A `Sampler` that chooses by itself where to look: pass no ids.
     """
-    scorer = scorers.learned(
-        network,
-        optimizer,
-        num_classes=num_classes,
-        label_fn=label_fn,
-        history=history,
-        log_losses=log_losses,
-    )
-    if initial_loss is None:
-        initial_loss = math.log(num_classes) if num_classes else 1.0
-    return importance_sampler(
-        scorer, smooth_by_mean(smoothing), batch_size=batch_size, k=k, initial_loss=initial_loss
+    return tree_sampler(
+        scorers.difficulty(),
+        batch_size=batch_size,
+        k=k,
+        smoothing=smoothing,
+        initial_loss=initial_loss,
     )
 
 
@@ -132,14 +130,29 @@ def predicted_loss(
     smoothing: ScalarOrSchedule = 0.5,
     refresh: int = 512,
     train_every: int = 4,
-    label_fn: Callable[[Batch], Array] | None = None,
+    label_fn: LabelFn | None = None,
     initial_loss: float = 1.0,
 ) -> Sampler:
-    """`learned_loss` at next to no cost: a small MLP in place of the LSTM, and the whole data set.
+    """A small MLP predicts the loss from past losses, count, age and class.
 
-    The MLP learns at one step in `train_every`; an example is scored anew when it has been trained
-    on, and when the rolling refresh, of `refresh` examples a step, comes to it (at most the size of
-    the data set).
+    Use it as a cheap `learned_loss`: an MLP replaces the LSTM, and the pool is the whole data set.
+    An example is scored again after each visit, and when the rolling refresh comes to it. A step
+    costs the MLP on b + `refresh` examples, and its gradient in one step of `train_every`.
+
+    Args:
+        batch_size: b, the examples drawn.
+        num_classes: classes, numbered from 0, that the MLP embeds; None = it reads no class.
+        k: exponent of the weights, a number of at most 1 or a schedule of the step; 1 is unbiased.
+        smoothing: c >= 0, a number or a schedule of the step, as a share of the mean score of the
+            data set.
+        refresh: examples scored again before each draw, in order of their ids; at most N.
+        train_every: steps from one optimiser step of the MLP to the next.
+        label_fn: `(batch) -> classes [B] int`; by default `batch["label"]`.
+        initial_loss: loss assumed for an example never seen.
+
+    Returns:
+        A `Sampler` that chooses by itself where to look: pass no ids. With `num_classes` its
+        `sample` needs `batch`, the whole data set.
     """
     scorer = scorers.learned(
         scorers.history_mlp(3, num_classes, label_fn),
@@ -157,29 +170,35 @@ def predicted_loss(
     )
 
 
-def online_batch_selection(
+def small_loss(
     *,
     batch_size: int,
-    num_steps: int | None = None,
-    pressure: float = 100.0,
-    final_pressure: float = 1.0,
+    exponent: float = -0.5,
+    k: ScalarOrSchedule = 0.0,
+    smoothing: float = 0.5,
     initial_loss: float = 1.0,
 ) -> Sampler:
-    """Exponential in the rank of the loss last seen (Loshchilov & Hutter 2015, arXiv 1511.06343).
+    """Draws against the last loss: p ~ (loss + c EMA(mean))^a with a < 0.
 
-    Ranks are within the pool. The highest is drawn s times as often as the lowest; s decays from
-    `pressure` to `final_pressure` over `num_steps`, or stays if that is None: not the paper's
-    numbers, which were not seen. No correction.
+    Use it where labels may be wrong: small losses are likely right, as in co-teaching (arXiv
+    1804.06872), which selects by them. It costs no pass of the model.
+
+    Args:
+        batch_size: b, the examples drawn.
+        exponent: a, negative; further from 0 prefers small losses more.
+        k: exponent of the weights, a number of at most 1 or a schedule of the step; 0 leaves the
+            bias as it is.
+        smoothing: c >= 0, as a share of the moving average of the mean loss.
+        initial_loss: loss assumed for an example never seen.
+
+    Returns:
+        A `Sampler` that chooses from the pool it is given.
     """
-    schedule = optax.constant_schedule(pressure)
-    if num_steps is not None:
-        ratio = final_pressure / pressure
-        schedule = optax.exponential_decay(pressure, num_steps, ratio, end_value=final_pressure)
     return importance_sampler(
         scorers.last_loss(),
-        transforms.exponential_rank(schedule),
+        chain(smooth_by_mean(smoothing), transforms.power(exponent)),
         batch_size=batch_size,
-        k=0.0,
+        k=k,
         initial_loss=initial_loss,
     )
 
@@ -193,12 +212,26 @@ def prioritized(
     k: float = 0.4,
     initial_loss: float = 1.0,
 ) -> Sampler:
-    """Prioritised replay (Schaul et al. 2015, arXiv 1511.05952), with the loss as the priority.
+    """Prioritised replay, with the last loss as the priority (arXiv 1511.05952).
 
-    p ~ (loss + 1e-6)^alpha or, with `rank`, (1 / rank within the pool)^alpha, for which the paper
-    has alpha = 0.7 and k = 0.5. The correction, their beta, grows from `k` to 1 over `num_steps`,
-    or stays if that is None; weights are divided by the batch's largest. What was never seen comes
-    first.
+    p ~ (loss + 1e-6)^alpha or, with `rank`, (1 / rank)^alpha (Schaul et al. 2015). Ranks are within
+    the pool. An example never seen has the highest priority of the pool. Weights are divided by the
+    largest of the batch.
+
+    Use it for the schedule of that paper, from little correction to full. It costs no pass of the
+    model.
+
+    Args:
+        batch_size: b, the examples drawn.
+        num_steps: steps of the run, over which the exponent of the weights grows from `k` to 1;
+            None = it stays at `k`.
+        rank: draw by the rank of the loss; the paper then has alpha = 0.7 and k = 0.5.
+        alpha: power of the priority; 0 is uniform.
+        k: exponent of the weights at the start, the paper's beta, at most 1.
+        initial_loss: loss assumed for an example never seen, if above all others of the pool.
+
+    Returns:
+        A `Sampler` that chooses from the pool it is given.
     """
     by_rank = [transforms.inverse_rank()] if rank else []
     return importance_sampler(
@@ -219,10 +252,24 @@ def infobatch(
     annealing: float = 0.125,
     initial_loss: float = 1.0,
 ) -> Sampler:
-    """Of examples whose last loss is below the mean, r are left out; the rest weigh 1 / (1 - r).
+    """Draws examples below the mean loss less often, with unbiased weights (arXiv 2303.04947).
 
-    Qin et al. 2024 (arXiv 2303.04947), as sampling: p ~ 1 - r below the pool's mean, else 1, and
-    unbiased weights. The last `annealing` share of `num_steps` draws uniformly.
+    Qin et al. 2024 leave out a share r of the examples whose last loss is below the mean of the
+    data set, and weigh the rest of these by 1 / (1 - r). As sampling: p ~ 1 - r below the mean of
+    the pool, else 1.
+
+    Use it to spend fewer steps on examples that the model has mastered. It costs no pass of the
+    model.
+
+    Args:
+        batch_size: b, the examples drawn.
+        num_steps: steps of the run; None = no annealing.
+        rate: r in [0, 1).
+        annealing: share of `num_steps`, at their end, that draws uniformly.
+        initial_loss: loss assumed for an example never seen.
+
+    Returns:
+        A `Sampler` that chooses from the pool it is given.
     """
     sampler = importance_sampler(
         scorers.last_loss(),
@@ -236,23 +283,40 @@ def infobatch(
     return gate(sampler, conditions.until(round((1 - annealing) * num_steps)))
 
 
-def loss_change(
-    *,
-    batch_size: int,
-    change: float = 0.7,
-    decay: float = 0.9,
-    initial_loss: float = 1.0,
-) -> Sampler:
-    """By a moving average of an example's losses and of how they change. No correction.
+def p_sgd(*, batch_size: int, smoothing: float = 1.0) -> Sampler:
+    """Draws by difficulty: p ~ m + c mean(m), m the mean error 1 - p(true class) so far.
 
-    After the abstract of Evolved Sampling (Cheng, Li and Bian 2025, arXiv 2509.23461), which
-    combines losses and loss differences; how exactly was not seen.
+    Chang et al. 2017 (arXiv 1704.07433), as in the code of Arazo et al. 2021 (arXiv 2110.14283),
+    which draws an epoch at a time. Use it with cross-entropy. It costs no pass of the model.
+    Weights are one: the bias is not corrected.
+
+    Args:
+        batch_size: b, the examples drawn.
+        smoothing: c >= 0, as a share of the mean of m over the pool.
+
+    Returns:
+        A `Sampler` that chooses from the pool it is given.
     """
     return importance_sampler(
-        scorers.loss_change(change, decay),
-        batch_size=batch_size,
-        k=0.0,
-        initial_loss=initial_loss,
+        scorers.difficulty(), smooth_by_mean(smoothing, decay=0.0), batch_size=batch_size, k=0.0
+    )
+
+
+def c_sgd(*, batch_size: int, smoothing: float = 1.0) -> Sampler:
+    """Draws by closeness to the decision threshold: m (1 - m) in place of the m of `p_sgd`.
+
+    Use it with cross-entropy. It costs no pass of the model. Weights are one: the bias is not
+    corrected.
+
+    Args:
+        batch_size: b, the examples drawn.
+        smoothing: c >= 0, as a share of the mean of m (1 - m) over the pool.
+
+    Returns:
+        A `Sampler` that chooses from the pool it is given.
+    """
+    return importance_sampler(
+        scorers.uncertainty(), smooth_by_mean(smoothing, decay=0.0), batch_size=batch_size, k=0.0
     )
 
 
@@ -265,7 +329,23 @@ def per_class_gaussian(
     k: ScalarOrSchedule = 0.5,
     smoothing: float = 0.0,
 ) -> Sampler:
-    """Mean + deviation of the recent losses of its class (the authors' library)."""
+    """Draws by the mean + standard deviation of the recent losses of the example's class.
+
+    From the authors' library (github.com/idiap/importance-sampling). Use it where classes differ
+    in difficulty: it remembers two numbers for each class, and nothing for each example. It costs
+    no pass of the model.
+
+    Args:
+        batch_size: b, the examples drawn.
+        num_classes: classes, numbered from 0.
+        label_fn: `(batch) -> classes [B] int`; by default `batch["label"]`.
+        decay: of the moving averages, per observation, in [0, 1).
+        k: exponent of the weights, a number of at most 1 or a schedule of the step; 1 is unbiased.
+        smoothing: c >= 0, as a share of the moving average of the mean score.
+
+    Returns:
+        A `Sampler` that chooses from the pool it is given.
+    """
     return importance_sampler(
         scorers.class_gaussian(num_classes, label_fn, decay),
         smooth_by_mean(smoothing),
@@ -282,10 +362,21 @@ def cached(
     smoothing: float = 0.2,
     k: ScalarOrSchedule = 0.5,
 ) -> Sampler:
-    """Half of the draws among the examples seen in the last batches, by loss (authors' library).
+    """Draws half of a batch by loss from the examples of the last batches, half from all.
 
-    The other half among all. Its pool is the whole data set: O(N) a step. `smoothing` is added to
-    the loss, in its units.
+    From the authors' library (github.com/idiap/importance-sampling). Use it where only fresh losses
+    are to be trusted. A step costs O(N), since the pool is the whole data set, and no pass of the
+    model.
+
+    Args:
+        batch_size: b, the examples drawn.
+        staleness: draws for which a loss stays in the cache after the next one.
+        cache_prob: share of draws from the cache, in [0, 1].
+        smoothing: added to each loss in the cache, in units of the loss.
+        k: exponent of the weights, a number of at most 1 or a schedule of the step; 1 is unbiased.
+
+    Returns:
+        A `Sampler` that chooses by itself where to look: pass no ids.
     """
     sampler = importance_sampler(
         scorers.cached(staleness, smoothing),

@@ -1,15 +1,4 @@
-"""Published methods by name, each a few lines of composition. A recipe returns a `Sampler`.
-
-Here are those that need the main model or nothing at all; `isjax.recipes.by_history` and `isjax.recipes.by_error`
-have those that go by past losses and errors, under the same names.
-
-Common arguments: `batch_size`, b; `k`, the exponent of the weights (1 corrects the bias fully, 0 is
-no correction); `smoothing`, the share of the mean score that is added to each; `loss_fn` and
-`logits_fn`, `(params, batch) -> losses [B]` or `logits [B, classes]` of the main model in
-evaluation mode, see `scorers.loss`; `label_fn`, `(batch) -> classes [B]`, by default
-`batch["label"]`; `num_steps`, of the run, which some schedules need; `initial_loss`, of an example
-never seen.
-"""
+"""Recipes that score examples by a model: the main one, a reference, or a small proxy."""
 
 import math
 from collections.abc import Callable
@@ -21,119 +10,18 @@ import optax
 
 from isjax import conditions, resampling, scorers, transforms
 from isjax.base import Array, Batch, Sampler, ScalarOrSchedule
-from isjax.recipes.by_error import c_sgd, mean_error, p_sgd
-from isjax.recipes.by_history import (
-    cached,
-    default,
-    infobatch,
-    last_loss,
-    learned_loss,
-    loss_change,
-    online_batch_selection,
-    per_class_gaussian,
-    predicted_loss,
-    prioritized,
-    small_loss,
-)
 from isjax.samplers import break_even, epochs, gate, importance_sampler
-from isjax.scorers import LabelFn, LogitsFn, LossFn, views
+from isjax.scorers import LabelFn, LogitsFn, LossFn
 from isjax.transforms import chain, smooth_by_mean
 
 __all__ = [
-    "biased_loss",
-    "c_sgd",
-    "cached",
-    "default",
     "el2n",
     "grad_norm",
     "grad_norm_bound",
-    "infobatch",
-    "last_loss",
-    "learned_loss",
-    "loss_change",
-    "mean_error",
-    "online_batch_selection",
-    "p_sgd",
-    "per_class_gaussian",
-    "predicted_loss",
-    "prioritized",
     "proxy_loss",
     "reducible_loss",
-    "reshuffled",
     "selective_backprop",
-    "small_loss",
-    "uniform",
 ]
-
-
-def uniform(*, batch_size: int) -> Sampler:
-    """Each batch drawn from all examples alike, whatever came before. Every weight is one."""
-    return importance_sampler(scorers.uniform(), batch_size=batch_size, k=0.0)
-
-
-def reshuffled(*, batch_size: int) -> Sampler:
-    """Epochs without replacement, each in a new order: the stronger baseline.
-
-    Under a budget also known as repeated random subsets.
-    """
-    everything = importance_sampler(
-        scorers.uniform(),
-        batch_size=batch_size,
-        k=0.0,
-        resample=resampling.without_replacement,
-    )
-    return epochs(everything, pool_size=batch_size)
-
-
-def biased_loss(
-    *,
-    batch_size: int,
-    loss_fn: LossFn,
-    view: str | None = None,
-    k: ScalarOrSchedule = 0.5,
-    smoothing: float = 0.5,
-) -> Sampler:
-    """The main model scores the pool by its loss (arXiv 1706.00043). B forward passes a step.
-
-    Or by a cheap view of it, named in `isjax.scorers.views`: `view` "half_resolution" takes a quarter of
-    these passes, and a network for images of any size; "in_bfloat16" as many, of lower precision.
-    """
-    if view is not None and view not in views.PASSES:
-        raise ValueError(
-            f"recipes.biased_loss: view is {view!r}; choose one of {', '.join(views.PASSES)}, or "
-            "leave it out"
-        )
-    scorer = scorers.loss(loss_fn)
-    if view is not None:
-        scorer = scorers.loss(getattr(views, view)(loss_fn), views.PASSES[view])
-    return importance_sampler(scorer, smooth_by_mean(smoothing), batch_size=batch_size, k=k)
-
-
-def proxy_loss(
-    *,
-    batch_size: int,
-    example: Batch,
-    num_classes: int,
-    label_fn: LabelFn | None = None,
-    hidden: tuple[int, ...] = (64,),
-    step_size: float = 1e-3,
-    k: ScalarOrSchedule = 0.5,
-    smoothing: float = 0.5,
-) -> Sampler:
-    """A small network predicts the loss from the example alone: for a stream, without a buffer.
-
-    It sees the class, and `x` from afar (`scorers.coarse_features`), and is trained by Adam on the
-    b losses of each step. `example`: one or more, as arrays or their shapes, for the size of the
-    network's input.
-    """
-    features = scorers.coarse_features(num_classes, label_fn)
-    num_features = jax.eval_shape(features, example).shape[1]
-    scorer = scorers.learned(
-        scorers.features_mlp(features, num_features, hidden),
-        optax.adam(step_size),
-        history=0,
-    )
-    return importance_sampler(scorer, smooth_by_mean(smoothing), batch_size=batch_size, k=k)
 
 
 def grad_norm_bound(
@@ -144,11 +32,25 @@ def grad_norm_bound(
     pool_size: int = 1024,
     k: ScalarOrSchedule = 1.0,
 ) -> Sampler:
-    """By a bound on the gradient norm, while that pays (arXiv 1803.00942).
+    """Draws by a bound on the gradient norm, while that pays (arXiv 1803.00942).
 
-    The gate opens at tau > (B + 3b) / (3b), with the bound in tau taken as 1 - p(true class), of
-    which it is between 1 and sqrt(2) times. B forward passes a step while open; `pool_size` is B,
-    three batches in the authors' library.
+    The score is ||softmax(z) - y||_2. A gate opens while tau > (B + 3b) / (3b), and draws are
+    uniform while it is closed. tau is estimated from the batch by 1 - p(true class), which the
+    bound exceeds by a factor of 1 to sqrt(2).
+
+    Use it for classification by cross-entropy with an unbiased gradient. A step costs B forward
+    passes of the main model while the gate is open, and none while it is closed.
+
+    Args:
+        batch_size: b, the examples drawn.
+        logits_fn: `(params, batch) -> logits [B, classes]` of the main model in evaluation mode;
+            see `scorers.loss`.
+        label_fn: `(batch) -> classes [B] int`; by default `batch["label"]`.
+        pool_size: B, for the gate's threshold alone; three batches in the authors' library.
+        k: exponent of the weights, a number of at most 1 or a schedule of the step; 1 is unbiased.
+
+    Returns:
+        A `Sampler` that chooses from the pool it is given.
     """
     sampler = importance_sampler(
         scorers.grad_norm_bound(logits_fn, label_fn), batch_size=batch_size, k=k
@@ -160,20 +62,43 @@ def grad_norm_bound(
 def grad_norm(
     *, batch_size: int, loss_fn: LossFn, k: ScalarOrSchedule = 1.0, stateful: bool = False
 ) -> Sampler:
-    """By the exact gradient norm of each example, which has the least variance: an oracle.
+    """Draws by the exact gradient norm of each example, which has the least variance.
 
-    B forward and backward passes a step, one by one. `stateful`: see `scorers.grad_norm`.
+    Use it in studies, as the best that any score can reach. A step costs a forward and a
+    backward pass for each of the B examples, one by one.
+
+    Args:
+        batch_size: b, the examples drawn.
+        loss_fn: `(params, batch) -> losses [B]` of the main model in evaluation mode; see
+            `scorers.loss`.
+        k: exponent of the weights, a number of at most 1 or a schedule of the step; 1 is unbiased.
+        stateful: whether the params are the pair `(params, model_state)`; see `scorers.grad_norm`.
+
+    Returns:
+        A `Sampler` that chooses from the pool it is given.
     """
     scorer = scorers.grad_norm(loss_fn, stateful=stateful)
     return importance_sampler(scorer, batch_size=batch_size, k=k)
 
 
 def selective_backprop(*, batch_size: int, loss_fn: LossFn, beta: float = 3.0) -> Sampler:
-    """Keeps an example with probability percentile(loss)^beta (Jiang et al. 2019, 1910.00762).
+    """Keeps an example with probability percentile(loss)^beta (arXiv 1910.00762).
 
-    Every example of an epoch is a candidate, (beta + 1) b of them a step, of which that rule keeps
-    b on average. Here it is b exactly: each candidate is drawn as often on average as the rule
-    keeps it, now and then one of them twice. (beta + 1) b forward passes a step; no correction.
+    Every example of an epoch is a candidate. A step looks at (beta + 1) b of them, of which the
+    rule of Jiang et al. 2019 keeps b on average. This recipe keeps exactly b: it draws each
+    candidate as often on average as the rule keeps it, and seldom draws one of them twice.
+
+    Use it to skip examples that the model has mastered. A step costs (beta + 1) b forward passes.
+    Weights are one: the bias is not corrected.
+
+    Args:
+        batch_size: b, the examples drawn.
+        loss_fn: `(params, batch) -> losses [B]` of the main model in evaluation mode; see
+            `scorers.loss`.
+        beta: exponent of the percentile; larger values keep fewer examples.
+
+    Returns:
+        A `Sampler` that chooses by itself where to look: pass no ids.
     """
     sampler = importance_sampler(
         scorers.loss(loss_fn),
@@ -193,11 +118,27 @@ def reducible_loss(
     k: ScalarOrSchedule = 0.5,
     smoothing: float = 0.5,
 ) -> Sampler:
-    """RHO-LOSS (Mindermann et al. 2022, arXiv 2206.07137): what the model loses, a reference not.
+    """Draws by the model's loss minus a reference model's loss: RHO-LOSS (arXiv 2206.07137).
 
-    The b highest of the pool or, if `sampled`, p ~ max(loss - reference, 0) + c mean. `reference`:
-    see `scorers.reducible_loss`; a run from a config makes it by cross-fitting. B forward passes a
-    step, and what the reference cost.
+    Mindermann et al. 2022 take the b highest differences of the pool. With `sampled`, examples are
+    drawn by max(loss - reference, 0) + c EMA(mean).
+
+    Use it where labels may be wrong: a wrong label costs the reference as much as the model. A step
+    costs B forward passes; training the reference comes on top.
+
+    Args:
+        batch_size: b, the examples drawn.
+        loss_fn: `(params, batch) -> losses [B]` of the main model in evaluation mode; see
+            `scorers.loss`.
+        reference: losses [N] of a model not trained on the example, or `(batch) -> losses [B]`. A
+            run from a config computes them by cross-fitting.
+        sampled: draw by the difference, instead of taking the highest.
+        k: exponent of the weights if `sampled`, a number of at most 1 or a schedule of the step; 1
+            is unbiased. Otherwise weights are one.
+        smoothing: c >= 0 if `sampled`, as a share of the moving average of the mean score.
+
+    Returns:
+        A `Sampler` that chooses from the pool it is given.
     """
     scorer = scorers.reducible_loss(loss_fn, reference)
     if sampled:
@@ -209,11 +150,25 @@ def reducible_loss(
 
 
 def el2n(*, batch_size: int, scores: Array, keep: float = 0.5) -> Sampler:
-    """Uniform among the share `keep` of highest EL2N early in training: the rest is pruned.
+    """Draws uniformly among the examples with the highest EL2N early in training.
 
-    Paul et al. 2021 (arXiv 2107.07075). `scores`, [N], are computed before training: by a run from
-    a config, see `references.early_el2n`. No correction: data are pruned, not resampled. From a
-    pool that holds none of those kept it draws uniformly: choose a pool well above 1 / keep.
+    The others are pruned (Paul et al. 2021, arXiv 2107.07075). From a pool with none of those kept,
+    draws are uniform: choose a pool well above 1 / keep.
+
+    Use it to train on fewer examples. A step costs nothing, but the scores cost several short runs
+    beforehand. Weights are one: data are pruned, so nothing is corrected.
+
+    Args:
+        batch_size: b, the examples drawn.
+        scores: [N] EL2N scores, such as the mean of `gradients.el2n` over short runs. A run from a
+            config computes them before training.
+        keep: share of the examples kept, in (0, 1].
+
+    Returns:
+        A `Sampler` that chooses from the pool it is given.
+
+    Raises:
+        ValueError: if `keep` is outside its range, or scores are NaN.
     """
     if not 0 < keep <= 1:
         raise ValueError(f"recipes.el2n: keep is {keep}; choose a share above 0, at most 1")
@@ -223,3 +178,46 @@ def el2n(*, batch_size: int, scores: Array, keep: float = 0.5) -> Sampler:
         )
     kept = np.asarray(scores) >= np.quantile(scores, 1 - keep)
     return importance_sampler(scorers.given(jnp.float32(kept)), batch_size=batch_size, k=0.0)
+
+
+def proxy_loss(
+    *,
+    batch_size: int,
+    example: Batch,
+    num_classes: int,
+    label_fn: LabelFn | None = None,
+    hidden: tuple[int, ...] = (64,),
+    step_size: float = 1e-3,
+    k: ScalarOrSchedule = 0.5,
+    smoothing: float = 0.5,
+) -> Sampler:
+    """A small MLP predicts the loss from the example itself, without a buffer.
+
+    It reads a coarse version of `batch["x"]` and the class (`scorers.coarse_features`). Adam trains
+    it on the b losses of each step.
+
+    Use it for a stream, whose examples come once. A step costs the MLP on the pool, and its
+    gradient on the batch; the main model makes no pass for it.
+
+    Args:
+        batch_size: b, the examples drawn.
+        example: one example or more, as a batch of arrays or of their shapes; it sets the size of
+            the MLP's input.
+        num_classes: classes, numbered from 0.
+        label_fn: `(batch) -> classes [B] int`; by default `batch["label"]`.
+        hidden: sizes of the hidden layers.
+        step_size: of Adam.
+        k: exponent of the weights, a number of at most 1 or a schedule of the step; 1 is unbiased.
+        smoothing: c >= 0, as a share of the moving average of the mean score.
+
+    Returns:
+        A `Sampler` that chooses from the pool it is given.
+    """
+    features = scorers.coarse_features(num_classes, label_fn)
+    num_features = jax.eval_shape(features, example).shape[1]
+    scorer = scorers.learned(
+        scorers.features_mlp(features, num_features, hidden),
+        optax.adam(step_size),
+        history=0,
+    )
+    return importance_sampler(scorer, smooth_by_mean(smoothing), batch_size=batch_size, k=k)

@@ -57,7 +57,7 @@ def epochs(sampler: Sampler, pool_size: int) -> Sampler:
 
     Raises:
         ValueError: here if `sampler` has a pool of its own or B < 1; at `init` if B exceeds the
-            data set; at `sample` if ids are passed, or a batch that is not the whole data set.
+            data set; at `sample` if the batch is not the whole data set.
     """
     if sampler.own_pool:
         raise ValueError("epochs: the sampler has a pool of its own already; pass one without")

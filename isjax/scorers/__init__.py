@@ -1,4 +1,54 @@
-"""Scorers say how important each example is."""
+"""Scorers: how important is each example?
 
-from isjax.scorers._scorers import *  # noqa: F403
-from isjax.scorers._scorers import LabelFn, LogitsFn, LossFn  # noqa: F401
+- By the main model on the pool: `loss`, `grad_norm_bound`, `grad_norm`, `reducible_loss`. They cost
+  forward passes, and read the pool's `batch` and `params`. `isjax.scorers.views` has cheaper views
+  of the model.
+- By past losses: `last_loss`, `cached`, `difficulty`, `uncertainty`, `loss_change`, and by those of
+  the class `class_gaussian`. They cost nothing, and are as stale as the last visit.
+- By a small model that predicts the loss: `learned`, with one of the networks `history_lstm`,
+  `history_mlp` and `features_mlp`.
+- By what is known beforehand: `given`, `uniform`.
+"""
+
+from isjax.scorers import views
+from isjax.scorers._by_class import class_gaussian
+from isjax.scorers._by_history import cached, difficulty, last_loss, loss_change, uncertainty
+from isjax.scorers._by_model import grad_norm, grad_norm_bound, loss, reducible_loss
+from isjax.scorers._common import LabelFn, LogitsFn, LossFn
+from isjax.scorers._features import coarse_features, features_mlp
+from isjax.scorers._given import given, uniform
+from isjax.scorers._learned import (
+    HistoryLSTM,
+    HistoryMLP,
+    Network,
+    history_lstm,
+    history_mlp,
+    learned,
+)
+
+__all__ = [
+    "HistoryLSTM",
+    "HistoryMLP",
+    "LabelFn",
+    "LogitsFn",
+    "LossFn",
+    "Network",
+    "cached",
+    "class_gaussian",
+    "coarse_features",
+    "difficulty",
+    "features_mlp",
+    "given",
+    "grad_norm",
+    "grad_norm_bound",
+    "history_lstm",
+    "history_mlp",
+    "last_loss",
+    "learned",
+    "loss",
+    "loss_change",
+    "reducible_loss",
+    "uncertainty",
+    "uniform",
+    "views",
+]

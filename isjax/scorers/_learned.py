@@ -1,32 +1,30 @@
-"""The learned scorer: a small model that predicts an example's loss from its past."""
+"""The learned scorer, a small model that predicts losses, and the networks that read histories."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from isjax.base import Array, Batch, PyTree, Rows, Scorer
-from isjax.scorers._rows import labels_of
+from isjax.base import Array, PyTree, Rows, Scorer
+from isjax.scorers._common import LabelFn, labels_of
 
-__all__ = [
-    "Network",
-    "coarse_features",
-    "features_mlp",
-    "history_lstm",
-    "history_mlp",
-    "learned",
-]
+__all__ = ["HistoryLSTM", "HistoryMLP", "Network", "history_lstm", "history_mlp", "learned"]
+
+# From this many examples on, the LSTM's loop over past losses is unrolled: scoring a pool then
+# takes less time on a CPU (benchmarks/step_cost.py). A batch stays in its loop, which compiles
+# sooner.
+UNROLL_FROM = 512
 
 
 class Network(NamedTuple):
-    """A network over rows, for `learned`.
+    """A network that predicts losses, for `learned`.
 
     Attributes:
         init: `(key) -> params`.
-        apply: `(params, rows) -> [B]`, a real number for each row.
+        apply: `(params, rows) -> [B]`, a real number for each of B examples.
     """
 
     init: Callable[[Array], PyTree]
@@ -34,7 +32,13 @@ class Network(NamedTuple):
 
 
 class LearnedState(NamedTuple):
-    """The scorer's own model, trained beside the main one, and [] int32 how often it could be."""
+    """State of `learned`.
+
+    Attributes:
+        params: of the network.
+        opt_state: of its optimiser.
+        step: [] int32 updates so far, those without an optimiser step included.
+    """
 
     params: PyTree
     opt_state: optax.OptState
@@ -46,37 +50,45 @@ def learned(
     optimizer: optax.GradientTransformation | None = None,
     *,
     num_classes: int | None = None,
-    label_fn: Callable[[Batch], Array] | None = None,
+    label_fn: LabelFn | None = None,
     history: int = 10,
     log_losses: bool = False,
     train_every: int = 1,
 ) -> Scorer:
-    """A small model predicts the loss from the past, trained in parallel (arXiv 1706.00043).
+    """The loss that a small model predicts, trained beside the main one (arXiv 1706.00043).
 
-    Each update, or one in `train_every`, is one optimiser step on the squared error between the
-    predictions for the batch just trained, from its rows before write-back, and the losses just
-    observed. Examples never seen score `initial_loss`, which their history holds.
+    Each update is one optimiser step on the squared error between the predictions for the batch
+    and its losses. Predictions are from the rows as they were before the losses were written back.
+    Losses that are not finite are left out. Examples never seen score `initial_loss`.
+
+    Use it where losses can be predicted from the past. It costs the network on the pool, and its
+    gradient on the batch; the main model makes no pass for it.
 
     Args:
-        network: an `(init, apply)` pair over rows (see `Network`); by default the paper's LSTM.
+        network: predicts a number for each example, see `Network`; by default `history_lstm`, the
+            paper's LSTM.
         optimizer: of the network; by default `optax.adam(1e-3)`.
         num_classes: classes, numbered from 0, that the default network embeds; None = it reads
             losses alone.
         label_fn: `(batch) -> classes [B] int`; by default `batch["label"]`.
-        history: H, the past losses that the network reads; 0 = it goes by `rows.batch` alone, and
+        history: H, the past losses that the network reads. 0 = it reads `rows.batch` alone, and
             nothing is remembered of any example: for a stream, with a `network` such as
             `features_mlp`.
-        log_losses: predict log losses: errors then count in proportion.
+        log_losses: predict log losses, so that errors count in proportion to the loss.
         train_every: updates from one optimiser step to the next.
 
+    Returns:
+        A `Scorer` that keeps H losses for each example. `sample` and `update` need `batch` if the
+        network reads it, as for classes.
+
     Raises:
-        ValueError: if `history` is negative, or 0 for the default network, `train_every` is not
-            positive, or `num_classes` is given beside a `network`.
+        ValueError: if `history` is negative, or 0 for the default network; if `train_every` is not
+            positive; or if `num_classes` or `label_fn` is given beside a `network`.
     """
     if history < 0 or (network is None and history == 0):
         raise ValueError(
-            f"scorers.learned: history is {history}; the default network reads at least 1 loss, "
-            "and one that reads the batch alone is to be given as network="
+            f"scorers.learned: history is {history}; choose 1 or more for the default network, or "
+            "0 with network= for one that reads the batch alone"
         )
     if train_every < 1:
         raise ValueError(f"scorers.learned: train_every is {train_every}; choose 1 or more")
@@ -89,18 +101,17 @@ def learned(
         )
     optimizer = optax.adam(1e-3) if optimizer is None else optimizer
 
-    def compared(output: Array) -> Array:
+    def predict(params: PyTree, rows: Rows) -> Array:
+        """The loss, or its logarithm if `log_losses`."""
+        output = network.apply(params, rows)
         return output if log_losses else jax.nn.softplus(output)
-
-    def target(losses: Array) -> Array:
-        return jnp.log(jnp.maximum(losses, 1e-6)) if log_losses else losses
 
     def init(key: Array) -> LearnedState:
         params = network.init(key)
         return LearnedState(params, optimizer.init(params), jnp.zeros((), jnp.int32))
 
     def score(state: LearnedState, rows: Rows) -> Array:
-        predicted = compared(network.apply(state.params, rows))
+        predicted = predict(state.params, rows)
         if log_losses:
             predicted = jnp.exp(jnp.minimum(predicted, 80.0))
         if not history:
@@ -108,8 +119,10 @@ def learned(
         return jnp.where(rows.count > 0, predicted, jnp.maximum(rows.history[:, 0], 0.0))
 
     def update(state: LearnedState, rows: Rows, losses: Array) -> LearnedState:
+        target = jnp.log(jnp.maximum(losses, 1e-6)) if log_losses else losses
+
         def squared_error(params: PyTree) -> Array:
-            error = compared(network.apply(params, rows)) - target(losses)
+            error = predict(params, rows) - target
             return jnp.mean(jnp.square(jnp.where(jnp.isfinite(losses), error, 0.0)))
 
         def train() -> LearnedState:
@@ -126,21 +139,64 @@ def learned(
     return Scorer(init, score, update, history)
 
 
+class HistoryLSTM(nn.Module):
+    """Predicts an example's next loss from its past losses and its class (arXiv 1706.00043).
+
+    Two stacked LSTMs read the observed losses, oldest first; losses never observed are masked. The
+    last output is concatenated with an embedding of the class, and goes through one dense layer.
+
+    Attributes:
+        num_classes: classes of the embedding; None = the class is not read.
+        features: units of each LSTM and of the embedding.
+    """
+
+    num_classes: int | None = None
+    features: int = 32
+
+    @nn.compact
+    def __call__(self, history, count, label=None):
+        """Predicts a real number for each example.
+
+        Args:
+            history: [B, H] float32 past losses, newest first.
+            count: [B] int32 times observed.
+            label: [B] int classes; read if `num_classes` is given.
+
+        Returns:
+            [B] float32.
+        """
+        length = jnp.minimum(count, history.shape[1])
+        # Newest first to oldest first; the observed losses stand at the front.
+        position = length[:, None] - 1 - jnp.arange(history.shape[1])[None, :]
+        outputs = jnp.take_along_axis(history, jnp.maximum(position, 0), axis=1)[:, :, None]
+        unroll = history.shape[1] if history.shape[0] >= UNROLL_FROM else 1
+        for _ in range(2):
+            layer = nn.RNN(nn.OptimizedLSTMCell(self.features), unroll=unroll)
+            outputs = jnp.asarray(layer(outputs))
+        last = jnp.maximum(length - 1, 0)[:, None, None]
+        summary = jnp.take_along_axis(outputs, last, axis=1)[:, 0]
+        summary = jnp.where(length[:, None] > 0, summary, 0.0)
+        if self.num_classes is not None:
+            label = nn.Embed(self.num_classes, self.features)(label)
+            summary = jnp.concatenate([summary, label], axis=-1)
+        return nn.Dense(1)(summary)[:, 0]
+
+
 def history_lstm(
-    history: int = 10,
-    num_classes: int | None = None,
-    label_fn: Callable[[Batch], Array] | None = None,
+    history: int = 10, num_classes: int | None = None, label_fn: LabelFn | None = None
 ) -> Network:
-    """The paper's network: two stacked LSTMs over the past losses, with the class.
+    """The paper's network, `HistoryLSTM`, for `learned` (arXiv 1706.00043).
 
     Args:
         history: H, the past losses that it reads.
-        num_classes: classes, numbered from 0; None = it reads none.
+        num_classes: classes, numbered from 0; None = it reads no class.
         label_fn: `(batch) -> classes [B] int`; by default `batch["label"]`.
+
+    Returns:
+        A `Network`.
     """
-    networks = _networks()
-    return _of_rows(
-        networks.HistoryLSTM(num_classes),
+    return _of_module(
+        HistoryLSTM(num_classes),
         lambda rows: (rows.history, rows.count),
         (jnp.zeros((1, history), jnp.float32), jnp.zeros((1,), jnp.int32)),
         num_classes,
@@ -148,19 +204,63 @@ def history_lstm(
     )
 
 
-def history_mlp(
-    history: int = 3,
-    num_classes: int | None = None,
-    label_fn: Callable[[Batch], Array] | None = None,
-) -> Network:
-    """A network of one small hidden layer over past losses, count, age and class.
+class HistoryMLP(nn.Module):
+    """Predicts an example's next loss from its last losses, its count, its age and its class.
 
-    Far fewer operations than `history_lstm` (benchmarks/step_cost.py); arguments as there.
+    The inputs are log(loss + 0.01) of each past loss, whether it was observed, the logarithms of
+    count and age, and an embedding of the class. One hidden layer follows.
+
+    Attributes:
+        num_classes: classes of the embedding; None = the class is not read.
+        features: units of the hidden layer.
+        embedding: size of a class's embedding.
     """
-    networks = _networks()
+
+    num_classes: int | None = None
+    features: int = 16
+    embedding: int = 4
+
+    @nn.compact
+    def __call__(self, history, count, age, label=None):
+        """Predicts a real number for each example.
+
+        Args:
+            history: [B, H] float32 past losses, newest first.
+            count: [B] int32 times observed.
+            age: [B] int32 draws since last observed.
+            label: [B] int classes; read if `num_classes` is given.
+
+        Returns:
+            [B] float32.
+        """
+        seen = jnp.arange(history.shape[1])[None, :] < count[:, None]
+        past = jnp.where(seen, jnp.log(jnp.maximum(history, 0.0) + 0.01), 0.0)
+        visits = jnp.stack([jnp.log1p(count), jnp.log1p(age)], axis=1) / 4
+        x = jnp.concatenate([past, seen, visits], axis=1)
+        if self.num_classes is not None:
+            x = jnp.concatenate([x, nn.Embed(self.num_classes, self.embedding)(label)], axis=1)
+        x = nn.relu(nn.Dense(self.features)(x))
+        return nn.Dense(1)(x)[:, 0]
+
+
+def history_mlp(
+    history: int = 3, num_classes: int | None = None, label_fn: LabelFn | None = None
+) -> Network:
+    """A cheaper network, `HistoryMLP`, for `learned`.
+
+    It takes far fewer operations than `history_lstm` (benchmarks/step_cost.py).
+
+    Args:
+        history: H, the past losses that it reads.
+        num_classes: classes, numbered from 0; None = it reads no class.
+        label_fn: `(batch) -> classes [B] int`; by default `batch["label"]`.
+
+    Returns:
+        A `Network`.
+    """
     none = jnp.zeros((1,), jnp.int32)
-    return _of_rows(
-        networks.HistoryMLP(num_classes),
+    return _of_module(
+        HistoryMLP(num_classes),
         lambda rows: (rows.history, rows.count, rows.age),
         (jnp.zeros((1, history), jnp.float32), none, none),
         num_classes,
@@ -168,106 +268,14 @@ def history_mlp(
     )
 
 
-def features_mlp(
-    features: Callable[[Batch], Array], num_features: int, hidden: tuple[int, ...] = (64,)
-) -> Network:
-    """A small proxy of the main model: dense layers over features of the example itself.
-
-    For streams, of whose examples nothing is remembered: `learned(features_mlp(...), history=0)`.
-
-    Args:
-        features: `(batch) -> [B, num_features]`, of about unit scale, cheap to compute.
-        num_features: of an example.
-        hidden: sizes of the hidden layers.
-
-    Raises:
-        ValueError: when it is to score or to learn, if there is no batch, or its features are not
-            of the shape above.
-    """
-    module = _networks().MLP(outputs=1, hidden=hidden)
-
-    def apply(params: PyTree, rows: Rows) -> Array:
-        if rows.batch is None:
-            raise ValueError(
-                "scorers.features_mlp reads features of the batch, but got none; "
-                "pass batch= to sampler.sample and sampler.update"
-            )
-        inputs, wanted = features(rows.batch), (rows.count.shape[0], num_features)
-        if jnp.shape(inputs) != wanted:
-            raise ValueError(
-                f"scorers.features_mlp got features of shape {jnp.shape(inputs)}; return one row "
-                f"of num_features = {num_features} for each example, shape {wanted}"
-            )
-        return jnp.asarray(module.apply(params, inputs))[:, 0]
-
-    return Network(lambda key: module.init(key, jnp.zeros((1, num_features), jnp.float32)), apply)
-
-
-def coarse_features(
-    num_classes: int, label_fn: Callable[[Batch], Array] | None = None, cells: int = 8
-) -> Callable[[Batch], Array]:
-    """What an example looks like from afar, and its class, for `features_mlp`.
-
-    Images [B, H, W, C] as their means over a grid of at most `cells` x `cells`, any other `x` of
-    floating point as it is; bytes as x / 64 - 2.
-
-    Args:
-        num_classes: classes, numbered from 0.
-        label_fn: `(batch) -> classes [B] int`; by default `batch["label"]`.
-        cells: along each side of an image.
-
-    Returns:
-        `(batch) -> [B, features]` float32, of a batch whose `"x"` is one array.
-
-    Raises:
-        ValueError: when called, if `"x"` is neither floating point nor bytes.
-    """
-
-    def features(batch: Batch) -> Array:
-        x = batch["x"]
-        dtype = getattr(x, "dtype", None)
-        if dtype is None or not (dtype == jnp.uint8 or jnp.issubdtype(dtype, jnp.floating)):
-            raise ValueError(
-                'scorers.coarse_features needs batch["x"] to be one array of floating point or '
-                f"bytes, but it is {dtype or type(x).__name__}; write features of your own"
-            )
-        label = batch["label"] if label_fn is None else label_fn(batch)
-        number, scaled = x.shape[0], x.astype(jnp.float32)
-        scaled = scaled / 64 - 2 if dtype == jnp.uint8 else scaled
-        if x.ndim == 4:
-            rows, columns = (_means(size, min(size, cells)) for size in x.shape[1:3])
-            scaled = jnp.einsum("hH,wW,bHWc->bhwc", rows, columns, scaled)
-        return jnp.concatenate(
-            [scaled.reshape(number, -1), jax.nn.one_hot(label, num_classes)], axis=1
-        )
-
-    return features
-
-
-def _means(size: int, cells: int) -> np.ndarray:
-    """[cells, size], by which a vector becomes the means over equal stretches of it."""
-    member = np.arange(size) * cells // size == np.arange(cells)[:, None]
-    return (member / member.sum(axis=1, keepdims=True)).astype(np.float32)
-
-
-def _networks() -> Any:
-    try:
-        from isjax import networks
-    except ImportError as error:
-        raise ImportError(
-            "the networks of scorers.learned need flax: pip install flax, or pass network="
-        ) from error
-    return networks
-
-
-def _of_rows(
-    module: Any,
+def _of_module(
+    module: nn.Module,
     inputs: Callable[[Rows], tuple],
     example: tuple,
     num_classes: int | None,
-    label_fn: Callable[[Batch], Array] | None,
+    label_fn: LabelFn | None,
 ) -> Network:
-    """A Flax module of some inputs and classes as a network over rows."""
+    """A `Network` of a Flax module that reads `inputs` and, with `num_classes`, the class."""
 
     def labels(rows: Rows) -> Array | None:
         return None if num_classes is None else labels_of(rows, label_fn, "scorers.learned")

@@ -1,8 +1,8 @@
-"""Cheap views of the main model: a loss function `(params, batch) -> losses [B]` for less.
+"""Cheaper views of the main model: loss functions `(params, batch) -> losses [B]`.
 
-They score a pool: `scorers.loss(half_resolution(loss_fn), passes=0.25)`. What they return has the
-contract that they take, so that one goes around another. `params` is any pytree, the pair
-`(params, model_state)` too.
+Use one to score a pool: `scorers.loss(half_resolution(loss_fn), passes=0.25)`. A view takes a loss
+function and returns one, so that views can be nested. `params` is any pytree, such as the pair
+`(params, model_state)`.
 """
 
 from collections.abc import Mapping
@@ -12,28 +12,29 @@ import jax.numpy as jnp
 
 from isjax._numerics.precision import cast
 from isjax.base import Array, Batch, Params
-from isjax.scorers import LossFn
+from isjax.scorers._common import LossFn
 
 __all__ = ["half_resolution", "in_bfloat16"]
 
-# Of a forward pass by convolutions. As many operations in bfloat16, each for less where the
-# hardware has them.
+# Cost of a view, as a share of a forward pass by convolutions. bfloat16 takes as many operations,
+# each of them cheaper on hardware that has it.
 PASSES = {"half_resolution": 0.25, "in_bfloat16": 1.0}
 
 
 def half_resolution(loss_fn: LossFn) -> LossFn:
-    """The losses on images of half the height and width, each 2 x 2 pixels averaged.
+    """Computes the losses on images of half the height and width, each 2 x 2 pixels averaged.
 
-    For networks that take images of any size, such as those that end in a mean over all places:
-    `networks.WideResNet`, or `networks.CNN` with `pooled`. One that has only seen whole images may
-    misjudge smaller ones: have it learn from both (benchmarks/streams.py). Bytes become float32
-    averages of the same range.
+    Use it with networks that take images of any size, such as those that end in a mean over all
+    positions: `networks.WideResNet`, or `networks.CNN` with `pooled`. A network trained on whole
+    images alone may misjudge smaller ones: train it on both (benchmarks/streams.py). It costs a
+    quarter of a forward pass by convolutions.
 
     Args:
-        loss_fn: `(params, batch) -> losses [B]`, of a mapping whose `"x"` is [B, H, W, C].
+        loss_fn: `(params, batch) -> losses [B]`, of a mapping whose `"x"` is [B, H, W, C]. Bytes
+            reach it as float32 averages of the same range.
 
     Returns:
-        A function likewise.
+        `(params, batch) -> losses [B]`.
 
     Raises:
         ValueError: when called, if `"x"` is no batch of images with even height and width, or
@@ -56,24 +57,25 @@ def half_resolution(loss_fn: LossFn) -> LossFn:
             raise ValueError(
                 f"views.half_resolution: the loss function failed on images of {halved.shape[1:]} "
                 f"in place of {shape[1:]}; use a network that takes any size, such as one that "
-                f"ends in a mean over all places, or another view. It said: {error}"
+                f"ends in a mean over all positions, or another view. The error was: {error}"
             ) from error
 
     return view
 
 
 def in_bfloat16(loss_fn: LossFn) -> LossFn:
-    """The losses from parameters and examples rounded to bfloat16, as float32.
+    """Computes the losses from parameters and examples rounded to bfloat16.
 
-    Images of bytes, a uint8 `batch["x"]`, are converted too, without loss. A `loss_fn` should take
-    the logits back to float32, as those of `isjax.tasks` do: with 8 bits small losses, differences
-    of large logits, come out as zero. What it converts before the network gains nothing.
+    Use it where the hardware computes faster in bfloat16. It takes as many operations. A uint8
+    `batch["x"]` becomes bfloat16 too, without rounding.
 
     Args:
-        loss_fn: `(params, batch) -> losses [B]`.
+        loss_fn: `(params, batch) -> losses [B]`. It should convert the logits back to float32, as
+            those of `isjax.tasks` do: otherwise small losses, which are differences of large
+            logits, become zero. It gains nothing if it converts its inputs before the network.
 
     Returns:
-        A function likewise.
+        `(params, batch) -> losses [B]` float32.
     """
 
     def view(params: Params, batch: Batch) -> Array:

@@ -7,9 +7,9 @@ import optax
 import pytest
 
 import isjax
-from isjax.samplers import make_draw
 from isjax.experiment import draw_statistics
 from isjax.experiment.compiled_steps import compile_steps
+from isjax.samplers import make_draw
 from isjax.training import init_train_state, make_train_step
 
 N, B, b = 12, 6, 4

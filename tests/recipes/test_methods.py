@@ -1,7 +1,7 @@
-"""Each recipe, wherever it is written, against its method in NumPy, float64.
+"""Each recipe against its method in NumPy, float64.
 
-The references are written from the papers and the docstrings. They know what was drawn and lost so
-far, the `log`, from which each works out anew what it needs: no state of theirs follows ours.
+The references follow the papers and the docstrings. Each computes its scores anew from the `log`,
+the draws and losses of all steps so far. So they share no state with the samplers under test.
 """
 
 import functools
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import assert_binomial
+from helpers import assert_binomial, compiled
 
 from isjax import recipes, scorers
 
@@ -26,8 +26,8 @@ QUICK_TO_COMPILE = {"xla_backend_optimization_level": 0}
 RNG = np.random.default_rng(7)
 X = np.append(RNG.normal(size=(N, FEATURES - 1)), np.ones((N, 1)), axis=1).astype(np.float32)
 LABEL = RNG.integers(0, CLASSES, N).astype(np.int32)
-PARAMS = RNG.normal(size=(20, FEATURES, CLASSES)).astype(np.float32)  # of each step
-LOSSES = (RNG.gamma(2, 0.5, (20, b)) + 0.05).astype(np.float32)  # observed by each step
+PARAMS = RNG.normal(size=(20, FEATURES, CLASSES)).astype(np.float32)  # one set for each step
+LOSSES = (RNG.gamma(2, 0.5, (20, b)) + 0.05).astype(np.float32)  # observed at each step
 POOLS = np.stack([RNG.permutation(N)[:B] for _ in range(20)])
 GIVEN = RNG.gamma(2, 0.5, N).astype(np.float32)  # a number for each example
 
@@ -40,7 +40,7 @@ def losses_of(params, batch):
     return optax.softmax_cross_entropy_with_integer_labels(logits_of(params, batch), batch["label"])
 
 
-# --- References: scores [B] of the pool, from the log of the steps before and the model now
+# --- References: scores [B] of the pool, from the log of past steps and the current model
 
 
 class Step(NamedTuple):
@@ -52,7 +52,7 @@ class Step(NamedTuple):
 
 
 def past(log, i):
-    """The losses of example i, oldest first; several in one batch count as one, their mean."""
+    """The losses of example i, oldest first. Duplicates in a batch count once, as their mean."""
     return [step.losses[step.ids == i].mean() for step in log if i in step.ids]
 
 
@@ -71,7 +71,7 @@ def model_losses(pool, params):
 
 
 def errors(pool, params):
-    """softmax - onehot, [B, classes]: the gradient by the logits."""
+    """softmax - onehot [B, classes], the gradient by the logits."""
     return softmax(pool, params) - np.eye(CLASSES)[LABEL[pool]]
 
 
@@ -84,7 +84,7 @@ def last_loss(log, pool, params):
 
 
 def smoothed(score, share=0.5, decay=0.9):
-    """s + c EMA(mean s), the bias of the average towards its start taken out."""
+    """s + c EMA(mean s), with the average corrected for its start at zero."""
 
     def scores(log, pool, params):
         now = score(log, pool, params)
@@ -139,7 +139,7 @@ def online_batch_selection(pressure, final=None, num_steps=None):
 
 
 def priorities(log, pool, params, initial=0.5, epsilon=1e-6):
-    """|delta| + epsilon, of what was never seen the highest of the pool (Schaul et al. 2015)."""
+    """|delta| + epsilon (Schaul et al. 2015); an example never seen has the pool's highest."""
     known = last_losses(log, pool, initial)
     return np.where([past(log, i) == [] for i in pool], known.max(), known) + epsilon
 
@@ -195,13 +195,13 @@ def cached(**arguments):
 
 
 def mean_errors(log, pool):
-    """Of 1 - p(true class), as `avg_probs` of Arazo et al.; -1 if never seen."""
+    """Means of 1 - p(true class), as `avg_probs` of Arazo et al.; -1 if never seen."""
     seen = [1 - np.exp(-np.array(past(log, i))) for i in pool]
     return np.array([error.mean() if len(error) else -1 for error in seen])
 
 
 def errors_or(log, pool, initial):
-    """The same, but for what an example never seen scores."""
+    """Mean errors, with `initial` for an example never seen."""
     errors = mean_errors(log, pool)
     return np.where(errors == -1, initial, errors)
 
@@ -211,7 +211,7 @@ def smoothed_by_own_mean(scores, c=0.5):
 
 
 def of_mean_error(transform, share=1.0):
-    """Lines of `select_samples` of Arazo et al. (EricArazo/ImportanceSampling)."""
+    """Scores as in `select_samples` of Arazo et al. (EricArazo/ImportanceSampling)."""
 
     def scores(log, pool, params):
         m = mean_errors(log, pool)
@@ -325,7 +325,7 @@ def annealed(k, num_steps):
 
 
 def infobatch_weights(rate):
-    """1 / (1 - r) for what may be pruned, one for the rest, by the factor that leaves no bias."""
+    """1 / (1 - r) for prunable examples, one for the rest, scaled so that no bias is left."""
 
     def weights(p, t):
         w = np.where(p < p.max(), 1 / (1 - rate), 1.0)
@@ -343,8 +343,8 @@ class Case(NamedTuple):
     weights: Callable[..., np.ndarray]  # (probabilities [B], step) -> [B]
     steps: int = 7
     losses: np.ndarray = LOSSES
-    primed: bool = False  # first each example is observed once, so that no two are tied
-    largest: bool = False  # weights are divided by the batch's largest
+    primed: bool = False  # whether each example is observed once first, so that none are tied
+    largest: bool = False  # whether weights are divided by the largest of the batch
 
 
 def recipe(name, **arguments):
@@ -352,7 +352,7 @@ def recipe(name, **arguments):
 
 
 HALF, FULL = power_of_unbiased(0.5), power_of_unbiased(1.0)
-UNEVEN = np.full((20, b), 0.01, np.float32)  # losses that open a gate, and close it again
+UNEVEN = np.full((20, b), 0.01, np.float32)  # losses that open a gate, then close it
 UNEVEN[:9, 2], UNEVEN[9:] = 4.0, 1.0
 SOME_ZERO = np.where(np.arange(b) % 3 == 1, 0, LOSSES).astype(np.float32)
 
@@ -511,7 +511,8 @@ CASES = {
         ones,
     ),
 }
-ELSEWHERE = {"predicted_loss", "reshuffled", "selective_backprop", "reducible_loss"}  # below
+# Compared in tests of their own, below.
+ELSEWHERE = {"predicted_loss", "reshuffled", "selective_backprop", "reducible_loss"}
 
 
 def test_every_recipe_is_compared_with_its_method():
@@ -519,7 +520,7 @@ def test_every_recipe_is_compared_with_its_method():
 
 
 def replay(case):
-    """Yields, step by step, the log so far, the pool, and TRIALS draws from the same state."""
+    """Yields at each step the log so far, the pool, the params, and TRIALS draws of one state."""
     sampler = case.sampler()
     everything = {"x": X, "label": LABEL, "given": GIVEN}
     taught = np.full((case.steps, b), -1)
@@ -559,7 +560,7 @@ def test_recipe_draws_and_weighs_as_its_method(name):
         p = scores / scores.sum()
         w = case.weights(p, len(log))[draws.index]
         np.testing.assert_array_equal(draws.ids, pool[draws.index])
-        if case.primed and not log:  # all are tied: in any order
+        if case.primed and not log:  # all are tied, and ranked in any order
             np.testing.assert_allclose(np.unique(draws.draw_probs), np.sort(p), rtol=1e-4)
             continue
         np.testing.assert_allclose(draws.draw_probs, p[draws.index], rtol=1e-4)
@@ -583,31 +584,32 @@ def test_reducible_loss_takes_the_highest_differences(reference, shift):
         return losses_of(params, batch) - shift
 
     sampler = recipes.reducible_loss(batch_size=b, loss_fn=loss_fn, reference=reference)
-    sample, update = jax.jit(sampler.sample), jax.jit(sampler.update)
+    sampler = compiled(sampler)
     state = sampler.init(KEY, N)
     for t, pool in enumerate(POOLS[:5]):
         batch = {"x": X[pool], "label": LABEL[pool], "given": GIVEN[pool]}
-        draw, state = sample(jax.random.key(t), state, jnp.asarray(pool), batch, PARAMS[t])
+        draw, state = sampler.sample(jax.random.key(t), state, jnp.asarray(pool), batch, PARAMS[t])
         differences = model_losses(pool, PARAMS[t].astype(np.float64)) - GIVEN[pool]
         assert differences.min() < 0
         np.testing.assert_array_equal(np.sort(draw.ids), np.sort(pool[ranks(differences) <= b]))
         np.testing.assert_allclose(draw.draw_probs, np.full(b, 1 / B), rtol=1e-6)
         np.testing.assert_allclose(draw.weights, np.ones(b), rtol=1e-6)
-        state = update(state, draw, jnp.ones(b))
+        state = sampler.update(state, draw, jnp.ones(b))
+
+
+RESHUFFLED = compiled(recipes.reshuffled(batch_size=4))
 
 
 @pytest.mark.parametrize("size", [12, 14])
 def test_reshuffled_visits_each_example_once_an_epoch(size):
-    sampler = recipes.reshuffled(batch_size=4)
-    sample, update = jax.jit(sampler.sample), jax.jit(sampler.update)
-    state, epochs = sampler.init(KEY, size), []
+    state, epochs = RESHUFFLED.init(KEY, size), []
     for epoch in range(8):
         visited = []
         for t in range(size // 4):
-            draw, state = sample(jax.random.fold_in(KEY, 10 * epoch + t), state)
+            draw, state = RESHUFFLED.sample(jax.random.fold_in(KEY, 10 * epoch + t), state)
             np.testing.assert_array_equal(draw.weights, np.ones(4, np.float32))
             np.testing.assert_allclose(draw.draw_probs, np.full(4, 0.25), rtol=1e-6)
-            state = update(state, draw, LOSSES[t, :4])
+            state = RESHUFFLED.update(state, draw, LOSSES[t, :4])
             visited.append(frozenset(draw.ids.tolist()))
         assert len(frozenset.union(*visited)) == 12  # of 14, two are left out
         epochs.append(tuple(visited))
@@ -616,17 +618,15 @@ def test_reshuffled_visits_each_example_once_an_epoch(size):
 
 
 def test_reshuffled_begins_with_every_example_alike():
-    sampler = recipes.reshuffled(batch_size=4)
-    state = sampler.init(KEY, 14)
-    keys = jax.random.split(KEY, TRIALS)
-    ids = jax.jit(jax.vmap(lambda key: sampler.sample(key, state)[0].ids))(keys)
+    state, keys = RESHUFFLED.init(KEY, 14), jax.random.split(KEY, TRIALS)
+    ids = jax.jit(jax.vmap(lambda key: RESHUFFLED.sample(key, state)[0].ids))(keys)
     assert_binomial(np.bincount(ids.ravel(), minlength=14), TRIALS, 4 / 14)
 
 
 def stretches(beta, size):
-    """Yields of each step its stretch [TRIALS, B], its draws by place among the losses, the draws.
+    """Yields at each step the candidates [TRIALS, B], the places of the draws, and the draws.
 
-    The lowest loss of a stretch has place 0.
+    The place is by loss: the lowest loss of the candidates has place 0.
     """
     rng = np.random.default_rng(1)
     data = {
@@ -636,13 +636,14 @@ def stretches(beta, size):
     sampler = recipes.selective_backprop(batch_size=b, loss_fn=losses_of, beta=beta)
     many = jax.vmap(sampler.sample, (0, None, None, None, None))
     many = jax.jit(many, compiler_options=QUICK_TO_COMPILE)
-    state, candidates = jax.jit(lambda: sampler.init(KEY, size))(), round((beta + 1) * b)
+    sampler, losses_at = compiled(sampler), jax.jit(losses_of)
+    state, candidates = sampler.init(KEY, size), round((beta + 1) * b)
     for t in range(6):
         keys = jax.random.split(jax.random.fold_in(KEY, t), TRIALS)
         draws, states = jax.tree.map(np.asarray, many(keys, state, None, data, PARAMS[t]))
         start = t % (size // candidates) * candidates
         stretch = states.transform.order[:, start : start + candidates]
-        losses = np.asarray(losses_of(jnp.asarray(PARAMS[t]), data))
+        losses = np.asarray(losses_at(PARAMS[t], data))
         places = np.argsort(np.argsort(losses[stretch], axis=1), axis=1)
         yield stretch, np.take_along_axis(places, draws.index, axis=1), draws
         draw, state = jax.tree.map(lambda x: x[0], (draws, states))
@@ -650,7 +651,7 @@ def stretches(beta, size):
 
 
 def chances(beta, candidates):
-    """Of being kept, by place: percentile^beta, by the factor that keeps b on average."""
+    """Probability to be kept, by place: percentile^beta, scaled to keep b on average."""
     percentile = np.arange(1, candidates + 1) / candidates
     return b * percentile**beta / np.sum(percentile**beta)
 
@@ -664,27 +665,27 @@ def test_selective_backprop_draws_by_the_power_of_the_percentile(beta, candidate
         np.testing.assert_allclose(draws.draw_probs, chance[drawn] / b, rtol=1e-4)
         np.testing.assert_array_equal(draws.weights, np.ones((TRIALS, b), np.float32))
         assert_binomial(np.bincount(drawn.ravel(), minlength=candidates), TRIALS * b, chance / b)
-    # Each is a candidate once an epoch of three steps, but for five, and not in the same order.
+    # All but five are candidates once in each epoch of three steps, in a new order.
     first, second = np.concatenate(looked_at[:3]), np.concatenate(looked_at[3:])
     assert len(np.unique(first)) == len(np.unique(second)) == 3 * candidates
     assert np.any(first != second)
 
 
 def test_selective_backprop_seldom_draws_an_example_twice():
-    """Four of five batches of independent draws have one. How often each is drawn: see above."""
+    """Of independent draws, four of five batches would hold a duplicate."""
     for _, drawn, _ in stretches(3.0, 24):
         times = (drawn[:, :, None] == np.arange(24)).sum(axis=1)
         assert times.max() <= 2 and np.mean(np.any(times == 2, axis=1)) < 0.25
 
 
 def test_selective_backprop_keeps_about_as_one_by_one():
-    """That rule keeps b (1 + 1/B)^2 of B = 4b distinct losses on average, not b."""
+    """One by one, the rule keeps b (1 + 1/B)^2 of B = 4b distinct losses on average."""
     percentile = np.arange(1, 25) / 24
     np.testing.assert_allclose(chances(3.0, 24) * (1 + 1 / 24) ** 2, percentile**3, rtol=1e-9)
 
 
 def mlp_output(params, history, count, age, label):
-    """Of the scorer's network, in NumPy, for losses seen; newest first."""
+    """Output of the scorer's network in NumPy, for histories with the newest loss first."""
     layer = {
         name: {k: np.asarray(v, np.float64) for k, v in p.items()} for name, p in params.items()
     }
@@ -697,16 +698,16 @@ def mlp_output(params, history, count, age, label):
 
 
 def test_predicted_loss_draws_by_what_its_network_says_of_every_example():
-    sampler = recipes.predicted_loss(batch_size=b, num_classes=CLASSES, refresh=N)
+    sampler = compiled(recipes.predicted_loss(batch_size=b, num_classes=CLASSES, refresh=N))
     data = {"label": jnp.asarray(LABEL)}
-    state, log, sample = sampler.init(KEY, N), [], jax.jit(sampler.sample)
+    state, log = sampler.init(KEY, N), []
     for t in range(12):
         age = np.array([t - max((s for s, ids in enumerate(log) if i in ids), default=0)
                         for i in range(N)])  # fmt: skip
         history, count = (np.asarray(x, np.float64) for x in state.buffer[:2])
         output = mlp_output(state.scorer.params["params"], history, count, age, LABEL)
         scores = np.where(count > 0, np.logaddexp(0, output), 1.0)
-        draw, state = sample(jax.random.fold_in(KEY, t), state, None, data)
+        draw, state = sampler.sample(jax.random.fold_in(KEY, t), state, None, data)
         p = smoothed_by_own_mean(scores)
         p = p / p.sum()
         np.testing.assert_allclose(draw.scores, scores[draw.ids], rtol=1e-4)

@@ -1,9 +1,10 @@
-"""What all recipes share. Each against its method: tests/test_methods.py."""
+"""Properties of all recipes. tests/recipes/test_methods.py compares each with its method."""
 
 import functools
 import inspect
 import json
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +20,11 @@ from isjax.training import init_train_state, make_train_step
 KEY = jax.random.key(0)
 N, CLASSES = 24, 3
 QUICK_TO_COMPILE = {"xla_backend_optimization_level": 0}
-DEFAULTS = isjax.smooth_by_mean(0.5)  # of every recipe that follows losses, and k = 0.5
+DEFAULTS = isjax.smooth_by_mean(0.5)  # of every recipe that follows losses, with k = 0.5
 
 
 def data():
-    """To be learned: the class is the place of the largest of the first three numbers."""
+    """A task to learn: the class is the position of the largest of the first three numbers."""
     x = np.random.default_rng(0).normal(size=(N, 4))
     return {"x": jnp.float32(x), "label": jnp.asarray(x[:, :CLASSES].argmax(axis=1), jnp.int32)}
 
@@ -42,13 +43,13 @@ NETWORK = scorers.Network(
 ADAM = optax.adam(1e-3)
 GIVEN = np.random.default_rng(1).uniform(0.1, 1.4, N).astype(np.float32)
 
-# What a recipe cannot do without, beside its batch size.
+# Required arguments of a recipe, beside its batch size.
 ARGUMENTS = {
     "biased_loss": {"loss_fn": losses_of},
     "el2n": {"scores": GIVEN},
     "grad_norm": {"loss_fn": losses_of},
     "grad_norm_bound": {"logits_fn": logits_of},
-    "learned_loss": {"network": NETWORK},  # the golden run trains the bundled LSTM
+    "learned_loss": {"network": NETWORK},  # tests/test_golden.py trains the bundled LSTM
     "per_class_gaussian": {"num_classes": CLASSES},
     "proxy_loss": {"example": data(), "num_classes": CLASSES},
     "reducible_loss": {"loss_fn": losses_of, "reference": GIVEN},
@@ -60,7 +61,7 @@ def make(name, **arguments):
     return getattr(recipes, name)(batch_size=6, **ARGUMENTS.get(name, {}) | arguments)
 
 
-# Some recipes beside their composition written out by hand.
+# Some recipes, composed by hand.
 COMPOSED = {
     "uniform": lambda: isjax.importance_sampler(scorers.uniform(), batch_size=6, k=0.0),
     "biased_loss": lambda: isjax.importance_sampler(
@@ -84,7 +85,7 @@ COMPOSED = {
 
 
 def trajectory(sampler, number=20):
-    """Draws of some steps whose losses differ by example, and the last state."""
+    """The last state and the draws of some steps, with losses that differ by example."""
     pool, params = data(), jax.random.normal(KEY, (4, CLASSES))
     ids = None if sampler.own_pool else jnp.arange(N)
 
@@ -95,8 +96,10 @@ def trajectory(sampler, number=20):
         return sampler.update(state, draw, losses, batch), draw
 
     keys = jax.random.split(KEY, number)
-    run = jax.jit(lambda s: jax.lax.scan(step, s, keys), compiler_options=QUICK_TO_COMPILE)
-    return run(sampler.init(KEY, N))
+    run = jax.jit(
+        lambda: jax.lax.scan(step, sampler.init(KEY, N), keys), compiler_options=QUICK_TO_COMPILE
+    )
+    return run()
 
 
 @pytest.mark.parametrize("name", COMPOSED)
@@ -117,11 +120,18 @@ def test_recipe_trains_for_20_steps(name):
         sampler,
         pool_size=None if sampler.own_pool else 12,
     )
-    state = init_train_state(KEY, jnp.zeros((4, CLASSES)), tx, sampler, N)
+    state = jax.jit(
+        lambda: init_train_state(KEY, jnp.zeros((4, CLASSES)), tx, sampler, N),
+        compiler_options=QUICK_TO_COMPILE,
+    )()
+    step = step.lower(state, train).compile(compiler_options=QUICK_TO_COMPILE)
     for _ in range(20):
         state, metrics = step(state, train)
         assert np.isfinite(metrics["loss"]) and metrics["skipped"] == 0
-    assert np.mean(losses_of(state.params, train)) < math.log(CLASSES) - 0.3
+    assert np.mean(trained_losses(state.params, train)) < math.log(CLASSES) - 0.3
+
+
+trained_losses = jax.jit(losses_of)
 
 
 @pytest.fixture(scope="module")
@@ -147,7 +157,7 @@ def test_recipe_trains_a_network_by_config(method, mnist1d, tmp_path):
 
 
 def test_uniform_weights_are_exactly_one():
-    for size in (41, 47):  # 1 / (B * (1 / B)) is not 1 in float32 for some of these
+    for size in (41, 47):  # 1 / (B * (1 / B)) is not 1 in float32 for these
         sampler = recipes.uniform(batch_size=5)
         draw, _ = jax.jit(sampler.sample)(KEY, sampler.init(KEY, size), jnp.arange(size))
         np.testing.assert_array_equal(draw.weights, np.ones(5, np.float32))
@@ -170,9 +180,8 @@ def test_learned_loss_starts_from_the_loss_of_a_uniform_guess(arguments, want):
     np.testing.assert_allclose(history, np.full((5, 2), want), rtol=1e-6)
 
 
-# `prioritized` divides its weights by the largest. At any k those of the highest, which
-# `reducible_loss` takes, are one, and so are those of draws through a closed gate, which against a
-# pool of one opens soon.
+# `prioritized` is left out: it divides its weights by the largest. The weights of `reducible_loss`
+# are one unless it is `sampled`; so are those of a closed gate, which opens soon with pool_size=1.
 TAKE_K = {
     name: functools.partial(make, name)
     for name in recipes.__all__
@@ -198,6 +207,13 @@ def test_recipes_take_keywords_only_and_always_a_batch_size(name):
         getattr(recipes, name)(6)
     with pytest.raises(TypeError, match="batch_size"):
         getattr(recipes, name)(**ARGUMENTS.get(name, {}))
+
+
+@pytest.mark.parametrize("name", recipes.__all__)
+def test_the_docstring_of_a_recipe_lists_its_arguments(name):
+    recipe = getattr(recipes, name)
+    listed = re.search(r"\nArgs:\n(.*?)\n\n", inspect.getdoc(recipe), re.DOTALL)[1]
+    assert re.findall(r"^    (\w+): ", listed, re.M) == list(inspect.signature(recipe).parameters)
 
 
 def test_el2n_refuses_scores_that_are_not_numbers():

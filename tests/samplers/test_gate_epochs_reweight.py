@@ -91,8 +91,10 @@ def test_a_closed_gate_draws_uniformly_with_weight_one():
     draws, after = jax.jit(jax.vmap(sampler.sample, (0, None)))(keys(2000), state)
     counts = np.bincount(np.ravel(draws.ids), minlength=SIZE)
     assert_binomial(counts, counts.sum(), 1 / SIZE)
-    for field, want in {"weights": 1, "scores": 1, "ess": 1, "nonfinite": 0, "passes": 0}.items():
-        values = np.asarray(getattr(draws, field))
+    wanted = {"weights": 1, "scores": 1, "ess": 1, "nonfinite": 0, "passes": 0}
+    found = draws._asdict() | draws.info._asdict()
+    for field, want in wanted.items():
+        values = np.asarray(found[field])
         np.testing.assert_array_equal(values, np.full_like(values, want))
     np.testing.assert_array_equal(draws.pool_size, np.full(2000, SIZE))
     np.testing.assert_allclose(draws.draw_probs, 1 / SIZE)
@@ -414,17 +416,25 @@ def test_epochs_of_more_than_the_data_set_are_refused():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"ids": jnp.arange(4)}, "pass no ids, no pool_size"),
         ({"batch": {"x": jnp.zeros((4, 2))}}, "batch of 4 examples, but the data set has 8"),
         ({"batch": (jnp.zeros(8), jnp.zeros(9))}, "batch of 9 examples, but the data set has 8"),
-        ({"ids": jnp.arange(4), "batch": jnp.zeros(4)}, "pass all of it, or none"),
+        ({"batch": jnp.zeros(4)}, "pass all of it, or none"),
     ],
-    ids=["ids", "a pool", "one leaf too long", "a pool and its ids"],
+    ids=["a pool", "one leaf too long", "one array"],
 )
-def test_epochs_refuse_a_pool_from_outside(given, message):
+def test_epochs_refuse_a_batch_that_is_not_the_data_set(given, message):
     sampler = epochs(last_losses(), 4)
     with pytest.raises(ValueError, match=message):
         sampler.sample(KEY, sampler.init(KEY, 8), **given)
+
+
+def test_epochs_draw_from_a_pool_they_are_given():
+    sampler = jitted(epochs(last_losses(), 4))
+    state, pool = with_losses(sampler), jnp.asarray([7, 5, 3, 2])
+    draw, after = sampler.sample(KEY, state, pool)
+    np.testing.assert_array_equal(draw.ids, pool[draw.index])
+    np.testing.assert_array_equal(after.order, state.order)
+    np.testing.assert_allclose(draw.draw_probs, (SCORES / SCORES[pool].sum())[draw.ids], rtol=1e-6)
 
 
 def test_a_pool_smaller_than_the_batch_is_an_error_in_epochs_too():
@@ -439,7 +449,7 @@ def test_a_pool_smaller_than_the_batch_is_an_error_in_epochs_too():
 def test_reweight_changes_how_a_batch_is_weighed_and_nothing_else():
     for sampler in (last_losses(), epochs(last_losses(), 4)):
         reweighted = reweight(sampler, weights.none())
-        assert reweighted._replace(weigh=None) == sampler._replace(weigh=None)
+        assert reweighted._replace(reweigh=None) == sampler._replace(reweigh=None)
     draw, state = some_draw([0, 3])._replace(weights=jnp.float32([2, 5])), None
     losses = jnp.float32([1.0, np.nan])
     np.testing.assert_array_equal(last_losses().weigh(state, draw, losses), [2, 5])
@@ -496,7 +506,13 @@ def test_a_gate_that_opened_later_shows_in_the_weights():
 
 
 def test_every_public_combinator_is_tested_here():
-    assert set(samplers.__all__) == {"break_even", "epochs", "gate", "reweight"}
+    elsewhere = {"importance_sampler", "tree_sampler", "lagged", "pending", "stratified"}
+    assert set(samplers.__all__) - elsewhere - {"make_draw", "sum_tree"} == {
+        "break_even",
+        "epochs",
+        "gate",
+        "reweight",
+    }
 
 
 @pytest.mark.parametrize("condition", ["tau", conditions.after, None])

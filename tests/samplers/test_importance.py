@@ -380,10 +380,11 @@ def test_a_scorer_says_what_is_remembered():
     state = update(sampler.init(KEY, SIZE), draw, jnp.float32([1.0, 4.0, 2.0, np.nan]))
     want = np.full((SIZE, 2), 3.0)
     want[5], want[2] = [3 + 1.5, 3 * 2], [3 + 4, 3 * 2]
-    np.testing.assert_allclose(state.buffer.losses, want)
+    np.testing.assert_allclose(state.buffer.numbers, want)
+    assert state.buffer.losses is None
     state = update(state, draw, jnp.float32([1.0, np.nan, np.inf, 0.5]))
     want[5], want[7] = [6 + 1, 6 * 3], [3 + 0.5, 3 * 2]
-    np.testing.assert_allclose(state.buffer.losses, want)
+    np.testing.assert_allclose(state.buffer.numbers, want)
     np.testing.assert_array_equal(state.buffer.count, [0, 0, 1, 0, 0, 2, 0, 1])
 
 

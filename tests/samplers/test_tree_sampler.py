@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import assert_binomial, assert_mean, six_decades
+from helpers import assert_binomial, assert_mean, compiled, six_decades
 from scipy import stats
 
 import isjax
@@ -274,11 +274,29 @@ def test_an_empty_data_set_is_refused(refresh):
         sampler.init(KEY, 0)
 
 
-def test_ids_and_batches_that_are_not_the_whole_data_set_are_refused():
+def test_from_a_pool_it_draws_by_the_scores_in_the_tree():
+    losses = np.random.default_rng(1).exponential(size=N).astype(np.float32)
+    sampler = compiled(tree_sampler(scorers.last_loss(), batch_size=b, k=0.5, smoothing=0.3))
+    state, pool = started(sampler, losses), np.arange(3, N, 2)
+    draw, after = sampler.sample(KEY, state, jnp.asarray(pool))
+    mass = losses[pool].astype(np.float64) + 0.3 * losses.mean(dtype=np.float64)
+    probs = mass / mass.sum()
+    np.testing.assert_array_equal(draw.ids, pool[draw.index])
+    np.testing.assert_allclose(draw.draw_probs, probs[draw.index], rtol=1e-5)
+    weights = (1 / (pool.size * probs[draw.index])) ** 0.5
+    np.testing.assert_allclose(draw.weights, weights, rtol=1e-5)
+    np.testing.assert_allclose(draw.ess, 1 / np.sum(probs**2) / pool.size, rtol=1e-5)
+    np.testing.assert_allclose(draw.info.mass, mass.mean(), rtol=1e-5)
+    assert int(after.step) == int(state.step) + 1 and int(draw.pool_size) == pool.size
+
+
+def test_pools_and_batches_that_do_not_fit_are_refused():
     sampler = tree_sampler(scorers.last_loss(), batch_size=b)
     state = started(sampler)
-    with pytest.raises(ValueError, match="pass no ids, no pool_size"):
-        sampler.sample(KEY, state, jnp.arange(N))
+    with pytest.raises(ValueError, match=f"pool of 1 is smaller than the batch of {b}"):
+        sampler.sample(KEY, state, jnp.arange(1))
+    with pytest.raises(ValueError, match="the rolling refresh reads the whole data set"):
+        tree_sampler(scorers.last_loss(), batch_size=b, refresh=2).sample(KEY, state, jnp.arange(N))
     with pytest.raises(ValueError, match=f"batch of 8 examples, but the data set has {N}"):
         sampler.sample(KEY, state, batch={"x": jnp.ones((8, 2))})
     with pytest.raises(ValueError, match="pool_size is 50, but this sampler chooses"):

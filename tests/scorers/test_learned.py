@@ -1,5 +1,6 @@
-"""The learned scorer: its gradient and its optimiser by hand, its network, what it refuses."""
+"""The learned scorer: its gradient and optimiser by hand, its networks, and its errors."""
 
+import functools
 import itertools
 
 import jax
@@ -8,10 +9,11 @@ import numpy as np
 import optax
 import pytest
 
-from isjax import buffer, scorers
+from isjax import buffer
 from isjax.base import Rows
 from isjax.samplers import importance_sampler
-from isjax.scorers._learned import LearnedState, Network, coarse_features, features_mlp, learned
+from isjax.scorers import Network, coarse_features, features_mlp, learned
+from isjax.scorers._learned import LearnedState
 from isjax.training import init_train_state, make_train_step
 
 KEY = jax.random.key(0)
@@ -76,10 +78,11 @@ def adam(params, grads, moments, step):
 )
 def test_learned_update_is_one_step_on_the_squared_error(optimizer, by_hand, log_losses):
     scorer = learned(linear_network(), optimizer, history=2, log_losses=log_losses)
-    state, params, moments = scorer.init(KEY), PARAMS, None
+    state, params, moments = jax.jit(scorer.init)(KEY), PARAMS, None
+    update = jax.jit(scorer.update)
     for step in (1, 2, 3):
         losses = LOSSES * step
-        state = scorer.update(state, rows_of(HISTORY, COUNT), jnp.float32(losses))
+        state = update(state, rows_of(HISTORY, COUNT), jnp.float32(losses))
         grads = gradient(params, losses, log_losses)
         params, moments = by_hand(params, grads, moments, step)
     for name, want in params.items():
@@ -106,16 +109,23 @@ def test_learned_scores_stay_finite_and_not_negative(output, log_losses):
     assert np.all(np.isfinite(out)) and np.all(out >= 0)
 
 
-def parameter_change(losses, log_losses=False):
+@functools.cache
+def one_update(log_losses):
+    """One update of the linear network, jitted: `(losses) -> state`."""
     scorer = learned(linear_network(), optax.sgd(0.1), history=2, log_losses=log_losses)
-    state = scorer.update(scorer.init(KEY), rows_of(HISTORY, COUNT), jnp.float32(losses))
+    rows = rows_of(HISTORY, COUNT)
+    return jax.jit(lambda losses: scorer.update(scorer.init(KEY), rows, losses))
+
+
+def parameter_change(losses, log_losses=False):
+    state = one_update(log_losses)(np.float32(losses))
     return np.concatenate([np.asarray(state.params[k], float) - PARAMS[k] for k in ("w", "c", "b")])
 
 
 @pytest.mark.parametrize("log_losses", [False, True])
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_learned_learns_from_the_finite_losses_alone(bad, log_losses):
-    # Whatever its scale, the step points where the one sound example points.
+    # The step has the direction of the gradient of the one finite example, at any scale.
     change = parameter_change([bad, LOSSES[1], bad, bad], log_losses)
     z = outputs(PARAMS)[1]
     error = z - np.log(LOSSES[1]) if log_losses else np.log1p(np.exp(z)) - LOSSES[1]
@@ -130,7 +140,7 @@ def test_learned_learns_nothing_from_a_batch_without_a_finite_loss():
 
 def test_learned_survives_nan_losses_under_its_default_optimizer():
     scorer = learned(linear_network(), history=2)
-    state = scorer.update(
+    state = jax.jit(scorer.update)(
         scorer.init(KEY), rows_of(HISTORY, COUNT), jnp.float32([np.nan, 1, np.inf, 2])
     )
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(state))
@@ -139,7 +149,7 @@ def test_learned_survives_nan_losses_under_its_default_optimizer():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"history": 0}, "history is 0; the default network reads at least 1 loss"),
+        ({"history": 0}, "history is 0; choose 1 or more for the default network"),
         ({"network": linear_network(), "history": -1}, "history is -1"),
         ({"network": linear_network(), "num_classes": 3}, "leave them out"),
         ({"network": linear_network(), "label_fn": len}, "leave them out"),
@@ -190,15 +200,11 @@ def test_learned_keeps_losses_themselves_and_runs_no_main_model():
     assert (scorer.history, scorer.remember, scorer.passes) == (4, None, 0)
 
 
-def test_the_names_are_those_of_scorers():
-    assert (scorers.learned, scorers.Network) == (learned, Network)
-
-
 # --- of a stream, whose examples are seen once
 
 
 def pools(number, size=64):
-    """Pools that arrive: x [B, 4], of whose noise the second feature says how much there is."""
+    """A stream of pools, x [B, 4] and y [B], whose noise grows with the second feature of x."""
     rng = np.random.default_rng(0)
     for _ in range(number):
         x = rng.uniform(0, 1, (size, 4)).astype(np.float32)
@@ -215,7 +221,7 @@ def streaming_step(batch_size=16):
     )
     sampler = importance_sampler(proxy, batch_size=batch_size, k=1.0)
     tx = optax.sgd(1e-2)
-    state = init_train_state(KEY, jnp.zeros(4), tx, sampler, num_examples=1)
+    state = jax.jit(lambda: init_train_state(KEY, jnp.zeros(4), tx, sampler, 1))()
     return state, make_train_step(loss_fn, tx, sampler, with_draw=True), proxy
 
 
@@ -226,10 +232,10 @@ def test_a_proxy_learns_what_is_hard_in_a_stream_and_it_is_drawn_more():
         assert np.all(np.asarray(metrics["draw"].ids) < 64)  # positions in the pool
     held_out = next(pools(1, size=2000))
     rows = Rows(jnp.zeros((2000, 0)), jnp.zeros(2000, jnp.int32), held_out)
-    predicted = np.asarray(proxy.score(state.sampler.scorer, rows))
+    predicted = np.asarray(jax.jit(proxy.score)(state.sampler.scorer, rows))
     spread = np.asarray(held_out["x"][:, 1])
     assert np.corrcoef(predicted, np.square(spread))[0, 1] > 0.8
-    # The expected squared error is 9 x1^2, but for what the model has not learned.
+    # The expected squared error is 9 x1^2, plus the error of the model.
     hard, easy = predicted[spread > 0.8].mean(), predicted[spread < 0.2].mean()
     assert hard > 5 * easy
 
@@ -265,7 +271,7 @@ def test_coarse_features_are_means_over_a_grid_and_the_class(shape, dtype):
     rng = np.random.default_rng(0)
     x = rng.integers(0, 256, shape).astype(dtype)
     label = rng.integers(0, 3, 5).astype(np.int32)
-    features = coarse_features(3, lambda batch: batch["y"])({"x": x, "y": label})
+    features = jax.jit(coarse_features(3, lambda batch: batch["y"]))({"x": x, "y": label})
     scaled = x.astype(np.float64) / 64 - 2 if dtype == np.uint8 else x.astype(np.float64)
     for axis in (1, 2):  # of stretches as equal as they can be
         cells = min(shape[axis], 8)

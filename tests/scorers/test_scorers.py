@@ -1,4 +1,4 @@
-"""Scorers against NumPy, closed forms, and what the authors' code does, written out."""
+"""Scorers against NumPy, closed forms, and the authors' code."""
 
 import functools
 
@@ -31,7 +31,7 @@ def softmax(z):
     return e / e.sum(axis=-1, keepdims=True)
 
 
-# --- what costs nothing, and what the main model says of the pool
+# --- scores given beforehand, and scores by the main model
 
 
 def test_uniform_scores_every_row_alike_and_needs_no_buffer():
@@ -76,7 +76,7 @@ def test_an_id_beyond_what_is_given_is_not_drawn_and_counted(num_examples):
 
 def test_numbers_known_by_example_need_ids():
     for scorer in (scorers.given(np.ones(3)), scorers.reducible_loss(linear_loss, np.ones(3))):
-        with pytest.raises(ValueError, match=r"need rows\.ids"):
+        with pytest.raises(ValueError, match=r"needs rows\.ids"):
             scorer.score(scorer.init(KEY), rows_of(np.zeros((2, 0))))
 
 
@@ -206,7 +206,8 @@ def test_each_scorer_says_what_it_reads_and_what_it_costs():
         "uniform": scorers.uniform(),
     }
     networks = {"Network", "coarse_features", "features_mlp", "history_lstm", "history_mlp"}
-    assert set(made) == set(scorers.__all__) - networks
+    others = {"HistoryLSTM", "HistoryMLP", "LabelFn", "LogitsFn", "LossFn", "views"}
+    assert set(made) == set(scorers.__all__) - networks - others
     history = {name: scorer.history for name, scorer in made.items() if scorer.history}
     assert history == {
         "cached": 1,
@@ -225,7 +226,7 @@ def test_each_scorer_says_what_it_reads_and_what_it_costs():
     assert remembering == {"difficulty", "loss_change", "uncertainty"}
 
 
-# --- what is remembered, over sequences of draws and losses
+# --- scores by past losses, over sequences of draws and losses
 
 
 def uniform_draw(ids):
@@ -235,14 +236,14 @@ def uniform_draw(ids):
 
 
 def everything(state):
-    """Rows of the whole data set, as `sample` would show them."""
+    """Rows of the whole data set, as the scorer would see them in `sample`."""
     ids = jnp.arange(buffer.size(state.buffer))
     history, count = buffer.read(state.buffer, ids)
     return Rows(history, count, None, None, ids, buffer.age(state.buffer, ids, state.step))
 
 
 class CacheOfTheAuthors:
-    """CacheSampler of their samplers.py: scores over the whole data set."""
+    """Scores of the whole data set by the CacheSampler of their samplers.py."""
 
     def __init__(self, size, staleness, cache_prob, smooth):
         self.scores, self.cache, self.size = np.ones(size), {}, size
@@ -279,7 +280,7 @@ def test_cached_draws_as_the_authors_cache_would(staleness, smoothing):
         np.testing.assert_allclose(draw.draw_probs, p[draw.ids], rtol=1e-5)
         scored = np.asarray(of_all((), everything(state)))
         assert set(np.flatnonzero(scored).tolist()) == set(theirs.cache)
-        losses = 0.5 + (3 * np.asarray(draw.ids) + 5 * step) % 7  # of duplicates the same
+        losses = 0.5 + (3 * np.asarray(draw.ids) + 5 * step) % 7  # equal for duplicates
         theirs.update(np.asarray(draw.ids).tolist(), losses)
         state = update(after, draw, jnp.float32(losses))
         numbers.append(len(theirs.cache))
@@ -293,7 +294,7 @@ def test_cached_counts_draws_not_visits_and_not_losses_that_were_not_finite():
     state, seen = sampler.init(KEY, 4), []
     visits = [([0, 1], [2.0, 3.0]), ([0, 2], [1.0, -4.0]), ([3, 0], [NAN, NAN]), ([3, 3], [9, 9])]
     for step, (ids, losses) in enumerate(visits):
-        # As a draw of these ids would.
+        # As `sample` does.
         state = state._replace(step=jnp.int32(step + 1))
         state = update(state, uniform_draw(ids), jnp.float32(losses))
         seen.append(np.asarray(of_all((), everything(state))).tolist())
@@ -308,7 +309,7 @@ def test_cached_without_ages_is_an_error():
 
 @functools.cache
 def visited(name, number=200, size=6):
-    """A scorer's numbers after many visits of all examples but the last, and what they lost."""
+    """Scores after many visits of all examples but the last, and the losses of each example."""
     scorer = {
         "difficulty": scorers.difficulty,
         "uncertainty": scorers.uncertainty,
@@ -374,7 +375,7 @@ def test_loss_change_follows_its_recursion():
         average = losses[0]
         for loss in losses:
             change, average = loss - average, 0.8 * average + 0.2 * loss
-        # The change is a sum of the loss's changes, each older one discounted.
+        # The change is the sum of all changes of the loss, older ones discounted.
         steps = np.diff(losses)[::-1]
         assert change == pytest.approx(steps @ 0.8 ** np.arange(len(steps)))
         assert out[i] == pytest.approx(max(average + 0.4 * change, 0), rel=1e-4, abs=1e-5)
@@ -415,7 +416,7 @@ def test_loss_change_refuses_what_could_make_scores_negative(arguments):
 
 
 def gaussians(batches, classes, decay):
-    """Moving averages of loss and squared loss: the n of a class as their mean, of weight n."""
+    """Moving averages of loss and squared loss: n losses enter as their mean, with weight n."""
     mean, square = np.full(classes, np.log(classes)), np.full(classes, np.log(classes) ** 2)
     for labels, losses in batches:
         for c in range(classes):
@@ -492,7 +493,7 @@ def test_class_gaussian_refuses_a_decay_outside_its_range(decay):
         scorers.class_gaussian(3, decay=decay)
 
 
-# --- errors that name their remedy
+# --- errors, which name their remedy
 
 X = {"x": jnp.ones((4, 3)), "y": jnp.ones(4)}
 OF_THE_MODEL = {

@@ -1,4 +1,4 @@
-"""Cheap views of the main model: against NumPy, and their picks against those of the model."""
+"""Cheaper views of the main model against NumPy, and their picks against the model's."""
 
 import flax.linen as nn
 import jax
@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import compiled
 from scipy import stats
 
 from isjax import buffer, data, networks, recipes, scorers, tasks
@@ -15,10 +16,11 @@ from isjax.training import init_train_state, make_train_step
 
 KEY = jax.random.key(0)
 CLASSES = 4
+QUICK_TO_COMPILE = {"xla_backend_optimization_level": 0}
 
 
 def images(number, size=16, seed=0):
-    """Bytes: a broad wave in one of four directions, of a strength of its own, and noise."""
+    """Images of bytes: a wave in one of four directions, of random strength, and noise."""
     rng = np.random.default_rng(seed)
     label = rng.integers(0, CLASSES, number).astype(np.int32)
     place = np.arange(size) / size
@@ -39,7 +41,7 @@ def halved(x):
 
 
 class Brightest(nn.Module):
-    """Logits by the brightest pixel: of images of any size, and not the same at each."""
+    """Logits from the brightest pixel: for images of any size, and different at each size."""
 
     @nn.compact
     def __call__(self, x, train=False):
@@ -65,8 +67,9 @@ def test_half_resolution_averages_the_pixels_and_leaves_the_rest(dtype):
 def test_averages_of_bytes_are_standardised_as_bytes_are():
     part = images(50)
     task = tasks.classification(data.from_arrays(part, part, CLASSES), Brightest())
-    params, _ = task.init(KEY)
-    losses = half_resolution(lambda params, batch: task.score_fn(params, None, batch))(params, part)
+    params, _ = jax.jit(task.init)(KEY)
+    view = half_resolution(lambda params, batch: task.score_fn(params, None, batch))
+    losses = jax.jit(view)(params, part)
     x = part["x"].astype(np.float64)
     z = (halved(part["x"]).max(axis=(1, 2)) - x.mean()) / x.std()
     z = z @ np.asarray(params["Dense_0"]["kernel"], np.float64)
@@ -85,13 +88,13 @@ def test_a_network_for_one_size_alone_is_refused_with_its_own_words(pooled):
     part = images(4)
     network = networks.CNN(CLASSES, (4, 8), 3, 16, pooled)
     task = tasks.classification(data.from_arrays(part, part, CLASSES), network)
-    params, _ = task.init(KEY)
+    params, _ = jax.eval_shape(task.init, KEY)
     view = half_resolution(lambda params, batch: task.score_fn(params, None, batch))
     if pooled:
-        assert view(params, part).shape == (4,)
+        assert jax.eval_shape(view, params, part).shape == (4,)
     else:
         with pytest.raises(ValueError, match=r"\(8, 8, 1\) in place of \(16, 16, 1\).*any size"):
-            view(params, part)
+            jax.eval_shape(view, params, part)
 
 
 def test_bfloat16_rounds_parameters_state_and_examples_alone():
@@ -116,21 +119,22 @@ def test_bfloat16_rounds_parameters_state_and_examples_alone():
 
 @pytest.fixture(scope="module")
 def trained():
-    """The losses of a small network after a stream of 150 batches: (params, batch) -> [B]."""
+    """A loss function (params, batch) -> [B] of a small network, and its params when trained."""
     part = images(2000)
     network = networks.CNN(CLASSES, (8, 16), 3, 16, pooled=True)
     task = tasks.classification(data.from_arrays(part, part, CLASSES), network)
     sampler = recipes.uniform(batch_size=64)
     tx = optax.adam(1e-2)
-    state = init_train_state(KEY, task.init(KEY)[0], tx, sampler, 2000)
+    state = jax.jit(lambda: init_train_state(KEY, task.init(KEY)[0], tx, sampler, 2000))()
     step = make_train_step(task.loss_fn, tx, sampler, pool_size=64)
+    step = step.lower(state, part).compile(compiler_options=QUICK_TO_COMPILE)
     for _ in range(150):
         state, metrics = step(state, part)
     assert metrics["loss"] < 0.6 * np.log(CLASSES)
     return lambda params, batch: task.score_fn(params, None, batch), state.params
 
 
-VIEWS = {  # the least rank correlation, and the least share of the 64 of 512 that both pick
+VIEWS = {  # least rank correlation, and least share of the 64 hardest of 512 that both pick
     "half_resolution": (half_resolution, 0.75, 0.5),
     "in_bfloat16": (in_bfloat16, 0.98, 0.9),
     "both": (lambda loss_fn: in_bfloat16(half_resolution(loss_fn)), 0.75, 0.5),
@@ -152,7 +156,7 @@ def test_a_view_picks_what_the_model_picks(name, trained):
 def test_bfloat16_losses_are_near_those_of_float32(trained):
     loss_fn, params = trained
     pool = images(512, seed=1)
-    exact, cheap = (np.asarray(f(params, pool)) for f in (loss_fn, in_bfloat16(loss_fn)))
+    exact, cheap = (np.asarray(jax.jit(f)(params, pool)) for f in (loss_fn, in_bfloat16(loss_fn)))
     np.testing.assert_allclose(cheap, exact, rtol=0.1, atol=0.03)
 
 
@@ -167,7 +171,7 @@ def test_a_task_computes_in_bfloat16_by_that_view(trained):
 def test_a_stream_is_charged_for_the_view_keeps_no_buffer_and_compiles_once(view, trained):
     loss_fn, params = trained
     sampler, tx = recipes.biased_loss(batch_size=8, loss_fn=loss_fn, view=view), optax.sgd(0.01)
-    state = init_train_state(KEY, params, tx, sampler, num_examples=1)
+    state = jax.jit(lambda params: init_train_state(KEY, params, tx, sampler, 1))(params)
     step = make_train_step(lambda p, s, batch, key: (loss_fn(p, batch), s), tx, sampler)
     for seed in range(3):
         state, metrics = step(state, images(64, seed=seed))
@@ -186,8 +190,9 @@ def test_biased_loss_by_a_view_draws_by_its_scores(trained):
     sampler = recipes.biased_loss(
         batch_size=8, loss_fn=loss_fn, view="half_resolution", smoothing=0.0
     )
+    sampler = compiled(sampler)
     draw, _ = sampler.sample(KEY, sampler.init(KEY, 1), None, pool, params)
-    scores = np.asarray(half_resolution(loss_fn)(params, pool), np.float64)
+    scores = np.asarray(jax.jit(half_resolution(loss_fn))(params, pool), np.float64)
     np.testing.assert_allclose(draw.scores, scores[draw.index], rtol=1e-5)
     np.testing.assert_allclose(draw.draw_probs, scores[draw.index] / scores.sum(), rtol=1e-4)
     with pytest.raises(ValueError, match="view is 'half'; choose one of half_resolution, in_bf"):
@@ -195,7 +200,7 @@ def test_biased_loss_by_a_view_draws_by_its_scores(trained):
 
 
 def test_a_cheap_view_is_of_the_readers_own_making():
-    """Any function of params and batch: here the first of two layers, whose cost is stated."""
+    """A view is any function of params and batch: here the first of two layers, at its cost."""
     scorer = scorers.loss(lambda params, batch: batch["x"] @ params[0], passes=0.5)
     rows = Rows(
         jnp.zeros((3, 0)), jnp.zeros(3, jnp.int32), {"x": jnp.eye(3)}, (jnp.arange(3.0), None)

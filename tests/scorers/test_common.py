@@ -1,4 +1,4 @@
-"""What scorers read from rows, and errors that say what to pass."""
+"""Checks of a scorer's inputs, and errors that say what to pass."""
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from isjax.base import Rows
-from isjax.scorers._rows import labels_of, require_model
+from isjax.scorers._common import labels_of, require_model
 
 
 def rows_of(batch=None, params=None, size=3):

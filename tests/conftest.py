@@ -3,13 +3,38 @@ import pathlib
 import jax
 import pytest
 from helpers import rows, write_run
+from jax.experimental.compilation_cache import compilation_cache
 
-jax.config.update("jax_numpy_rank_promotion", "raise")
-# What one test or worker compiled, no other compiles again, nor the next run.
-_CACHE = pathlib.Path(__file__).parent.parent / ".pytest_cache" / "jax"
-jax.config.update("jax_compilation_cache_dir", str(_CACHE))
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+ROOT = pathlib.Path(__file__).parent.parent
+
+
+def pytest_configure(config):
+    """Keeps compiled functions in .pytest_cache/jax, for other workers and later runs.
+
+    `make clean` removes the folder; `pytest --cache-clear` keeps it. Cached functions gave the same
+    bits as newly compiled ones. The cache's keys hold the version of jaxlib, the flags of XLA and
+    the features of the CPU, so another machine compiles its own. Workers write without a lock: a
+    file read half-written is a warning, and its function is compiled again. Processes that tests
+    start do not use the cache.
+    """
+    jax.config.update("jax_numpy_rank_promotion", "raise")
+    jax.config.update("jax_compilation_cache_dir", str(ROOT / ".pytest_cache" / "jax"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@pytest.fixture
+def no_compilation_cache():
+    """Compiles all that a test runs, on its own."""
+
+    def switch(enabled):
+        compilation_cache.reset_cache()
+        jax.config.update("jax_enable_compilation_cache", enabled)
+
+    jax.clear_caches()
+    switch(False)
+    yield
+    switch(True)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Thirty steps of learned_loss, pinned: a change that should not change training does not."""
+"""Metrics of thirty steps of learned_loss, which only a change of training may move."""
 
 import jax
 import jax.numpy as jnp

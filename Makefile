@@ -1,18 +1,20 @@
 # Needs Python >= 3.11 with pip and venv; everything else is installed into .venv.
 
 PYTHON ?= python3
-PYTEST_ARGS ?= -n 2
+# Two workers. The tests of one file stay in one worker, which sets up their fixtures once.
+PYTEST_ARGS ?= -n 2 --dist loadfile
 SEEDS ?= 0
 
 METHODS := uniform default learned_loss
 BIN := .venv/bin
 STAMP := .venv/.installed
-DOCS_STAMP := .venv/.installed-docs
-NOTEBOOKS_STAMP := .venv/.installed-notebooks
+DOCS := $(STAMP)-docs
+NOTEBOOKS := $(STAMP)-notebooks
 NBCONVERT := $(BIN)/python -m nbconvert --log-level=WARN --to notebook
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test test-all lint types format docs notebooks notebooks-update clean
+.PHONY: help install install-all demo examples test test-all lint types format docs notebooks \
+  notebooks-update clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -25,6 +27,12 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install -q -c constraints.txt -e '.[run,dev]'
 	@touch $@
 
+$(STAMP)-%: $(STAMP)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[$*]'
+	@touch $@
+
+install-all: $(DOCS) $(NOTEBOOKS)  ## Install what docs, notebooks and examples need, too
+
 demo: $(STAMP)  ## Train each method on MNIST-1D and compare them (SEEDS="0 1 2" for more)
 	rm -rf runs/demo
 	@set -e; for method in $(METHODS); do for seed in $(SEEDS); do \
@@ -33,6 +41,9 @@ demo: $(STAMP)  ## Train each method on MNIST-1D and compare them (SEEDS="0 1 2"
 	    --config.method=$$method --config.seed=$$seed --workdir=runs/demo/$$method-$$seed; \
 	done; done
 	$(BIN)/python -m isjax.report runs/demo
+
+examples: $(NOTEBOOKS)  ## Run the programs in examples/
+	@set -e; for example in examples/*.py; do echo "== $$example"; $(BIN)/python $$example; done
 
 test: $(STAMP)  ## Run the tests that are quick and need no data
 	$(BIN)/python -m pytest -m "not slow and not data" $(PYTEST_ARGS)
@@ -51,26 +62,18 @@ format: $(STAMP)  ## Fix what ruff can fix
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-docs: $(DOCS_STAMP)  ## Build the site into build/docs; a warning is an error
+docs: $(DOCS)  ## Build the site into build/docs; a warning is an error
 	$(BIN)/sphinx-build -q -W --keep-going -d build/doctrees docs build/docs
 	@echo "site: build/docs/index.html"
 
-$(DOCS_STAMP): $(STAMP)
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[docs]'
-	@touch $@
-
-notebooks: $(NOTEBOOKS_STAMP)  ## Run the notebooks; fails where a cell does, changes no file
+notebooks: $(NOTEBOOKS)  ## Run the notebooks; fails where a cell does, changes no file
 	@scratch=$$(mktemp -d) && trap 'rm -rf "$$scratch"' EXIT && \
 	  $(NBCONVERT) --execute --output-dir "$$scratch" notebooks/*.ipynb
 
-notebooks-update: $(NOTEBOOKS_STAMP)  ## Run the notebooks, and write their outputs anew
+notebooks-update: $(NOTEBOOKS)  ## Run the notebooks, and write their outputs anew
 	$(NBCONVERT) --inplace --execute notebooks/*.ipynb
 	$(NBCONVERT) --inplace --coalesce-streams --ClearMetadataPreprocessor.enabled=True \
 	  --ClearMetadataPreprocessor.preserve_nb_metadata_mask=kernelspec notebooks/*.ipynb
-
-$(NOTEBOOKS_STAMP): $(STAMP)
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[notebooks]'
-	@touch $@
 
 clean:  ## Remove .venv, caches and builds; keep runs/
 	rm -rf .venv build dist docs/notebooks *.egg-info .pytest_cache .ruff_cache

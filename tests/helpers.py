@@ -1,4 +1,4 @@
-"""What several test files share: score pools, tallies of draws, and 5-sigma judgements."""
+"""Shared by several test files: score pools, many draws at once, and 5-sigma tests."""
 
 import functools
 import json
@@ -17,7 +17,7 @@ def six_decades(size, seed=0):
 
 
 def probabilities(scores):
-    """float32 probabilities, normalised in float64."""
+    """Probabilities in float32, normalised in float64."""
     scores = np.asarray(scores, np.float64)
     return jnp.asarray(scores / scores.sum(), jnp.float32)
 
@@ -28,7 +28,7 @@ def _over_keys(resample, num):
 
 
 def draws(resample, probs, num, trials, seed=0):
-    """`trials` independent draws: index [trials, num], draw_probs [trials, num]."""
+    """Makes `trials` independent draws: index [trials, num], draw_probs [trials, num]."""
     index, draw_probs = _over_keys(resample, num)(
         jax.random.split(jax.random.key(seed), trials), probs
     )
@@ -36,14 +36,14 @@ def draws(resample, probs, num, trials, seed=0):
 
 
 def assert_binomial(counts, trials, prob):
-    """Each count is as far within the tails of Binomial(trials, prob) as 5 sigma of a normal."""
+    """Checks each count against Binomial(trials, prob), at the tail probability of 5 sigma."""
     tail = stats.norm.sf(SIGMAS)
     assert np.all(stats.binom.sf(np.asarray(counts) - 1, trials, prob) > tail)
     assert np.all(stats.binom.cdf(counts, trials, prob) > tail)
 
 
 def assert_mean(samples, expected):
-    """The mean of the rows of `samples` is within 5 standard errors of `expected`."""
+    """Checks that the mean over rows of `samples` is within 5 standard errors of `expected`."""
     samples = np.asarray(samples, np.float64)
     error = samples.std(axis=0, ddof=1) / np.sqrt(len(samples))
     z = (samples.mean(axis=0) - expected) / error
@@ -61,7 +61,10 @@ def write_run(
     budget=None,
     metric="test_accuracy",
 ):
-    """Rows are (step, seconds, train_loss, metric); without a budget the config has no such key."""
+    """Writes the folder of a run; `rows` are (step, seconds, train_loss, metric).
+
+    Without a budget the config has no such key.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     config = {"method": method, "seed": seed, "num_steps": num_steps, "dataset": dataset}
     config |= {} if budget is None else {"budget": budget}
@@ -89,7 +92,7 @@ def with_innermost(state, **fields):
 
 @functools.cache
 def compiled(sampler):
-    """The sampler with its functions jitted: one compilation for each shape."""
+    """Returns the sampler with its functions jitted, to compile once for each shape."""
     return sampler._replace(
         init=jax.jit(sampler.init, static_argnums=1),
         sample=jax.jit(sampler.sample),

@@ -1,4 +1,4 @@
-"""Runs in processes of their own, with as many devices as one likes."""
+"""Starts Python in separate processes, each with a given number of CPU devices."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 ROOT = pathlib.Path(__file__).parent.parent
-# Devices of one host wait for each other in threads of a pool, which must have one for each.
+# Devices of one host wait for each other in threads of a pool: it needs one thread per device.
 THREADS = {"NPROC": "32"}
 
 
@@ -18,7 +18,7 @@ def environment(devices=1):
 
 
 def python(script, *arguments, devices=1):
-    """What a script prints on so many devices, as JSON of its last line."""
+    """Runs a script and returns the last line that it prints, parsed as JSON."""
     command = [sys.executable, "-c", script, *map(str, arguments)]
     done = subprocess.run(
         command, capture_output=True, text=True, cwd=ROOT, env=environment(devices), check=False
@@ -28,14 +28,14 @@ def python(script, *arguments, devices=1):
 
 
 def start(workdir, *settings, processes=1, devices=1):
-    """`python -m isjax.main` on MNIST-1D in so many processes."""
+    """Starts `python -m isjax.main` on MNIST-1D in one or more processes."""
     command = ["-m", "isjax.main", "--config=configs/mnist1d.py", f"--workdir={workdir}"]
     command += [f"--config.{setting}" for setting in settings]
     return launch(command, processes, devices)
 
 
 def launch(command, processes=1, devices=1):
-    """Python with these arguments in so many processes, which may join."""
+    """Starts Python with these arguments; several processes find each other by an address."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         address = f"localhost:{free.getsockname()[1]}"
@@ -59,7 +59,7 @@ def launch(command, processes=1, devices=1):
 
 
 def finish(started):
-    """What each printed, once all have ended well."""
+    """Waits for all processes, checks that none failed, and returns the output of each."""
     outputs = [process.communicate()[0] for process in started]
     for process, output in zip(started, outputs, strict=True):
         assert process.returncode == 0, output[-3000:]
@@ -67,6 +67,6 @@ def finish(started):
 
 
 def metrics(workdir, name="metrics.jsonl"):
-    """The lines that a run wrote, but for the times."""
+    """Reads the metrics that a run wrote, without the times."""
     lines = [json.loads(line) for line in (workdir / name).read_text().splitlines()]
     return [{k: v for k, v in line.items() if not k.endswith("seconds")} for line in lines]

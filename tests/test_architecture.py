@@ -75,7 +75,7 @@ def _literal(node):
 
 
 def own_imports(source):
-    """The packages and modules directly in isjax that it imports; "isjax" for the whole."""
+    """Packages and modules directly in isjax that it imports; "isjax" for the package itself."""
     names = (name.split(".") for name in imported_names(source))
     return {parts[1] if len(parts) > 1 else "isjax" for parts in names if parts[0] == "isjax"}
 
@@ -87,8 +87,8 @@ def foreign_imports(source):
 
 
 def not_before(module, source):
-    """What `module` imports of isjax that neither is its own package nor stands before it."""
-    allowed = ORDER[: ORDER.index(package(module))] + [package(module)]
+    """Imports of isjax that are neither the module's own package nor before it in ORDER."""
+    allowed = [*ORDER[: ORDER.index(package(module))], package(module)]
     return own_imports(source) - set(allowed)
 
 
@@ -170,7 +170,7 @@ def test_the_checker_finds_the_names_exported(module):
         ("if TYPE_CHECKING:\n    from isjax.samplers import gate", {"samplers"}),
         ("importlib.import_module('isjax.samplers')", {"samplers"}),
         ("from isjax.samplers._importance import importance_sampler", {"samplers"}),
-        ("from isjax import Draw", {"Draw"}),  # the whole stands above all
+        ("from isjax import Draw", {"Draw"}),  # isjax itself comes after all packages
         ("import isjax", {"isjax"}),
         ("from isjax.new import thing", {"new"}),
         ("from isjax.base import Array\nfrom isjax import buffer\nimport jax", set()),

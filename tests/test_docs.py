@@ -1,4 +1,4 @@
-"""What the pages of docs/ show is right: their Python runs, their commands parse, names exist."""
+"""Pages of docs/ are correct: their Python runs, their commands parse, their names exist."""
 
 import functools
 import inspect
@@ -19,7 +19,7 @@ PAGES = {
     page.relative_to(ROOT / "docs").as_posix(): page.read_text()
     for page in sorted((ROOT / "docs").rglob("*.md"))
 }
-# A block below a line such as "% not run: needs Fashion-MNIST" is shown, and not run.
+# A block below a line such as "% not run: needs Fashion-MNIST" is not run here.
 BLOCK = re.compile(r"^(% not run: .+\n)?```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 COMMAND = re.compile(r"^\$ python -m isjax\.(?:main|compare|quality) (.*)$", re.MULTILINE)
 COMMANDS = [(page, found) for page, text in PAGES.items() for found in COMMAND.findall(text)]
@@ -32,7 +32,7 @@ def code_of(text):
 @pytest.mark.parametrize("page", [page for page, text in PAGES.items() if code_of(text)])
 def test_the_python_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    with jax.numpy_rank_promotion("allow"):  # ours is stricter than a reader's
+    with jax.numpy_rank_promotion("allow"):  # the tests' setting is stricter than a reader's
         names = {"__name__": "page"}
         for block in code_of(PAGES[page]):
             exec(compile(block, page, "exec"), names)

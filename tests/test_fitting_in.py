@@ -1,4 +1,4 @@
-"""What others bring: optax's wrappers around an optimiser, and models that are not float32."""
+"""Training with optax's wrappers around an optimiser, and with models in bfloat16."""
 
 import jax
 import jax.numpy as jnp
@@ -6,13 +6,13 @@ import numpy as np
 import optax
 import pytest
 
-from isjax import buffer, recipes
+from isjax import buffer, recipes, scorers
 from isjax.training import init_train_state, make_train_step
 
 N, B, b = 40, 20, 8
 RATE = 0.05
 DIM = 3
-BAD = (0, 20)  # without a loss; seen to be so, neither is drawn again before others are
+BAD = (0, 20)  # their losses are NaN; once drawn, neither is drawn again before others
 
 
 def make_data(bad=()):
@@ -31,14 +31,14 @@ def zeros(dtype=jnp.float32):
 
 
 def begin(tx, sampler=None, loss=loss_fn, params=None):
-    """A train state and a step that also says what it drew."""
+    """Returns a train state and a step that also returns its draw."""
     sampler = sampler or recipes.last_loss(batch_size=b, k=0.5)
     state = init_train_state(jax.random.key(0), params or zeros(), tx, sampler, N)
     return state, make_train_step(loss, tx, sampler, pool_size=B, with_draw=True)
 
 
 def mean_gradient(data, w, draw):
-    """Of the weighted squared errors, in NumPy and float64."""
+    """Gradient of the mean weighted squared error, in NumPy and float64."""
     x, y = (np.asarray(data[name], float)[draw.ids] for name in ("x", "y"))
     error = x @ w - y
     return (np.asarray(draw.weights, float) * error) @ x / b
@@ -53,7 +53,7 @@ def weights_of(state):
 
 @pytest.mark.parametrize("wrap", [lambda m: m, lambda m: m.gradient_transformation()])
 def test_multi_steps_updates_by_the_mean_of_the_weighted_gradients(wrap):
-    """As one batch of every=3 times as many draws would, each from scores of its own time."""
+    """An update equals that of one batch with three times as many draws."""
     every, data = 3, make_data()
     state, step = begin(wrap(optax.MultiSteps(optax.sgd(RATE, momentum=0.9), every)))
     w, velocity = np.zeros(DIM), np.zeros(DIM)
@@ -70,8 +70,8 @@ def test_multi_steps_updates_by_the_mean_of_the_weighted_gradients(wrap):
 
 
 def test_the_sampler_learns_at_every_small_batch():
-    data = make_data()
-    sampler = recipes.learned_loss(batch_size=b, history=2, initial_loss=1.0)
+    data, network = make_data(), scorers.history_mlp(2)  # compiles in less than half the time
+    sampler = recipes.learned_loss(batch_size=b, network=network, history=2, initial_loss=1.0)
     state, step = begin(optax.MultiSteps(optax.sgd(RATE), 3), sampler)
     count = np.zeros(N, int)
     for number in range(1, 3):  # of three: no update yet
@@ -90,7 +90,7 @@ def test_the_sampler_learns_at_every_small_batch():
 
 
 def test_a_small_batch_that_is_not_finite_is_left_out_of_the_mean():
-    """The update then waits for one more."""
+    """The update waits for another small batch instead."""
     every, data, bad = 2, make_data(), make_data(range(N))
     state, step = begin(optax.MultiSteps(optax.sgd(RATE), every))
     total = np.zeros(DIM)
@@ -107,7 +107,7 @@ def test_a_small_batch_that_is_not_finite_is_left_out_of_the_mean():
 
 
 def test_apply_if_finite_finds_nothing_left_to_do():
-    """The step skips what is not finite before the optimiser sees it, and counts it itself."""
+    """The step itself skips and counts non-finite gradients; the optimiser sees none."""
     data, w, skipped = make_data(BAD), np.zeros(DIM), 0
     state, step = begin(optax.apply_if_finite(optax.sgd(RATE), max_consecutive_errors=1))
     for _ in range(6):
@@ -156,7 +156,7 @@ def test_injected_hyperparameters_can_be_set_between_steps():
 
 
 def with_average(tx, decay):
-    """As a user may: the optimiser's state also holds a moving average of the parameters."""
+    """Adds a moving average of the parameters to the optimiser's state, as a user may."""
 
     def update(grads, state, params):
         updates, inner = tx.update(grads, state[0], params)
@@ -179,7 +179,7 @@ def test_a_moving_average_of_parameters_can_ride_in_the_optimiser():
 
 
 def test_updates_can_be_averaged():
-    """optax.ema is of the updates: momentum that starts without bias."""
+    """`optax.ema` averages updates: momentum without the bias of its first steps."""
     data, w, average = make_data(), np.zeros(DIM), np.zeros(DIM)
     state, step = begin(optax.chain(optax.ema(0.9), optax.sgd(RATE)))
     for number in range(1, 5):

@@ -1,4 +1,4 @@
-"""The notebooks as stored: valid, run from top to bottom without errors, small."""
+"""Stored notebooks are valid, small, and were run from top to bottom without errors."""
 
 import pathlib
 import re

@@ -1,4 +1,4 @@
-"""What is installed: its version, and types that a checker can rely on."""
+"""The installed package: its version and its type annotations."""
 
 import ast
 import importlib.metadata
@@ -13,7 +13,7 @@ ROOT = pathlib.Path(isjax.__file__).parent
 
 
 def public_functions(module):
-    """Those in `__all__`, and the methods of classes there, by name."""
+    """Yields name and node of functions in `__all__`, and of public methods of classes there."""
     tree = ast.parse((ROOT / module).read_text())
     exported = next(
         (
@@ -37,7 +37,7 @@ def names_all(node):
 
 
 def unannotated(function, skip):
-    """Its parameters without a type, and `return`; of a method self has none."""
+    """Lists parameters without a type, and `return` if it has none; skips the first `skip`."""
     given = function.args
     parameters = [*given.posonlyargs, *given.args][skip:]
     parameters += [*given.kwonlyargs, *filter(None, (given.vararg, given.kwarg))]

@@ -1,4 +1,4 @@
-"""A training step that draws by a tree and learns scores with the network of few operations."""
+"""Training steps with `tree_sampler` and scores learned by `HistoryMLP`."""
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +16,7 @@ N, b = 300, 8
 KEY = jax.random.key(0)
 
 
-# --- in a training step
+# Training steps
 
 
 def regression_loss(params, model_state, batch, key):
@@ -81,7 +81,7 @@ def test_learned_refuses_to_train_less_than_never():
         scorers.learned(train_every=0)
 
 
-# --- the network of few operations
+# HistoryMLP
 
 
 def mlp_output(history, count, age, label, params=None):

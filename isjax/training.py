@@ -39,7 +39,7 @@ class TrainState(NamedTuple):
         model_state: what else the model carries, such as batch statistics; None if nothing.
         opt_state: the optimiser's.
         sampler: the sampler's.
-        record: what is kept of the draws, `isjax.experiment.draw_statistics.Record`; None if nothing.
+        record: what is kept of the draws, `isjax.experiment.draw_statistics`; None if nothing.
     """
 
     step: Array
@@ -266,8 +266,8 @@ def _check_rows(span: Span, rows: int) -> None:
     if rows != span.rows:
         raise ValueError(
             f"the sampler was initialised for {span.size} examples in {span.rows} rows, but the "
-            f"data set has {rows}; call init_train_state with num_examples={rows}, or pad state "
-            "and data alike, see isjax.parallel.padding"
+            f"data set has {rows}; call init_train_state with num_examples={rows}, or pad the data "
+            "and the state alike, see isjax.parallel.padding"
         )
 
 

@@ -108,7 +108,7 @@ def test_mean_absolute_error_is_over_the_pairs_that_are_finite():
 def test_the_metrics_of_a_draw():
     scores = np.asarray([1, 2, 3, 5.0])
     draw = a_draw([4, 2, 4, 0], [0.5, 0.25, 0.5, 0.125], 10, scores=jnp.asarray(scores))
-    draw = draw._replace(nonfinite=jnp.asarray(2), passes=jnp.asarray(7.5))
+    draw = draw._replace(info=draw.info._replace(nonfinite=jnp.asarray(2), passes=jnp.asarray(7.5)))
     losses = jnp.asarray([2.0, 1, NAN, 4])
     metrics = draw_metrics(draw._replace(last_loss=jnp.asarray([1.0, 1, 1, 1])), losses)
     expected = {

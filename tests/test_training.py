@@ -637,7 +637,7 @@ def test_epochs_train_on_each_example_once_and_their_model_scores_the_pool_alone
         state, metrics = step(state, data)
         draw = metrics["draw"]
         np.testing.assert_allclose(draw.scores, losses[draw.ids], rtol=1e-4)
-        assert int(draw.pool_size) == int(draw.passes) == b
+        assert int(draw.pool_size) == int(draw.info.passes) == b
         ids.append(np.asarray(draw.ids))
     for epoch in np.reshape(ids, (3, N)):
         assert sorted(epoch.tolist()) == list(range(N))
@@ -782,7 +782,7 @@ def test_state_has_the_parts_of_the_design():
 
 
 def test_a_record_goes_through_the_step_as_it_is(trainer):
-    """It is the caller's to fill, see `isjax.experiment.draw_statistics`; without one nothing is carried along."""
+    """It is the caller's to fill, see `isjax.experiment.draw_statistics`."""
     sampler, step = trainer
     record = {"count": jnp.arange(3), "other": (jnp.ones(2),)}
     state = start(sampler)
@@ -910,7 +910,7 @@ def test_double_precision_works():
 
 def test_a_sampler_of_ones_own_need_not_keep_losses():
     inner = recipes.uniform(batch_size=b)
-    sampler = isjax.base.Sampler(inner.init, inner.sample, inner.update)
+    sampler = isjax.base.Sampler(inner.init, inner.sample, inner.update, b)
     _, metrics = make_train_step(noisy_loss, SGD, sampler)(start(sampler), regression())
     assert set(metrics) == KEYS
 
@@ -918,12 +918,16 @@ def test_a_sampler_of_ones_own_need_not_keep_losses():
 def test_epochs_of_other_data_are_refused():
     sampler = recipes.reshuffled(batch_size=b)
     step = make_train_step(noisy_loss, SGD, sampler)
-    with pytest.raises(ValueError, match=f"initialised for {N - 2} examples, but the data set has"):
+    with pytest.raises(
+        ValueError, match=f"initialised for {N - 2} examples in {N - 2} rows, but the data set"
+    ):
         step(start(sampler, size=N - 2), regression())
 
 
 def test_strata_of_unequal_length_say_how_to_pad():
     sampler = isjax.samplers.stratified(recipes.default(batch_size=1), 4)
     step = make_train_step(noisy_loss, SGD, sampler)
-    with pytest.raises(ValueError, match="or pad the data as strata want it"):
+    with pytest.raises(
+        ValueError, match="10 examples in 12 rows, but the data set has 10.*or pad the data"
+    ):
         step(start(sampler), regression())

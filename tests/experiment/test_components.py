@@ -578,7 +578,7 @@ def test_a_method_for_streams_is_to_be_had_from_a_config(method, options, passes
     assert buffer.size(state.buffer) == 0
     pool = jax.tree.map(lambda x: x[:32], part)
     draw, _ = jax.jit(sampler.sample)(KEY, state, jnp.arange(32), pool, params)
-    assert float(draw.passes) == passes and np.ptp(draw.draw_probs) > 0
+    assert float(draw.info.passes) == passes and np.ptp(draw.draw_probs) > 0
 
 
 @pytest.mark.parametrize(("method", "name"), [("reducible_loss", "reference"), ("el2n", "scores")])

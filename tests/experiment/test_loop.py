@@ -131,7 +131,7 @@ def test_each_draw_is_passed_on_once_in_order(steps_per_call):
         assert all(isinstance(x, np.ndarray | np.generic) for x in draw[:7])
         np.testing.assert_array_equal(draw.ids, [step, 10 * step])
         np.testing.assert_array_equal(draw.weights, [step / 2] * 2)
-        assert draw.ess == step / 2 and draw.nonfinite == step and draw.ids.dtype == np.int32
+        assert draw.ess == step / 2 and draw.info.nonfinite == step and draw.ids.dtype == np.int32
     assert all("draw" not in line for _, line in recorder.lines)
 
 

@@ -8,7 +8,7 @@ from isjax.parallel import mesh
 
 PLACED = """
 import json, jax, jax.numpy as jnp
-from isjax import mesh
+from isjax.parallel import mesh
 
 small = mesh.make_mesh(2, 2)
 inside = {}

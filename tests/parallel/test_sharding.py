@@ -16,7 +16,7 @@ from isjax.training import init_train_state
 
 LAID = """
 import json, jax, numpy as np
-from isjax import sharding
+from isjax.parallel import sharding
 from isjax.parallel.mesh import make_mesh
 
 mesh = make_mesh(4, 2)

@@ -69,7 +69,7 @@ def test_an_id_beyond_what_is_given_is_not_drawn_and_counted(num_examples):
     sampler = isjax.importance_sampler(scorers.given(known), batch_size=40)
     ids = jnp.concatenate([jnp.arange(num_examples), jnp.arange(40) % 4])
     draw, _ = jax.jit(sampler.sample)(KEY, sampler.init(KEY, num_examples), ids)
-    assert int(draw.nonfinite) == num_examples - 4
+    assert int(draw.info.nonfinite) == num_examples - 4
     assert set(np.asarray(draw.ids).tolist()) == {0, 1, 2, 3}
     np.testing.assert_allclose(draw.draw_probs, known[draw.ids] / 44, rtol=1e-5)
 
@@ -185,7 +185,7 @@ def test_an_example_without_a_reference_is_not_drawn_and_counted():
     sampler = isjax.importance_sampler(scorer, batch_size=8)
     ids, batch = jnp.asarray([0, 7, 2, 3, 1, 1, 1, 2]), jnp.ones(8)
     draw, _ = jax.jit(sampler.sample)(KEY, sampler.init(KEY, 10), ids, batch, jnp.float32(1))
-    assert int(draw.nonfinite) == 2 and set(np.asarray(draw.ids).tolist()) <= {0, 1, 2}
+    assert int(draw.info.nonfinite) == 2 and set(np.asarray(draw.ids).tolist()) <= {0, 1, 2}
     np.testing.assert_allclose(draw.draw_probs, 1 / 6, rtol=1e-5)
 
 

@@ -156,7 +156,9 @@ def test_draw_probs_are_the_probabilities_and_num_may_exceed_the_pool(resample, 
 
 @pytest.mark.parametrize("resample", [without_replacement, top_k])
 def test_more_distinct_items_than_the_pool_has_are_refused(resample):
-    with pytest.raises(ValueError, match=rf"{resample.__name__}.* 9 distinct items from 8"):
+    with pytest.raises(
+        ValueError, match=rf"{resample.__name__}.* 9 distinct examples from a pool of 8"
+    ):
         resample(jax.random.key(0), jnp.full((8,), 0.125), 9)
 
 

@@ -7,8 +7,7 @@ import pytest
 from helpers import assert_binomial
 
 from isjax.tasks import augmentations
-from isjax.tasks.augmentations import crop, flip
-from isjax.tasks.mixing import Mixed
+from isjax.tasks.augmentations import Mixed, crop, flip
 
 BATCH = 4000
 
@@ -85,8 +84,9 @@ def test_the_key_alone_decides(name):
 @pytest.mark.parametrize("name", augmentations.__all__)
 @pytest.mark.parametrize("shape", [(2, 40, 1), (28, 28), (2, 3, 8, 8, 1)])
 def test_what_is_not_an_image_is_refused(name, shape):
-    name_of_file = name.replace("_", "")  # randaugment
-    with pytest.raises(ValueError, match=f"{name_of_file}: the shape is .*{shape[0]}.*; reshape"):
+    with pytest.raises(
+        ValueError, match=f"augmentations.{name}: the shape is .*{shape[0]}.*; reshape"
+    ):
         getattr(augmentations, name)(jax.random.key(0), jnp.zeros(shape))
 
 

@@ -10,7 +10,7 @@ import pytest
 from isjax import data, networks, recipes, scorers, tasks
 from isjax.experiment.evaluation import make_evaluation
 from isjax.tasks import augmentations
-from isjax.tasks.mixing import Mixed, mixup, ricap
+from isjax.tasks.augmentations import Mixed, mixup, ricap
 from isjax.training import init_train_state, make_train_step
 
 KEY = jax.random.key(0)

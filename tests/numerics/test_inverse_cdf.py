@@ -182,7 +182,7 @@ def test_the_draws_of_the_children_are_counted_as_they_were_drawn(width):
     rng = np.random.default_rng(width)
     nodes = np.sort(rng.integers(0, 40, 500))
     masses = sparse_rows(40, width, seed=width)[nodes]
-    keys = jax.random.split(jax.random.key(4), 20)
+    keys = jax.random.split(jax.random.key(4), 8)
     child, draws = children(keys, ranks_of(nodes), masses)
     for row, rank, count in zip(np.asarray(child), *map(np.asarray, draws), strict=True):
         counted = ranks_of(nodes * width + row)

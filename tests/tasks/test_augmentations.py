@@ -70,7 +70,7 @@ def test_a_flip_turns_half_of_the_images_left_to_right(dtype):
 
 @pytest.mark.parametrize("name", augmentations.__all__)
 def test_the_key_alone_decides(name):
-    augment = getattr(augmentations, name)
+    augment = jax.jit(getattr(augmentations, name))
     images = jnp.asarray(pictures((50, 6, 6, 3)))
     first, again, other = (augment(jax.random.key(seed), images) for seed in (0, 0, 1))
     jax.tree.map(np.testing.assert_array_equal, first, again)

@@ -98,6 +98,9 @@ def check_losses(losses: Array, size: int) -> Array:
         losses: output of a loss function.
         size: number of examples.
 
+    Returns:
+        The same losses, [size].
+
     Raises:
         ValueError: if the shape of the losses is not [size].
     """

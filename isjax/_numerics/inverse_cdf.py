@@ -31,7 +31,11 @@ class Ranks(NamedTuple):
 
 
 def at_root(num: int) -> Ranks:
-    """Ranks of `num` draws that are all of one node, the root."""
+    """Starts at the root: ranks of draws that are all of one node.
+
+    Args:
+        num: number of draws.
+    """
     return Ranks(jnp.arange(num, dtype=jnp.int32), jnp.full((num,), num, jnp.int32))
 
 

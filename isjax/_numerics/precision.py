@@ -28,6 +28,9 @@ def float32(network: Any) -> Model:
 
     Args:
         network: a Flax module.
+
+    Returns:
+        Its `init` and `apply`.
     """
     return Model(network.init, network.apply)
 

@@ -93,12 +93,20 @@ class Source:
 
 
 def in_memory(part: Batch | Source) -> bool:
-    """Tells whether examples are arrays, and not a `Source`."""
+    """Tells whether examples are arrays, and not a `Source`.
+
+    Args:
+        part: a `Source`, or a pytree of arrays.
+    """
     return not isinstance(part, Source)
 
 
 def held(part: Batch | Source) -> Batch:
-    """Returns arrays as they are; of a `Source`, the examples that it holds in memory."""
+    """Returns arrays as they are; of a `Source`, the examples that it holds in memory.
+
+    Args:
+        part: a `Source`, or a pytree of arrays.
+    """
     return part.held if isinstance(part, Source) else part
 
 

@@ -27,6 +27,9 @@ def language(dataset: Dataset, network: Network, augment: Sequence[Augmentation]
             [b, T, words] for a `y` of [b, T], or [b, words] for a `y` of [b].
         augment: as in `classification`.
 
+    Returns:
+        The task; its metrics have a `perplexity` for each part of the data.
+
     Raises:
         ValueError: if the data set has no `y`, or no vocabulary for its tokens.
     """

@@ -24,6 +24,9 @@ def regression(dataset: Dataset, network: Network, augment: Sequence[Augmentatio
             [b, numbers].
         augment: as in `classification`.
 
+    Returns:
+        The task.
+
     Raises:
         ValueError: if the data set has no `y`, or one of another shape or type.
     """

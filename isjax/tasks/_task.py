@@ -54,6 +54,9 @@ def num_outputs(dataset: Dataset) -> int:
     Args:
         dataset: data of one of the tasks here.
 
+    Returns:
+        The size of the last axis of the network's output.
+
     Raises:
         ValueError: if the data set has tokens but no vocabulary, or nothing to predict.
     """

@@ -2,9 +2,9 @@
 
 Cubuk et al., "RandAugment: Practical automated data augmentation with a reduced search space",
 arXiv 1909.13719. Every operation is computed for the whole batch, and each image takes its own
-result. The operations equal those of Pillow's `ImageOps`, `ImageEnhance` and `Image.transform` on
-bytes, as the authors' code does. DM-PIX differs: its brightness adds, its contrast keeps the mean
-of each channel, and its saturation is that of HSV.
+result. The operations do to bytes the same as Pillow's `ImageOps`, `ImageEnhance` and
+`Image.transform`, and so does the authors' code. DM-PIX differs: its brightness adds, its contrast
+keeps the mean of each channel, and its saturation is that of HSV.
 """
 
 import functools

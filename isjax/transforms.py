@@ -128,7 +128,9 @@ def smooth_by_mean(constant: float = 0.5, decay: float = 0.9) -> ScoreTransform:
     def update(scores, state):
         average = decay * state.average + (1 - decay) * jnp.sum(scores / scores.shape[0])
         step = state.step + 1
-        return scores + constant * average / (1 - decay**step), MeanState(average, step)
+        # Under jit a Python number to an int32 power is float64 if jax_enable_x64 is set.
+        correction = 1 - jnp.float32(decay) ** step
+        return scores + constant * average / correction, MeanState(average, step)
 
     return ScoreTransform(init, update)
 

@@ -1,8 +1,10 @@
-"""When is sampling by importance worth it? Conditions for `combinators.gate`.
+"""Conditions for `isjax.gate`: when to sample by importance, and when uniformly.
 
-The authors' library (github.com/idiap/importance-sampling, `samplers.py`) computes them from the
-scores of the pool. Here they are estimated from the losses of the batch just trained, each weighted
-by 1 / draw_probs and the weights normalised, so that a closed gate need score nothing.
+Use `after` and `until` to switch at a given draw, and `mean_loss`, `total_variation` or `tau` to
+switch by the losses. The authors' library (github.com/idiap/importance-sampling, `samplers.py`)
+computes the last three from the scores of the pool. Here they are estimated from the losses of the
+last batch, each with a share proportional to 1 / draw_probs, so that a closed gate scores nothing.
+Each costs O(b) per draw.
 """
 
 from collections.abc import Callable
@@ -16,13 +18,13 @@ __all__ = ["after", "mean_loss", "tau", "total_variation", "until"]
 
 
 class Condition(NamedTuple):
-    """Says whether a gate is open.
+    """Decides whether a gate is open, as pure functions.
 
     Attributes:
         init: `() -> state`.
-        update: `(state, losses, share) -> state`, losses [b] >= 0 and finite, and what share of the
-            pool each stands for, [b], summing to one.
-        is_open: `(state, step) -> [] bool`, after `step` draws.
+        update: `(state, losses, share) -> state`. `losses` [b] float32 are finite and >= 0;
+            `share` [b] float32 is the share of the pool that each stands for, summing to one.
+        is_open: `(state, step) -> [] bool`, where `step` [] int32 counts the draws so far.
     """
 
     init: Callable[[], PyTree]
@@ -31,19 +33,44 @@ class Condition(NamedTuple):
 
 
 def after(steps: int) -> Condition:
-    """Open from draw `steps` on, the first being 0."""
+    """Opens the gate after a number of draws.
+
+    Args:
+        steps: the first draws, which are uniform.
+
+    Returns:
+        A condition for `isjax.gate`.
+    """
     return _by_step(lambda step: step >= steps)
 
 
 def until(steps: int) -> Condition:
-    """Open for the first `steps` draws."""
+    """Closes the gate after a number of draws.
+
+    Args:
+        steps: the first draws, which are by importance.
+
+    Returns:
+        A condition for `isjax.gate`.
+    """
     return _by_step(lambda step: step < steps)
 
 
 def mean_loss(threshold: float, decay: float = 0.9) -> Condition:
-    """Open while the mean loss is below `threshold`: once part of the data is mastered.
+    """Opens the gate while the mean loss of the pool is below a threshold.
 
-    With exponentially distributed losses, of rate 1 / mean, as the authors' library thinks of it.
+    Use it to start once part of the data is learned. The authors' library has it for losses that
+    are exponentially distributed, with rate 1 / mean. The first batch sets the average.
+
+    Args:
+        threshold: in units of the loss.
+        decay: decay of the moving average of the mean loss per draw, in [0, 1).
+
+    Returns:
+        A condition for `isjax.gate`.
+
+    Raises:
+        ValueError: if the decay lies outside [0, 1).
     """
     return _by_average(
         lambda losses, share: jnp.sum(share * losses),
@@ -54,9 +81,20 @@ def mean_loss(threshold: float, decay: float = 0.9) -> Condition:
 
 
 def total_variation(threshold: float = 0.5, decay: float = 0.9) -> Condition:
-    """Open while the total variation between losses, normalised, and uniform exceeds `threshold`.
+    """Opens the gate while normalised losses are far from uniform, in total variation.
 
-    `(1/2) sum |L_i / sum L - 1/B|` over the pool: the share of draws that importance would move.
+    The distance is (1/2) sum_i |L_i / sum L - 1/B| over the pool, between 0 and 1: the share of
+    draws that sampling by the loss moves from one example to another.
+
+    Args:
+        threshold: least distance, in [0, 1].
+        decay: decay of the moving average of the distance per draw, in [0, 1). It starts at 0.
+
+    Returns:
+        A condition for `isjax.gate`.
+
+    Raises:
+        ValueError: if the decay lies outside [0, 1).
     """
 
     def statistic(losses: Array, share: Array) -> Array:
@@ -72,15 +110,22 @@ def tau(
     decay: float = 0.9,
     importance: Callable[[Array], Array] | None = None,
 ) -> Condition:
-    """Open while tau exceeds `threshold` (arXiv 1803.00942); see `combinators.break_even`.
+    """Opens the gate while tau exceeds a threshold (arXiv 1803.00942).
 
-    tau^2 = E[g^2] / E[g]^2 >= 1 is by how much sampling by g would cut the gradient's second
-    moment.
+    tau^2 = E[g^2] / E[g]^2 >= 1 over the pool is the factor by which sampling proportional to g
+    reduces the second moment of the gradient, if g is the norm of an example's gradient.
+    `isjax.break_even` gives the threshold from which scoring a pool pays.
 
     Args:
-        threshold: 1 opens as soon as anything can be gained.
-        decay: of the moving average of tau, which starts at 1.
+        threshold: least tau; 1 opens the gate as soon as anything can be gained.
+        decay: decay of the moving average of tau per draw, in [0, 1). It starts at 1.
         importance: g as a function of the losses, [b] -> [b]; None = the losses themselves.
+
+    Returns:
+        A condition for `isjax.gate`.
+
+    Raises:
+        ValueError: if the decay lies outside [0, 1).
     """
 
     def statistic(losses: Array, share: Array) -> Array:
@@ -106,7 +151,7 @@ def _by_average(
     is_open: Callable[[Array], Array],
     decay: float,
 ) -> Condition:
-    """By a moving average of a statistic of the batch; an infinite `start` has no part in it."""
+    """Condition on a moving average of a statistic; an infinite start is replaced by the first."""
     if not 0 <= decay < 1:
         raise ValueError(f"conditions: decay is {decay}; choose one in [0, 1)")
 

@@ -1,4 +1,4 @@
-"""Probabilities over a pool, and what they are worth."""
+"""Probabilities over a pool, and measures of how far they are from uniform."""
 
 import jax.numpy as jnp
 
@@ -6,11 +6,13 @@ from isjax.base import Array
 
 
 def normalize(scores: Array) -> Array:
-    """Probabilities proportional to scores: p_i = s_i / sum s.
+    """Computes probabilities proportional to scores: p_i = s_i / sum s.
+
+    Negative and NaN scores get probability zero. Infinite ones count as the largest float32. If no
+    score is positive the distribution is uniform.
 
     Args:
-        scores: [B]. NaN and negative scores carry no mass, infinite ones count as the largest
-            float; where no score is positive the distribution is uniform.
+        scores: [B], of any real type.
 
     Returns:
         [B] float32, summing to one.
@@ -18,7 +20,7 @@ def normalize(scores: Array) -> Array:
     largest = jnp.finfo(jnp.float32).max
     scores = jnp.nan_to_num(scores.astype(jnp.float32), nan=0.0, posinf=largest, neginf=0.0)
     scores = jnp.maximum(scores, 0.0)
-    # Brought near 1 first, the sum neither overflows nor vanishes, nor does a reciprocal.
+    # Scaled towards 1 first, so that neither the sum nor a reciprocal overflows or underflows.
     scores = scores * jnp.where(jnp.max(scores) > 1, 2.0**-64, 2.0**64)
     peak = jnp.max(scores)
     scores = jnp.where(peak > 0, scores / jnp.where(peak > 0, peak, 1.0), 1.0)
@@ -26,23 +28,43 @@ def normalize(scores: Array) -> Array:
 
 
 def mean_mass(scores: Array) -> Array:
-    """The mean of what `normalize` goes by, 0 where it is uniform for want of any. [B] -> [].
+    """Computes the mean of the scores as `normalize` counts them.
 
-    Scores above 2^64 count as that, so that no sum of them overflows.
+    Zero means that `normalize` falls back to uniform. Scores above 2^64 count as 2^64, so that no
+    sum of them overflows.
+
+    Args:
+        scores: [B], of any real type.
+
+    Returns:
+        [] float32.
     """
     scores = jnp.nan_to_num(scores.astype(jnp.float32), nan=0.0)
     return jnp.mean(jnp.clip(scores, 0.0, 2.0**64))
 
 
 def effective_sample_size(probs: Array) -> Array:
-    """1 / sum p^2: between 1 (one item has all the mass) and B (uniform). [B] -> []."""
+    """Computes the effective sample size 1 / sum p^2.
+
+    Args:
+        probs: [B] float32, summing to one.
+
+    Returns:
+        [] float32, from 1 (one example has all the mass) to B (uniform).
+    """
     return 1.0 / jnp.sum(jnp.square(probs))
 
 
 def variance_reduction(probs: Array) -> Array:
-    """tau^2 = B sum p^2 = B / ESS, for p proportional to gradient norms. [B] -> [].
+    """Computes tau^2 = B sum p^2 = B / ESS, for p proportional to gradient norms (1803.00942).
 
-    By how much the second moment of a uniform draw's gradient exceeds that of importance sampling
-    by `probs` (arXiv 1803.00942); 1 means that nothing can be gained.
+    It is the second moment of a uniform draw's gradient divided by that of an importance-sampled
+    one.
+
+    Args:
+        probs: [B] float32, summing to one.
+
+    Returns:
+        [] float32, from 1 (nothing can be gained) to B.
     """
     return probs.shape[0] * jnp.sum(jnp.square(probs))

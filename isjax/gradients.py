@@ -1,4 +1,4 @@
-"""Gradients of weighted batches, and of single examples."""
+"""Gradients of weighted batches, and gradient norms of single examples."""
 
 from collections.abc import Callable
 from typing import Any, cast
@@ -11,17 +11,21 @@ from isjax.base import Array, Batch, Params
 
 
 def weighted_value_and_grad(loss_fn: Callable, has_aux: bool = False) -> Callable:
-    """The gradient of (1/b) sum w_i L_i, and the losses that the sampler learns from.
+    """Makes a function that returns the weighted mean loss, its gradient and the single losses.
+
+    The loss is (1/b) sum_i w_i L_i. Use it in your own training loop instead of
+    `jax.value_and_grad`: it takes the weights of a draw and returns the losses that
+    `Sampler.update` needs. It costs one gradient of the batch.
 
     Args:
-        loss_fn: `(params, batch, *extra) -> losses`, one per example; with `has_aux`
+        loss_fn: `(params, batch, *extra) -> losses` [b], one per example; with `has_aux`
             `-> (losses, aux)`.
         has_aux: whether `loss_fn` also returns auxiliary data, such as model state.
 
     Returns:
-        `(params, batch, weights, *extra) -> ((loss, losses), grads)`, or, with `has_aux`,
-        `((loss, (losses, aux)), grads)`. `weights` is [b], or a function of the losses [b] that
-        returns them and through which no gradient flows; `loss` is the weighted mean.
+        `(params, batch, weights, *extra) -> ((loss, losses), grads)`; with `has_aux`
+        `-> ((loss, (losses, aux)), grads)`. `weights` is [b] float32, or a function from the losses
+        [b] to them; no gradient flows through that function. `grads` is of `params`.
 
     Raises:
         ValueError: when traced, if `loss_fn` does not return one loss per weight.
@@ -50,16 +54,19 @@ def weighted_value_and_grad(loss_fn: Callable, has_aux: bool = False) -> Callabl
 def per_example_grad_norms(
     loss_fn: Callable, params: Params, batch: Batch, *extra: Any, microbatch: int = 32
 ) -> Array:
-    """||grad L_i||_2 of each example, [b] float32: the score of least variance.
+    """Computes the gradient norm of each example, ||grad L_i||_2: the score of least variance.
 
-    Costs b gradients: for studies.
+    It costs b gradients, so use it for studies and not in training.
 
     Args:
-        loss_fn: `(params, batch, *extra) -> losses [b]`.
-        params: the model's.
-        batch: pytree with leading axis b.
-        *extra: passed on.
-        microbatch: gradients held in memory at once.
+        loss_fn: `(params, batch, *extra) -> losses` [b].
+        params: parameters, a pytree of float arrays of any precision.
+        batch: pytree of arrays with leading axis b.
+        *extra: further arguments of `loss_fn`.
+        microbatch: number of gradients held in memory at once.
+
+    Returns:
+        [b] float32.
     """
 
     def one(example: Batch) -> Array:
@@ -71,18 +78,32 @@ def per_example_grad_norms(
 
 
 def el2n(logits: Array, labels: Array) -> Array:
-    """||softmax(z) - y||_2, the norm of the cross-entropy's gradient by the logits, [B].
+    """Computes the norm of the cross-entropy's gradient by the logits: ||softmax(z) - y||_2.
 
     Args:
-        logits: [B, classes].
-        labels: [B] int.
+        logits: [B, classes] float, z.
+        labels: [B] int, the classes whose one-hot vectors are y.
+
+    Returns:
+        [B], of the type of the logits.
     """
     residual = jax.nn.softmax(logits) - jax.nn.one_hot(labels, logits.shape[-1])
     return jnp.linalg.norm(residual, axis=-1)
 
 
 def check_losses(losses: Array, size: int) -> Array:
-    """The losses, if there is one for each of `size` examples; else a ValueError."""
+    """Returns the losses if there is one for each example.
+
+    Args:
+        losses: output of a loss function.
+        size: number of examples.
+
+    Returns:
+        The same losses, [size].
+
+    Raises:
+        ValueError: if the shape of the losses is not [size].
+    """
     if jnp.shape(losses) != (size,):
         raise ValueError(
             f"got losses of shape {jnp.shape(losses)} for {size} examples; return one loss per "

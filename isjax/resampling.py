@@ -1,10 +1,16 @@
-"""Draws from a pool, with one contract for all, so that they can be exchanged.
+"""Draws a batch from the probabilities of a pool, and draws the pool itself (`presample`).
+
+All resamplers have one signature, so that each can be `resample=` of `isjax.importance_sampler`:
 
     (key, probs [B], num) -> (index [num] int32, draw_probs [num] float32)
 
-`1 / (B * draw_probs)` is the unbiased weight: (1/num) sum w_j f(index_j) then has the expectation
-(1/B) sum f(i), for every resampler here but `top_k`. Items of zero mass are never drawn by
-inverse CDF.
+The unbiased weight is w = 1 / (B draw_probs): (1/num) sum_j w_j f(index_j) then has the expectation
+(1/B) sum_i f(i), for every resampler here except `top_k`.
+
+- `systematic`: with replacement, of least variance; the default.
+- `categorical`: independent draws with replacement, as in the paper.
+- `without_replacement`: distinct examples, unbiased.
+- `top_k`: the most probable examples; biased.
 """
 
 import math
@@ -13,28 +19,29 @@ import numbers
 import jax
 import jax.numpy as jnp
 
-from isjax._numerics.inverse_cdf import at_root, descend, invert_cdf
+from isjax._numerics.inverse_cdf import at_root, draw_children, invert_cdf
 from isjax.base import Array
 
 __all__ = ["categorical", "presample", "systematic", "top_k", "without_replacement"]
 
 
 def presample(key: Array, num_examples: Array | int, size: int) -> Array:
-    """The pool: `size` distinct ids, each example with the same probability.
+    """Draws the pool: distinct ids, each example with the same probability B / N.
 
-    One id from each of `size` nearly equal stretches of the data set, at a common random shift, so
-    that data sorted by class is spread evenly over the pool. O(size).
+    Splits the data set into B nearly equal stretches and takes one random id from each, then
+    shifts all ids by one random number. Data sorted by class are thus spread evenly over the pool.
+    O(B).
 
     Args:
         key: typed PRNG key.
-        num_examples: N; an array, [] int32, is not checked.
-        size: B.
+        num_examples: N, an int; an array [] int32 works too and is not checked.
+        size: B, at most N.
 
     Returns:
-        [size] int32.
+        [B] int32 ids into the data set.
 
     Raises:
-        ValueError: if the pool is empty or larger than the data set.
+        ValueError: if the pool would be empty or larger than the data set.
     """
     if isinstance(num_examples, numbers.Integral) and not 0 < size <= num_examples:
         raise ValueError(
@@ -53,21 +60,44 @@ def presample(key: Array, num_examples: Array | int, size: int) -> Array:
 
 
 def systematic(key: Array, probs: Array, num: int) -> tuple[Array, Array]:
-    """Evenly spaced points under a random shift: a categorical draw of less variance.
+    """Draws with replacement at evenly spaced points of the CDF, under a random shift.
 
-    Item i is drawn num p_i times on average, and seldom more than one time more or less. In two
-    levels: a block of about sqrt(B) items is drawn floor or ceil of its expected number of times,
-    n, and so is each item within it, given n. O(B + num sqrt(B)).
+    Example i is drawn num p_i times on average, and rarely more than one time more or less: a
+    `categorical` draw of less variance. The draw has two levels, so that float32 suffices for
+    large pools. A block of about sqrt(B) examples is drawn floor or ceil of its expected number of
+    times, and so is each example within it, given that number. Examples of zero probability are
+    never drawn. O(B + num sqrt(B)).
+
+    Args:
+        key: typed PRNG key.
+        probs: [B] float32, summing to one.
+        num: b, the number of draws; it may exceed B.
+
+    Returns:
+        `index` [num] int32 into the pool, ascending, and `draw_probs` [num] float32, p_index.
     """
     blocks, points = _blocks(probs), jax.random.uniform(key, (2, num))
-    block, draws = descend(points[0], at_root(num), jnp.sum(blocks, axis=1)[None])
-    item, _ = descend(points[1], draws, blocks[block])
+    block, ranks = draw_children(points[0], at_root(num), jnp.sum(blocks, axis=1)[None])
+    item, _ = draw_children(points[1], ranks, blocks[block])
     index = block * blocks.shape[1] + item
     return index, probs[index]
 
 
 def categorical(key: Array, probs: Array, num: int) -> tuple[Array, Array]:
-    """Independent draws with replacement, as in arXiv 1706.00043; O(B + num sqrt(B))."""
+    """Draws independently with replacement, as in arXiv 1706.00043.
+
+    Use it where draws must be independent of each other; otherwise `systematic` has less variance.
+    Examples of zero probability are never drawn. O(B + num sqrt(B)), where
+    `jax.random.categorical` takes O(B num).
+
+    Args:
+        key: typed PRNG key.
+        probs: [B] float32, summing to one.
+        num: b, the number of draws; it may exceed B.
+
+    Returns:
+        `index` [num] int32 into the pool, and `draw_probs` [num] float32, p_index.
+    """
     block_key, key = jax.random.split(key)
     blocks = _blocks(probs)
     block = invert_cdf(jnp.sum(blocks, axis=1)[None], jax.random.uniform(block_key, (num,)))
@@ -77,14 +107,23 @@ def categorical(key: Array, probs: Array, num: int) -> tuple[Array, Array]:
 
 
 def without_replacement(key: Array, probs: Array, num: int) -> tuple[Array, Array]:
-    """Distinct items by Gumbel top-k.
+    """Draws distinct examples by Gumbel top-k.
 
-    `draw_probs` is pi / num, with pi the probability that the item's key exceeds the
-    (num+1)-th largest one: then (1/num) sum w_j f(index_j) is unbiased, which 1 / (B p) is not.
-    Where fewer than `num` items have mass, others complete the batch with pi = 1.
+    Use it where no example may come twice in a batch. `draw_probs` is pi / num, where pi is the
+    probability that the example's Gumbel key exceeds the (num + 1)-th largest key. The weight
+    1 / (B draw_probs) is then unbiased; 1 / (B p) is not. Where fewer than `num` examples have
+    positive probability, others complete the batch, and pi = 1 for all. O(B log B) at most.
+
+    Args:
+        key: typed PRNG key.
+        probs: [B] float32, summing to one.
+        num: b, the number of distinct examples, at most B.
+
+    Returns:
+        `index` [num] int32 into the pool, and `draw_probs` [num] float32.
 
     Raises:
-        ValueError: if `num` exceeds the pool.
+        ValueError: if `num` exceeds B.
     """
     _check_distinct(num, probs.shape[0], "without_replacement")
     log_probs = jnp.log(probs)
@@ -98,10 +137,19 @@ def without_replacement(key: Array, probs: Array, num: int) -> tuple[Array, Arra
 
 
 def top_k(key: Array, probs: Array, num: int) -> tuple[Array, Array]:
-    """The `num` most probable items. Deterministic, and biased: each weighs one, to rounding.
+    """Takes the most probable examples: deterministic, and biased.
+
+    Args:
+        key: unused.
+        probs: [B] float32.
+        num: b, the number of examples, at most B.
+
+    Returns:
+        `index` [num] int32 into the pool, and `draw_probs` [num] float32, all 1 / B: every weight
+        is one, up to rounding.
 
     Raises:
-        ValueError: if `num` exceeds the pool.
+        ValueError: if `num` exceeds B.
     """
     del key
     _check_distinct(num, probs.shape[0], "top_k")
@@ -112,12 +160,12 @@ def top_k(key: Array, probs: Array, num: int) -> tuple[Array, Array]:
 def _check_distinct(num: int, size: int, name: str) -> None:
     if num > size:
         raise ValueError(
-            f"{name} cannot draw {num} distinct items from {size}; "
-            f"draw at most {size}, or use resampling.systematic, which may repeat items"
+            f"resampling.{name} cannot draw {num} distinct examples from a pool of {size}; "
+            f"draw at most {size}, or use resampling.systematic, which may repeat examples"
         )
 
 
 def _blocks(probs: Array) -> Array:
-    """Rows of about sqrt(B) items, the last padded with zero mass: two levels, see `descent`."""
+    """Splits probabilities into blocks of about sqrt(B), the last padded with zeros."""
     width = math.isqrt(probs.shape[0] - 1) + 1
     return jnp.pad(probs, (0, -probs.shape[0] % width)).reshape(-1, width)

@@ -1,6 +1,18 @@
-"""Score transforms in optax's shape: `(scores, state) -> (scores, state)`.
+"""Score transforms: they reshape the scores of a pool before the draw.
 
-Write your own in ten lines:
+A transform is a pair of pure functions, as in optax: `init() -> state` and
+`update(scores, state) -> (scores, state)`, with `scores` [B] float32. The sampler normalises the
+result, p_i = s_i / sum s, so only ratios of scores matter. Each transform costs O(B), those by rank
+O(B log B). Combine them with `chain`:
+
+    transform = chain(smooth_by_mean(0.5), mix_uniform(0.1))
+
+- Bound the weights: `smooth`, `smooth_by_mean`, `mix_uniform`, `clip`.
+- Sharpen or flatten: `power`.
+- Use ranks instead of values: `percentile`, `inverse_rank`, `exponential_rank`.
+- Draw uniformly at first: `warm_up`.
+
+A transform of your own takes a few lines:
 
     def square_root():
         def update(scores, state):
@@ -32,17 +44,24 @@ __all__ = [
 
 
 def stateless() -> tuple[()]:
-    """`init` of a transform without state."""
+    """Returns the state of a transform that needs none: use it as `init`."""
     return ()
 
 
 def identity() -> ScoreTransform:
-    """Leaves scores as they are."""
+    """Leaves scores as they are: the default of `importance_sampler`."""
     return ScoreTransform(stateless, lambda scores, state: (scores, state))
 
 
 def chain(*transforms: ScoreTransform) -> ScoreTransform:
-    """Applies transforms from left to right."""
+    """Applies transforms from left to right.
+
+    Args:
+        *transforms: any number of them, chains included; none at all is the identity.
+
+    Returns:
+        One transform. Its state is the tuple of their states.
+    """
 
     def init():
         return tuple(transform.init() for transform in transforms)
@@ -58,28 +77,47 @@ def chain(*transforms: ScoreTransform) -> ScoreTransform:
 
 
 def smooth(constant: float) -> ScoreTransform:
-    """Adds c to each score: a mixture with the uniform distribution, which bounds the weights.
+    """Adds a constant to each score: s_i + c.
+
+    This mixes the distribution with the uniform one, so that no example is drawn too rarely and
+    the weights stay bounded. Use it when the scale of the scores is known and stays the same;
+    otherwise use `smooth_by_mean`.
 
     Args:
         constant: c >= 0, in units of the score.
+
+    Raises:
+        ValueError: if c is negative.
     """
     _require(constant >= 0, "smooth", "constant", constant, ">= 0")
     return ScoreTransform(stateless, lambda scores, state: (scores + constant, state))
 
 
 class MeanState(NamedTuple):
-    """Exponential moving average of the mean score, zero at the start, and its age in steps."""
+    """State of `smooth_by_mean`.
+
+    Attributes:
+        average: [] float32, moving average of the mean score; zero at the start, not corrected.
+        step: [] int32, updates so far.
+    """
 
     average: Array
     step: Array
 
 
 def smooth_by_mean(constant: float = 0.5, decay: float = 0.9) -> ScoreTransform:
-    """Adds c EMA(mean s): additive smoothing that follows the scale of the scores.
+    """Adds a share of the moving average of the mean score: s_i + c EMA(mean s).
+
+    This is `smooth` with a constant that follows the scores, such as losses that fall in training.
+    Where the average equals the pool's mean, a weight at k = 1 is at most (1 + c) / c.
 
     Args:
-        constant: c >= 0, a share of the mean score.
-        decay: of the moving average, in [0, 1); its bias towards its start is corrected.
+        constant: c >= 0, relative to the mean score; 0.5 is a good start.
+        decay: decay of the moving average per draw, in [0, 1). Its bias towards its start is
+            corrected, so that the first draw uses the pool's own mean.
+
+    Raises:
+        ValueError: if c is negative, or the decay lies outside [0, 1).
     """
     _require(constant >= 0, "smooth_by_mean", "constant", constant, ">= 0")
     _require(0 <= decay < 1, "smooth_by_mean", "decay", decay, "in [0, 1)")
@@ -90,17 +128,26 @@ def smooth_by_mean(constant: float = 0.5, decay: float = 0.9) -> ScoreTransform:
     def update(scores, state):
         average = decay * state.average + (1 - decay) * jnp.sum(scores / scores.shape[0])
         step = state.step + 1
-        return scores + constant * average / (1 - decay**step), MeanState(average, step)
+        # Under jit a Python number to an int32 power is float64 if jax_enable_x64 is set.
+        correction = 1 - jnp.float32(decay) ** step
+        return scores + constant * average / correction, MeanState(average, step)
 
     return ScoreTransform(init, update)
 
 
 def power(exponent: float, floor: float = 1e-6) -> ScoreTransform:
-    """Raises scores to a power a: above 1 sharpens, 0 is uniform, below 0 prefers low scores.
+    """Raises scores to a power: s_i^a.
+
+    a > 1 sharpens the distribution, 0 < a < 1 flattens it and a = 0 is uniform. a < 0 prefers low
+    scores, for example to avoid wrong labels.
 
     Args:
         exponent: a, of any sign.
-        floor: with a < 0, scores are raised to at least this (> 0) first.
+        floor: smallest score, > 0, where a < 0: lower scores are replaced by it. Unused where
+            a >= 0.
+
+    Raises:
+        ValueError: if the floor is not above 0.
     """
     _require(floor > 0, "power", "floor", floor, "> 0")
     floor = floor if exponent < 0 else 0.0
@@ -110,10 +157,16 @@ def power(exponent: float, floor: float = 1e-6) -> ScoreTransform:
 
 
 def mix_uniform(share: float) -> ScoreTransform:
-    """(1 - e) p + e / B: last in a chain, bounds the weights by 1 / e at k = 1.
+    """Mixes the normalised scores with the uniform distribution: (1 - e) p_i + e / B.
+
+    Put it last in a chain: it then bounds the weights by 1 / e at k = 1, for draws with
+    replacement.
 
     Args:
-        share: e in [0, 1], of draws made uniformly. The bound holds for draws with replacement.
+        share: e in [0, 1], the share of draws that are uniform.
+
+    Raises:
+        ValueError: if the share lies outside [0, 1].
     """
     _require(0 <= share <= 1, "mix_uniform", "share", share, "in [0, 1]")
 
@@ -124,7 +177,17 @@ def mix_uniform(share: float) -> ScoreTransform:
 
 
 def warm_up(steps: int) -> ScoreTransform:
-    """Uniform for the first `steps` draws, then the scores themselves."""
+    """Makes the first draws uniform, then leaves scores as they are.
+
+    Use it while a learned scorer, or stored losses, say nothing yet. The scorer runs all the same;
+    `isjax.gate` with `conditions.after` saves its cost, too.
+
+    Args:
+        steps: number of uniform draws, >= 0.
+
+    Raises:
+        ValueError: if the number is negative.
+    """
     _require(steps >= 0, "warm_up", "steps", steps, ">= 0")
 
     def update(scores, step):
@@ -134,15 +197,25 @@ def warm_up(steps: int) -> ScoreTransform:
 
 
 def clip(low: float = 0.0, high: float = jnp.inf) -> ScoreTransform:
-    """Scores between `low` and `high`, in units of the score."""
+    """Clips scores to [low, high].
+
+    Args:
+        low: lower limit, >= 0, in units of the score.
+        high: upper limit, >= `low`; by default there is none.
+
+    Raises:
+        ValueError: unless 0 <= low <= high.
+    """
     _require(0 <= low <= high, "clip", "(low, high)", (low, high), "0 <= low <= high")
     return ScoreTransform(stateless, lambda scores, state: (jnp.clip(scores, low, high), state))
 
 
 def percentile() -> ScoreTransform:
-    """The share of the pool that scores no higher: from 1/B for the lowest to 1 for the highest.
+    """Replaces each score by the share of the pool that scores no higher.
 
-    Equal scores share the higher value. Scores may be of any sign.
+    The lowest score becomes 1 / B and the highest 1. Equal scores get the same, higher value.
+    Scores may have any sign. Use it where the order of scores is reliable and their scale is not.
+    O(B log B).
     """
 
     def update(scores, state):
@@ -152,17 +225,25 @@ def percentile() -> ScoreTransform:
 
 
 def inverse_rank() -> ScoreTransform:
-    """1 / rank, the highest score having rank 1 (arXiv 1511.05952); equal ones in any order."""
+    """Replaces each score by 1 / rank, where the highest score has rank 1 (arXiv 1511.05952).
+
+    Equal scores get consecutive ranks, in any order. Scores may have any sign. O(B log B).
+    """
     return ScoreTransform(stateless, lambda scores, state: (1 / _rank(scores), state))
 
 
 def exponential_rank(pressure: ScalarOrSchedule) -> ScoreTransform:
-    """exp(-log(s) rank / B): the highest score is drawn nearly s times as often as the lowest.
+    """Makes scores fall exponentially with rank: exp(-log(s) rank / B).
 
-    The ranking of online batch selection (arXiv 1511.06343), within the pool.
+    The highest score is drawn nearly s times as often as the lowest. This is the ranking of online
+    batch selection (arXiv 1511.06343), applied within the pool. O(B log B).
 
     Args:
-        pressure: s >= 1, a number or a schedule of the draws so far; 1 is uniform.
+        pressure: s >= 1, a number or a schedule of the draws so far; 1 is uniform. Values of a
+            schedule are not checked.
+
+    Raises:
+        ValueError: if a number below 1 is given.
     """
     if not callable(pressure):
         _require(pressure >= 1, "exponential_rank", "pressure", pressure, ">= 1")
@@ -176,17 +257,22 @@ def exponential_rank(pressure: ScalarOrSchedule) -> ScoreTransform:
 
 
 def _rank(scores: Array) -> Array:
-    """1 for the highest score, to B for the lowest. [B] -> [B] float32."""
+    """Ranks from 1 for the highest score to B for the lowest: [B] -> [B] float32."""
     order = jnp.argsort(-scores)
     places = jnp.arange(1, scores.shape[0] + 1, dtype=jnp.float32)
     return jnp.zeros_like(places).at[order].set(places)
 
 
 def prune_below_mean(rate: float = 0.5) -> ScoreTransform:
-    """1 - r for a score below the pool's mean, else 1: what InfoBatch keeps (arXiv 2303.04947).
+    """Replaces scores below the pool's mean by 1 - r and the others by 1.
+
+    Those are the probabilities by which InfoBatch (arXiv 2303.04947) keeps examples.
 
     Args:
-        rate: r in [0, 1), the share left out of those below the mean.
+        rate: r in [0, 1), the share of examples below the mean that is left out.
+
+    Raises:
+        ValueError: if the rate lies outside [0, 1).
     """
     _require(0 <= rate < 1, "prune_below_mean", "rate", rate, "in [0, 1)")
 

@@ -1,9 +1,15 @@
-"""Weights that undo a biased draw, wholly or in part.
+"""Weights that correct the gradient for a draw that is not uniform, fully or in part.
 
-Those known when a batch is drawn are `Draw.weights`: `importance_weights`, then perhaps a function
-`(draw) -> weights` that rescales them (`rescale` of `importance_sampler`). Those that depend on the
-losses of the batch are policies `(draw, losses) -> weights`, for `combinators.reweight`: all four
-of the authors' library (github.com/idiap/importance-sampling, `reweighting.py`).
+There are three kinds:
+
+- `importance_weights` depends on the draw alone. Every sampler uses it, with its exponent `k`.
+- A rescaling, `(draw) -> weights`, changes those weights afterwards: pass `preserve_mean_score` or
+  `divide_by_largest` as `rescale=` to `isjax.importance_sampler`.
+- A policy, `(draw, losses) -> weights`, also sees the losses of the batch: pass `none()`,
+  `biased()`, `adjusted()` or `correcting()` to `isjax.reweight`. These are the four policies of the
+  authors' library (github.com/idiap/importance-sampling, `reweighting.py`).
+
+All are [b] float32 and cost O(b), or O(b log b) for `adjusted`.
 """
 
 import math
@@ -14,7 +20,7 @@ import jax
 import jax.core
 import jax.numpy as jnp
 
-from isjax._numerics.duplicates import times
+from isjax._numerics.duplicates import counts
 from isjax.base import Array, Draw, ScalarOrSchedule, Schedule
 
 __all__ = ["adjusted", "biased", "correcting", "none"]
@@ -23,16 +29,17 @@ Policy = Callable[[Draw, Array], Array]
 
 
 def importance_weights(draw_probs: Array, pool_size: Array | int, k: Array | float = 1.0) -> Array:
-    """w_i = (1 / (B p_i))^k, the weights of arXiv 1706.00043.
+    """Importance weights of arXiv 1706.00043: w_i = (1 / (B p_i))^k.
 
-    1 corrects fully: the weighted batch gradient is unbiased for the pool's mean gradient. 0 is no
-    correction, and smaller is harder: with scores s = L the expected gradient is proportional to
-    that of sum L^(2-k) / (2-k), which tends to the max-loss as k -> -inf.
+    k = 1 corrects fully: the weighted mean gradient of the batch is an unbiased estimate of the
+    pool's mean gradient. k = 0 does not correct. Smaller k prefers harder examples: with scores
+    s = L the expected gradient is proportional to the gradient of sum L^(2-k) / (2-k), which tends
+    to the largest loss as k -> -inf. `isjax.weighted_value_and_grad` applies the weights.
 
     Args:
-        draw_probs: [b] probability per draw.
-        pool_size: B, the examples drawn from.
-        k: in (-inf, 1].
+        draw_probs: [b] float, probability per draw of each drawn example; `Draw.draw_probs`.
+        pool_size: B, the number of examples drawn from; an int or [] int32.
+        k: exponent in (-inf, 1], a number or [] float32; not checked.
 
     Returns:
         [b] float32; exactly one at k = 0.
@@ -41,13 +48,18 @@ def importance_weights(draw_probs: Array, pool_size: Array | int, k: Array | flo
 
 
 def exponent_schedule(k: ScalarOrSchedule) -> Schedule:
-    """`k` as a schedule of which values above 1 count as 1.
+    """Turns an exponent into a schedule, with values above 1 replaced by 1.
 
-    One that is traced, for studies of many k at once, is not checked.
+    Args:
+        k: a number, or a schedule `(step) -> number`. A traced number is not checked, so that
+            `jax.vmap` can run many exponents at once.
+
+    Returns:
+        The schedule.
 
     Raises:
-        TypeError: if it is neither a number nor a schedule.
-        ValueError: if its first value is above 1, or not finite.
+        TypeError: if k is neither a number nor a schedule.
+        ValueError: if the first value is above 1, or not finite.
     """
     schedule = cast(Schedule, k) if callable(k) else lambda step: k
     with jax.ensure_compile_time_eval():
@@ -56,46 +68,83 @@ def exponent_schedule(k: ScalarOrSchedule) -> Schedule:
         raise TypeError(f"k is {k!r}; choose a number, or a schedule, `(step) -> number`")
     if not isinstance(first, jax.core.Tracer) and not -math.inf < float(first) <= 1:
         raise ValueError(
-            f"k is {float(first)}; choose k <= 1, and finite: 1 corrects the bias fully, less "
-            "prefers harder examples"
+            f"k is {float(first)}; choose k <= 1, and finite: 1 corrects the bias fully, smaller "
+            "values prefer harder examples"
         )
     return lambda step: jnp.minimum(schedule(step), 1.0)
 
 
 def preserve_mean(weights: Array, unbiased: Array, scores: Array) -> Array:
-    """Rescales biased weights so that the batch's weighted mean score is the unbiased one.
+    """Rescales weights so that the batch keeps its unbiased weighted mean score.
 
-    Multiplies w by sum(u s) / sum(w s), u being the unbiased weights, as the authors' later code
-    does. The direction of the gradient stays; the effective step size changes, from shrinking with
-    the bias to following the mean score.
+    Multiplies every w by sum(u s) / sum(w s), where u are the unbiased weights, as the authors'
+    code has done from its first commit (July 2017). The direction of the gradient stays; its
+    length, and so the effective step size, follows the mean score instead of shrinking with the
+    bias.
 
     Args:
-        weights: [b] to rescale.
-        unbiased: [b] weights at k = 1.
-        scores: [b] scores of the drawn examples.
+        weights: [b] float32, the weights to rescale.
+        unbiased: [b] float32, the weights at k = 1.
+        scores: [b] float32 >= 0, the scores of the drawn examples.
+
+    Returns:
+        [b] float32; `weights` themselves where every weighted score is zero.
     """
     kept, wanted = jnp.sum(weights * scores), jnp.sum(unbiased * scores)
     return weights * jnp.where(kept > 0, wanted / jnp.where(kept > 0, kept, 1.0), 1.0)
 
 
 def preserve_mean_score(draw: Draw) -> Array:
-    """`preserve_mean` by the scores as predicted: a `rescale` of `importance_sampler`."""
+    """Rescales the weights of a draw by `preserve_mean`, with the scores that were predicted.
+
+    Pass it as `rescale=` to `isjax.importance_sampler`: biased draws (k < 1) then take steps of the
+    same scale as unbiased ones.
+
+    Args:
+        draw: a draw with its weights.
+
+    Returns:
+        [b] float32.
+    """
     unbiased = importance_weights(draw.draw_probs, draw.pool_size)
     return preserve_mean(draw.weights, unbiased, draw.scores)
 
 
 def divide_by_largest(draw: Draw) -> Array:
-    """The largest weight of the batch becomes one: updates only shrink (arXiv 1511.05952)."""
+    """Divides the weights of a batch by the largest, so that updates only shrink (1511.05952).
+
+    Pass it as `rescale=` to `isjax.importance_sampler` where large weights make training unstable.
+
+    Args:
+        draw: a draw with its weights.
+
+    Returns:
+        [b] float32, at most one.
+    """
     return draw.weights / jnp.max(draw.weights)
 
 
 def none() -> Policy:
-    """No correction: each weighs one."""
+    """Weighs every example by one: no correction.
+
+    Returns:
+        A policy for `isjax.reweight`.
+    """
     return lambda draw, losses: jnp.ones_like(draw.weights)
 
 
 def biased(k: float = 0.5) -> Policy:
-    """(1 / (B p))^k, rescaled by `preserve_mean_score`, as the authors' library has it."""
+    """Weighs by (1 / (B p_i))^k, rescaled by `preserve_mean_score`, as the authors' library does.
+
+    Args:
+        k: exponent in (-inf, 1].
+
+    Returns:
+        A policy for `isjax.reweight`. It ignores the losses and the weights of the draw.
+
+    Raises:
+        ValueError: if k is above 1, or not finite.
+    """
     _require_exponent("biased", k)
 
     def policy(draw: Draw, losses: Array) -> Array:
@@ -106,20 +155,31 @@ def biased(k: float = 0.5) -> Policy:
 
 
 def adjusted(k: float = 0.5) -> Policy:
-    """(1 / (B q))^k, with q what p would have been, had the true losses of the batch been known.
+    """Weighs by (1 / (B q_i))^k, with q the probabilities that the true losses would have given.
 
-    q_i = p_i r_i / (1 - sum_batch p + sum_batch p r), r = loss / score, each drawn example counted
-    once. Without transforms p = s / S, so that the denominator is (S1 + S2) / S with S1 the scores
-    outside of the batch and S2 the losses inside it, the authors' formula; with additive smoothing
-    p is scaled all the same. Then rescaled by `preserve_mean`, by the losses; one that is not
-    finite is taken to be as predicted.
+    q_i = p_i r_i / (1 - sum_batch p + sum_batch p r) with r = loss / score. The sums count each
+    drawn example once. Without transforms p = s / S, and the denominator is the authors'
+    (S1 + S2) / S: S1 is the sum of the scores outside the batch, S2 that of the losses inside it.
+    With additive smoothing p is scaled in the same way. The weights are then rescaled by
+    `preserve_mean`, with the losses as scores. A loss that is not finite is replaced by its score.
+
+    Use it where predicted losses are far from the true ones.
+
+    Args:
+        k: exponent in (-inf, 1].
+
+    Returns:
+        A policy for `isjax.reweight`.
+
+    Raises:
+        ValueError: if k is above 1, or not finite.
     """
     _require_exponent("adjusted", k)
 
     def policy(draw: Draw, losses: Array) -> Array:
         losses = jnp.maximum(jnp.where(jnp.isfinite(losses), losses, draw.scores), 1e-6)
         ratio = losses / jnp.maximum(draw.scores, 1e-6)
-        once = 1 / times(draw.index)
+        once = 1 / counts(draw.index)
         outside = jnp.maximum(1 - jnp.sum(once * draw.draw_probs), 0.0)
         inside = jnp.sum(once * draw.draw_probs * ratio)
         probs = draw.draw_probs * ratio / (outside + inside)
@@ -131,10 +191,20 @@ def adjusted(k: float = 0.5) -> Policy:
 
 
 def correcting(low: float = 0.0, high: float = 2.0) -> Policy:
-    """The draw's weights, times the ratio of predicted to true loss between `low` and `high`.
+    """Multiplies the draw's weights by score / loss, clipped to [low, high].
 
-    An example drawn because its loss was thought larger than it is then weighs more, and one that
-    surprises by a large loss weighs less.
+    An example whose loss is smaller than predicted then weighs more, one whose loss is larger
+    weighs less.
+
+    Args:
+        low: least factor, >= 0.
+        high: largest factor, >= `low`.
+
+    Returns:
+        A policy for `isjax.reweight`.
+
+    Raises:
+        ValueError: unless 0 <= low <= high.
     """
     if not 0 <= low <= high:
         raise ValueError(
@@ -148,6 +218,6 @@ def correcting(low: float = 0.0, high: float = 2.0) -> Policy:
 def _require_exponent(function: str, k: float) -> None:
     if not -jnp.inf < k <= 1:
         raise ValueError(
-            f"weights.{function}: k is {k}; choose k <= 1, and finite: 1 corrects fully, less "
-            "prefers harder examples"
+            f"weights.{function}: k is {k}; choose k <= 1, and finite: 1 corrects the bias fully, "
+            "smaller values prefer harder examples"
         )

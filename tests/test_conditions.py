@@ -2,6 +2,7 @@
 
 import functools
 
+import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -188,24 +189,24 @@ def test_after_and_until_split_the_draws_between_them(steps):
 @functools.cache
 def gated(make, *arguments):
     sampler = gate(importance_sampler(scorers.last_loss(), batch_size=8), make(*arguments))
-    return sampler, jax.jit(sampler.sample), jax.jit(sampler.update)
+    return helpers.compiled(sampler)
 
 
 @every
 def test_behind_a_gate_what_is_not_finite_is_left_out_and_negative_losses_are_zero(name):
     make, of_pool, start, _ = STATISTICS[name]
-    sampler, sample, update = gated(make, 0.5, 0.5)
-    draw, state = sample(KEY, sampler.init(KEY, 40))
+    sampler = gated(make, 0.5, 0.5)
+    draw, state = sampler.sample(KEY, sampler.init(KEY, 40))
     losses = np.array([3.0, NAN, -1.0, 0.5, INF, -INF, 0.0, 1.5])
-    state = update(state, draw, jnp.float32(losses))
+    state = sampler.update(state, draw, jnp.float32(losses))
     now = of_pool(np.array([3.0, 0.0, 0.5, 0.0, 1.5]))
     want = now if start is None else 0.5 * start + 0.5 * now
     assert float(state.transform.condition) == pytest.approx(want, rel=1e-5)
     after_bad = state
     for bad in (NAN, INF, -INF):
-        after_bad = update(after_bad, draw, jnp.full(8, bad))
+        after_bad = sampler.update(after_bad, draw, jnp.full(8, bad))
         assert float(after_bad.transform.condition) == float(state.transform.condition)
-    sound = update(after_bad, draw, jnp.arange(8.0))
+    sound = sampler.update(after_bad, draw, jnp.arange(8.0))
     want = 0.5 * want + 0.5 * of_pool(np.arange(8.0))
     assert float(sound.transform.condition) == pytest.approx(want, rel=1e-5)
 
@@ -213,9 +214,9 @@ def test_behind_a_gate_what_is_not_finite_is_left_out_and_negative_losses_are_ze
 @every
 def test_behind_a_gate_a_start_without_a_finite_loss_is_no_start(name):
     make, _, start, _ = STATISTICS[name]
-    sampler, sample, update = gated(make, 0.5, 0.5)
-    draw, state = sample(KEY, sampler.init(KEY, 40))
-    state = update(state, draw, jnp.full(8, NAN))
+    sampler = gated(make, 0.5, 0.5)
+    draw, state = sampler.sample(KEY, sampler.init(KEY, 40))
+    state = sampler.update(state, draw, jnp.full(8, NAN))
     assert float(state.transform.condition) == (INF if start is None else start)
 
 

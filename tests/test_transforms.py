@@ -85,7 +85,7 @@ def test_jit_changes_nothing(make):
 def test_states_keep_their_shape_and_type_from_step_to_step(make):
     transform = make()
     state = transform.init()
-    _, after = transform.update(jnp.ones(5), state)
+    _, after = jax.eval_shape(transform.update, jnp.ones(5), state)
     assert jax.tree.structure(state) == jax.tree.structure(after)
     for one, other in zip(jax.tree.leaves(state), jax.tree.leaves(after), strict=True):
         assert (one.shape, one.dtype) == (other.shape, other.dtype)
@@ -96,7 +96,7 @@ def test_scores_and_states_keep_their_type_in_double_precision(make):
     with jax.enable_x64(True):
         transform = make()
         state, scores = transform.init(), jnp.asarray([0.5, 1, 3, 2], jnp.float32)
-        out, after = transform.update(scores, state)
+        out, after = jax.eval_shape(transform.update, scores, state)
         types = [leaf.dtype for leaf in jax.tree.leaves((out, after))]
         assert types == [leaf.dtype for leaf in jax.tree.leaves((scores, state))]
 

@@ -144,9 +144,12 @@ def sampled(resample=categorical, smoothing=0.0, k=0.5, batch_size=7, seed=0):
     return jax.jit(lambda key: sampler.sample(key, state)[0])(jax.random.key(seed))
 
 
+jitted = functools.cache(jax.jit)
+
+
 def of(policy, draw, losses=None):
     losses = TRUE[np.asarray(draw.index)] if losses is None else losses
-    out = jax.jit(policy)(draw, jnp.asarray(losses, jnp.float32))
+    out = jitted(policy)(draw, jnp.asarray(losses, jnp.float32))
     assert out.dtype == jnp.float32 and out.shape == draw.index.shape
     return np.asarray(out, np.float64)
 
@@ -170,11 +173,12 @@ def adjusted_by_authors(index, losses, k):
 
 @pytest.mark.parametrize("k", [1.0, 0.5, 0.0, -1.0])
 def test_adjusted_is_the_authors_formula_where_no_example_comes_twice(k):
+    policy = adjusted(k)
     for seed in range(3):
         draw = distinct(seed)
         index = np.asarray(draw.index)
         want = adjusted_by_authors(index, TRUE[index], k)
-        np.testing.assert_allclose(of(adjusted(k), draw), want, rtol=1e-5)
+        np.testing.assert_allclose(of(policy, draw), want, rtol=1e-5)
 
 
 @pytest.mark.parametrize("k", [1.0, 0.5, -1.0])
@@ -235,8 +239,9 @@ def test_adjusted_of_the_whole_pool_needs_only_the_losses():
 def test_losses_and_scores_of_zero_give_finite_weights(make):
     draw = distinct()
     draw = draw._replace(scores=draw.scores.at[1].set(0.0))
+    policy = make()
     for losses in (np.zeros(7), np.array([0, 0, 1e-9, 1, 2, 3, 4.0])):
-        assert np.all(np.isfinite(of(make(), draw, losses)))
+        assert np.all(np.isfinite(of(policy, draw, losses)))
 
 
 def biased_by_authors(index, k):
@@ -248,11 +253,12 @@ def biased_by_authors(index, k):
 
 @pytest.mark.parametrize("k", [1.0, 0.5, 0.0, -1.0])
 def test_biased_is_the_authors_policy_whatever_the_draw_weighed(k):
+    policy = biased(k)
     for draw in (sampled(), distinct(), sampled(systematic, k=-2.0)):
         index = np.asarray(draw.index)
         want = biased_by_authors(index, k)
-        np.testing.assert_allclose(of(biased(k), draw), want, rtol=1e-5)
-        np.testing.assert_array_equal(of(biased(k), draw, 9 * TRUE[index]), of(biased(k), draw))
+        np.testing.assert_allclose(of(policy, draw), want, rtol=1e-5)
+        np.testing.assert_array_equal(of(policy, draw, 9 * TRUE[index]), of(policy, draw))
 
 
 @pytest.mark.parametrize("policy", [adjusted, biased])

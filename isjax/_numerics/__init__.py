@@ -1,1 +1,1 @@
-"""Numerics that the core shares: inverse CDF, protection from NaN, duplicates, precision."""
+"""Numerics shared by the package: inverse CDF, duplicates, non-finite values, precision."""

@@ -1,4 +1,4 @@
-"""A main model that computes in bfloat16, its parameters and losses kept in float32."""
+"""Precision of the main model: float32, or bfloat16 with float32 parameters and losses."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -12,7 +12,7 @@ __all__ = ["Model", "bfloat16", "float32"]
 
 
 class Model(NamedTuple):
-    """What a task asks of a Flax module.
+    """Functions of a Flax module that a task uses.
 
     Attributes:
         init: `(key, x) -> variables`.
@@ -24,15 +24,25 @@ class Model(NamedTuple):
 
 
 def float32(network: Any) -> Model:
-    """The network as it is."""
+    """Leaves the precision of a network as it is.
+
+    Args:
+        network: a Flax module.
+
+    Returns:
+        Its `init` and `apply`.
+    """
     return Model(network.init, network.apply)
 
 
 def bfloat16(network: Any) -> Model:
-    """The network on parameters and inputs rounded to bfloat16, its output in float32.
+    """Makes a network compute in bfloat16.
 
-    The optimiser's parameters, gradients and the averages of batch norm stay in float32, as do
-    losses and scores.
+    Parameters and inputs are rounded to bfloat16 and outputs converted back to float32. The
+    optimiser's parameters, gradients, batch norm averages, losses and scores stay in float32.
+
+    Args:
+        network: a Flax module.
     """
 
     def apply(variables: Mapping[str, PyTree], x: PyTree, **options: Any) -> Any:
@@ -43,7 +53,12 @@ def bfloat16(network: Any) -> Model:
 
 
 def cast(tree: PyTree, dtype: Any) -> PyTree:
-    """Floating point arrays as `dtype`; others, such as tokens, as they are."""
+    """Converts floating point arrays and leaves others, such as tokens, as they are.
+
+    Args:
+        tree: pytree of arrays.
+        dtype: a floating point type.
+    """
     return jax.tree.map(
         lambda x: x.astype(dtype) if jnp.issubdtype(x.dtype, jnp.floating) else x, tree
     )

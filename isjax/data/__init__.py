@@ -1,36 +1,46 @@
-"""Data sets as arrays, by name."""
+"""Data sets as arrays, or as a `Source` that is read batch by batch.
+
+`from_arrays` makes a `Dataset` of your own arrays. `load_images` reads any image classification
+data set of tensorflow-datasets; `ptb` and `tiny_shakespeare` are text, `friedman` and `mnist1d` are
+generated. `builder` finds the function for a name.
+"""
 
 import functools
 from collections.abc import Callable
 
-from isjax.data.dataset import SETS, Dataset, from_arrays
+from isjax.data.dataset import SETS, Dataset, from_arrays, with_label_noise
 from isjax.data.images import load_images
+from isjax.data.loading import Loader
+from isjax.data.source import Source, num_examples
 from isjax.data.synthetic import friedman, mnist1d
 from isjax.data.text import ptb, tiny_shakespeare
 
 __all__ = [
     "SETS",
     "Dataset",
+    "Loader",
+    "Source",
     "builder",
     "friedman",
     "from_arrays",
     "load_images",
     "mnist1d",
+    "num_examples",
     "ptb",
     "tiny_shakespeare",
+    "with_label_noise",
 ]
 
 
 def builder(name: str) -> Callable[..., Dataset]:
-    """The function that makes a data set; its parameters are the options there are.
+    """Finds the function that makes a data set; its parameters are the options of the data set.
 
     Args:
-        name: one of `SETS`, or else the name of an image classification data set of
-            tensorflow-datasets, such as "cifar10"; whether there is one is found when the function
-            is called.
+        name: one of `SETS`, or an image classification data set of tensorflow-datasets, such as
+            "cifar10". Whether that exists is only checked when the function is called.
 
     Returns:
-        `(data_dir=None, **options) -> Dataset`; for what is generated anew, without `data_dir`.
+        `(data_dir=None, **options) -> Dataset`; `friedman` has no `data_dir`.
     """
     own = {function.__name__: function for function in (friedman, mnist1d, ptb, tiny_shakespeare)}
     return own.get(name) or functools.partial(load_images, name)

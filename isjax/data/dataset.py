@@ -1,4 +1,4 @@
-"""What a data set is, and where those that are made or decoded once are kept."""
+"""The type of a data set, made of arrays, and the cache of data sets that take long to make."""
 
 import os
 import pathlib
@@ -14,23 +14,22 @@ from isjax.data.source import Source, held, num_examples
 
 __all__ = ["SETS", "Dataset", "cache_dir", "from_arrays", "save", "with_label_noise"]
 
-# The data sets that isjax makes itself, by name in isjax.data; other names are those of
-# tensorflow-datasets.
+# Functions in isjax.data that make a data set; all other names are those of tensorflow-datasets.
 SETS = ("friedman", "mnist1d", "ptb", "tiny_shakespeare")
 
 
 class Dataset(NamedTuple):
-    """Examples to train on, and examples held out.
+    """Examples for training, and examples held out.
 
     Attributes:
-        train: pytree of arrays with one leading axis; for classification `{"x", "label"}`, for
-            regression and language models `{"x", "y"}`. Or a `Source` of such, which is read one
-            batch at a time.
-        test: the same for the examples held out.
-        num_classes: of the labels; None where there are no classes.
-        valid: the same for examples to choose settings by; None where there are none.
-        vocabulary: the token of each id; None where there are no tokens.
-        class_names: of the labels, for those who look at examples; None if there are none.
+        train: pytree of arrays that share their leading axis; `{"x", "label"}` for classification,
+            `{"x", "y"}` for regression and language models. Or a `Source` of such examples, which
+            is read batch by batch.
+        test: pytree of arrays, held out to report results.
+        num_classes: number of classes; None if there are no labels.
+        valid: pytree of arrays, held out to choose settings; None if there are none.
+        vocabulary: token of each id; None if there are no tokens.
+        class_names: name of each class, for reports; None if there are none.
     """
 
     train: Batch | Source
@@ -49,21 +48,25 @@ def from_arrays(
     vocabulary: Sequence[str] | None = None,
     class_names: Sequence[str] | None = None,
 ) -> Dataset:
-    """A data set of one's own arrays.
+    """Makes a data set of your own arrays, and checks them.
 
     Args:
-        train: any pytree of arrays that share their leading axis; or a `Source` of examples, of
-            which only those that it holds are checked.
-        test: arrays likewise.
-        num_classes: if given, each part has integers in [0, num_classes) under "label".
-        valid: the same as `train`, or None.
-        vocabulary: the token of each id, or None.
-        class_names: of the labels, one for each class, or None.
+        train: pytree of arrays that share their leading axis N; or a `Source` of examples, of which
+            only those that it holds in memory are checked.
+        test: pytree of arrays, held out.
+        num_classes: number of classes; every part then needs integers in [0, num_classes) under
+            "label". None = no classes.
+        valid: pytree of arrays to choose settings by, or None.
+        vocabulary: token of each id, or None.
+        class_names: name of each class, or None.
+
+    Returns:
+        The data set.
 
     Raises:
-        ValueError: if a part is empty or ragged, has no labels where there are classes, or a label
-            lies outside [0, num_classes), or a token beyond the vocabulary; or if there are more or
-            fewer names than classes.
+        ValueError: if a part is empty or its arrays differ in length; if labels are missing or
+            outside [0, num_classes); if a token is beyond the vocabulary; or if the number of names
+            is not that of the classes.
     """
     for name, part in (("train", train), ("test", test), ("valid", valid)):
         if name == "valid" and part is None:
@@ -86,14 +89,22 @@ def from_arrays(
 
 
 def with_label_noise(dataset: Dataset, share: float, seed: int = 0) -> Dataset:
-    """Gives a share of the training examples another label, each other class as likely.
+    """Gives wrong labels to a share of the training examples.
 
-    Exactly round(share N) examples, drawn by NumPy's generator; the valid and test parts stay as
-    they are.
+    It changes exactly round(share N) labels; every other class is equally likely. The validation
+    and test parts stay as they are.
+
+    Args:
+        dataset: classification data in memory.
+        share: share of the training examples, in [0, 1].
+        seed: seed of NumPy's generator.
+
+    Returns:
+        A new data set; the arrays of the old one are not changed.
 
     Raises:
-        ValueError: if there are no classes, or the share lies outside [0, 1], or the examples are
-            not in memory.
+        ValueError: if there are fewer than two classes, the share lies outside [0, 1], or the
+            examples are not in memory.
     """
     if not 0 <= share <= 1:
         raise ValueError(f"label_noise is {share}; choose a share in [0, 1]")
@@ -114,7 +125,7 @@ def _check_labels(name: str, part: Batch | Source, num_classes: int) -> None:
         labels = held(part)["label"]
     except (KeyError, IndexError, TypeError):
         raise ValueError(
-            f'{name}: num_classes is {num_classes}, but there is no "label" in it; pass '
+            f'{name}: num_classes is {num_classes}, but there is no "label"; pass '
             '{"x": ..., "label": ...}, or leave num_classes out'
         ) from None
     low, high = int(np.min(labels)), int(np.max(labels))
@@ -135,11 +146,16 @@ def _check_tokens(name: str, part: Batch | Source, size: int) -> None:
 
 
 def cache_dir() -> pathlib.Path:
-    """Where data sets are kept for the next run: `$XDG_CACHE_HOME/isjax`, or `~/.cache/isjax`."""
+    """Folder of cached data sets: `$XDG_CACHE_HOME/isjax`, or `~/.cache/isjax`."""
     return pathlib.Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "isjax"
 
 
 def save(path: pathlib.Path, **arrays: np.ndarray) -> None:
-    """Writes all of an npz file or nothing, so that no run reads half of what another writes."""
+    """Writes an npz file whole or not at all, so that no other run reads half of it.
+
+    Args:
+        path: file to write; its folder is made if needed.
+        **arrays: arrays by name.
+    """
     with write_whole(path) as file:
-        np.savez(file, **arrays)  # ty: ignore[invalid-argument-type] (compressed, it loads slowly)
+        np.savez(file, **arrays)  # ty: ignore[invalid-argument-type] (savez_compressed loads slowly)

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whatever kills the process that writes them."""
+"""Files that are written whole or not at all, even if the process is killed."""
 
 import contextlib
 import os
@@ -12,13 +12,18 @@ __all__ = ["write_whole"]
 
 @contextlib.contextmanager
 def write_whole(path: pathlib.Path) -> Generator[BinaryIO]:
-    """A file to write bytes to, which takes the place of `path` once all is written.
+    """Opens a temporary file for bytes that replaces `path` once it is complete.
 
-    After an error nothing of it is left, and what was at `path` still is. Its folder is made if
-    need be.
+    After an error the temporary file is removed and the old file at `path` is unchanged.
+
+    Args:
+        path: file to write; its folder is made if needed.
+
+    Yields:
+        The open temporary file.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    # Below a folder of its own the file has the usual permissions, which that of mkstemp has not.
+    # In a folder of its own the file gets the usual permissions; one by mkstemp would not.
     with tempfile.TemporaryDirectory(prefix=".part-", dir=path.parent) as folder:
         part = pathlib.Path(folder, "part")
         with open(part, "wb") as file:

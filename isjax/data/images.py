@@ -1,4 +1,4 @@
-"""Image classification: any such data set of tensorflow-datasets, as arrays."""
+"""Image classification data sets of tensorflow-datasets, as arrays."""
 
 import functools
 import hashlib
@@ -23,28 +23,29 @@ def load_images(
     test: str = "test",
     in_memory: bool = True,
 ) -> Dataset:
-    """An image classification data set of tensorflow-datasets (TFDS), decoded once.
+    """Loads an image classification data set of tensorflow-datasets (TFDS).
 
-    The arrays are kept for the next run in `~/.cache/isjax/tfds`, a folder for each split of each
-    prepared copy of the data set: by where it lies and what TFDS noted of it when it was prepared.
-    They are mapped into memory: a process holds of them what it reads.
+    Images are decoded once and cached in `~/.cache/isjax/tfds`, in one folder for each split and
+    prepared copy of the data set. The arrays are memory-mapped: a process holds only the parts that
+    it reads.
 
     Args:
-        name: as TFDS understands it, such as "cifar10" or "fashion_mnist".
-        data_dir: TFDS's folder of prepared data sets; by default its own. What is not prepared
-            there is downloaded and prepared, which needs TensorFlow.
-        train: the split to train on, such as "train[:90%]".
-        test: the split to test on, such as "train[90%:]".
-        in_memory: whether the images to train on are, or else a `Source` that reads them when they
-            are asked for; those to test on always are.
+        name: name in TFDS, such as "cifar10" or "fashion_mnist".
+        data_dir: TFDS's folder of prepared data sets; by default its own. A data set that is not
+            prepared there is downloaded and prepared, which needs TensorFlow.
+        train: split to train on, such as "train[:90%]".
+        test: split to test on, such as "train[90%:]".
+        in_memory: False makes `train` a `Source`, which reads images when they are needed. The test
+            part is always in memory.
 
     Returns:
         `x` [N, H, W, C] uint8, `label` [N] int32 in [0, num_classes).
 
     Raises:
-        ImportError: without tensorflow-datasets, or without TensorFlow where it must prepare.
-        ValueError: if there is no such data set or split, if it cannot be prepared or read, or is
-            not made of labelled 8-bit images of one size.
+        ImportError: if tensorflow-datasets is not installed, or TensorFlow is needed to prepare the
+            data and is not installed.
+        ValueError: if there is no such data set or split, it cannot be prepared or read, or it does
+            not consist of labelled 8-bit images of one size.
     """
     builder = open_builder(name, data_dir, others=SETS)
     keys = _keys(name, builder.info)  # before anything is downloaded
@@ -53,14 +54,14 @@ def load_images(
     else:
         examples = Source(open_split(builder, train), functools.partial(_pair, keys))
     parts = examples, _part(name, builder, test, keys)
-    with quiet():  # what there is to remark is remarked at the first image decoded
+    with quiet():  # TFDS logs when the first image of a source is decoded
         _check_sizes(name, *(held(part)["x"].shape[1:] for part in parts))
     label = builder.info.features[keys[1]]
     return from_arrays(*parts, num_classes=label.num_classes, class_names=label.names)
 
 
 def _keys(name: str, info: Any) -> tuple[str, str]:
-    """The names of the image and the label, once it is sure that they are such."""
+    """Names of the image and label features; refuses data sets of another kind."""
     from tensorflow_datasets import features
 
     keys = info.supervised_keys

@@ -1,4 +1,4 @@
-"""Batches loaded by grain's threads, from the moment that they are chosen."""
+"""Loads batches in background threads (grain) as soon as their ids are chosen."""
 
 import threading
 from collections.abc import Iterator
@@ -19,24 +19,24 @@ _FOREVER = 2**62  # batches
 
 
 class Loader(Iterator[Batch]):
-    """The batches of a source whose ids were posted, in that order, on the devices.
+    """Iterator over batches of a `Source`, on the devices, in the order in which ids were posted.
 
-    What is posted may be an array that is still being computed: the thread that loads waits for
-    it, and training goes on.
+    Posted ids may be an array that is still being computed: the loading thread waits for it while
+    training continues. Use it as a context manager, so that its threads end.
     """
 
     def __init__(self, source: Source, pending: Array, mesh: Mesh):
-        """Posts the first batches.
+        """Starts to load the first batches.
 
         Args:
-            source: of the examples.
-            pending: [d + 1, b] int32, the ids of the batches that are chosen already; as many are
-                loaded at the same time.
-            mesh: along whose data axis batches are divided; of them a process loads only what its
-                own devices are to hold.
+            source: examples to read.
+            pending: [d + 1, b] int32, ids of the batches chosen so far; d + 1 batches are loaded at
+                the same time.
+            mesh: devices; batches are divided along its data axis, and each process loads only the
+                part that its own devices hold.
 
         Raises:
-            ImportError: without grain.
+            ImportError: if grain is not installed.
         """
         try:
             import grain
@@ -48,24 +48,28 @@ class Loader(Iterator[Batch]):
         places = self._sharding.addressable_devices_indices_map((self._batch_size,)).values()
         starts, stops = zip(*(bounds(place, self._batch_size) for place in places), strict=True)
         self._rows = slice(min(starts), max(stops))
-        self._board = _Board()
+        self._queue = _Queue()
         self.post(pending)
         options = grain.ReadOptions(num_threads=ahead, prefetch_buffer_size=ahead)
-        batches = grain.MapDataset.source(self._board).map(lambda ids: source[ids[self._rows]])
+        batches = grain.MapDataset.source(self._queue).map(lambda ids: source[ids[self._rows]])
         self._batches = iter(batches.to_iter_dataset(options))
 
     def post(self, chosen: Array) -> None:
-        """Has batches loaded after those posted before; `chosen` [n, b] int32."""
+        """Queues batches behind those posted before.
+
+        Args:
+            chosen: [n, b] int32, ids of n batches.
+        """
         for number in range(chosen.shape[0]):
-            self._board.post(chosen, number)
+            self._queue.post(chosen, number)
 
     def sample(self) -> Batch:
-        """A batch of the first examples, which takes none that was posted out of turn."""
+        """Reads a batch of the first examples, without taking one of the queue."""
         ids = np.arange(self._batch_size)[self._rows] % len(self._source)
         return self._place(self._source[ids])
 
     def __next__(self) -> Batch:
-        """The next batch posted: arrays [b, ...]. Waits until it is loaded.
+        """Waits for the next batch of the queue and returns it: a pytree of arrays [b, ...].
 
         Raises:
             ValueError: if an example cannot be read.
@@ -73,12 +77,12 @@ class Loader(Iterator[Batch]):
         return self._place(next(self._batches))
 
     def __enter__(self) -> "Loader":
-        """The loader itself."""
+        """Returns the loader itself."""
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Lets go of the threads."""
-        self._board.close()
+        """Ends the loading threads."""
+        self._queue.close()
 
     def _place(self, batch: PyTree) -> Batch:
         if self._mesh.size == 1:
@@ -95,8 +99,8 @@ class Loader(Iterator[Batch]):
         return jax.tree.map(of_array, batch)
 
 
-class _Board:
-    """Ids by the number of the batch: who asks for those not yet posted waits for them."""
+class _Queue:
+    """Endless sequence of the ids of batches; reading one that is not yet posted waits for it."""
 
     def __init__(self) -> None:
         self._news = threading.Condition()

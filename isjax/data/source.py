@@ -1,4 +1,4 @@
-"""Examples that are not held in memory, but read one batch at a time."""
+"""Data sets larger than memory, read batch by batch."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -12,53 +12,60 @@ from isjax.base import Array, Batch
 
 __all__ = ["Source", "held", "in_memory", "num_examples"]
 
-_HELD = 1000  # examples, by which shapes, labels, and the statistics of images are known
+_HELD = 1000  # examples in memory, to know shapes, labels and the statistics of images
 
 
 class Source:
-    """What takes the place of arrays where a data set is larger than memory.
+    """Examples that are read when they are needed; replaces the arrays of a data set.
 
-    `source[ids]` reads the examples `ids` [b], whatever their order, into arrays with leading axis
-    b, as `x[ids]` does of an array.
+    `source[ids]` reads the examples `ids` [b], in any order, into NumPy arrays [b, ...], as
+    `x[ids]` does for an array.
     """
 
     def __init__(self, examples: Sequence[Any], convert: Callable[[Any], Any] = lambda x: x):
-        """Reads nothing yet.
+        """Wraps the examples; nothing is read yet.
 
         Args:
-            examples: has `len`, and by number an example, a pytree of numbers and arrays that each
-                has the same shape in all; such as an array_record data source of
-                tensorflow-datasets or of grain, or a `grain.MapDataset`. Several are read at once
-                where there is `__getitems__(numbers)`. Threads read from it at the same time.
-            convert: from such an example to the one wanted, such as `{"x": ..., "label": ...}`.
+            examples: sequence of examples, such as an array_record data source of
+                tensorflow-datasets or grain, or a `grain.MapDataset`. An example is a pytree of
+                numbers and arrays, with the same shapes in all. If there is a method
+                `__getitems__(numbers)`, it reads several at once. Several threads read at the same
+                time.
+            convert: function from such an example to the one to train on, such as
+                `{"x": ..., "label": ...}`.
 
         Raises:
-            ValueError: if it is empty.
+            ValueError: if there are no examples.
         """
         if not len(examples):
-            raise ValueError("the source has no examples; give one that has")
+            raise ValueError("the source has no examples; give it at least 1")
         self._examples, self._convert = examples, convert
 
     def __len__(self) -> int:
-        """N."""
+        """Number of examples, N."""
         return len(self._examples)
 
     def __getitem__(self, ids: Array | np.ndarray | slice) -> Batch:
-        """The examples `ids` [b], or those of a slice, as NumPy arrays [b, ...].
+        """Reads examples into a pytree of NumPy arrays [b, ...].
+
+        Args:
+            ids: [b] int in [0, N), or a slice.
 
         Raises:
-            IndexError: if there is no such example.
-            ValueError: if one cannot be read, or those read are of different shapes.
+            IndexError: if an id is outside [0, N).
+            ValueError: if an example cannot be read, or shapes differ.
         """
         size = len(self)
         numbers = list(range(size)[ids]) if isinstance(ids, slice) else np.asarray(ids).tolist()
         if beyond := [i for i in numbers if not 0 <= i < size]:
-            raise IndexError(f"there is no example {beyond[0]} in a source of {size}")
+            raise IndexError(
+                f"there is no example {beyond[0]} in a source of {size}; ids lie in [0, {size})"
+            )
         return self._read(numbers)
 
     @functools.cached_property
     def held(self) -> Batch:
-        """Up to 1,000 examples, evenly spaced, kept once read."""
+        """Up to 1,000 evenly spaced examples, read once and kept in memory."""
         return self[np.linspace(0, len(self), min(len(self), _HELD), endpoint=False).astype(int)]
 
     def _read(self, ids: list[int]) -> Batch:
@@ -67,7 +74,7 @@ class Source:
             found = read(ids) if read else [self._examples[i] for i in ids]
             examples = [self._convert(example) for example in found]
         except Exception as error:
-            raise ValueError(self._culprit(ids, error)) from error
+            raise ValueError(self._failure(ids, error)) from error
         try:
             return jax.tree.map(lambda *xs: np.stack(xs), *examples)
         except ValueError as error:
@@ -75,30 +82,44 @@ class Source:
                 f"examples of the source differ in shape ({error}); have `convert` make them alike"
             ) from error
 
-    def _culprit(self, ids: Sequence[int], error: Exception) -> str:
-        """Which of several examples is the one that cannot be read."""
+    def _failure(self, ids: Sequence[int], error: Exception) -> str:
+        """Message that names the first example that cannot be read."""
         for i in ids:
             try:
                 self._convert(self._examples[i])
-            except Exception as its:
-                return f"example {i} of the source cannot be read: {type(its).__name__}: {its}"
+            except Exception as own:
+                return f"example {i} of the source cannot be read: {type(own).__name__}: {own}"
         return f"examples of the source could not be read at first: {type(error).__name__}: {error}"
 
 
 def in_memory(part: Batch | Source) -> bool:
-    """Whether these are arrays."""
+    """Tells whether examples are arrays, and not a `Source`.
+
+    Args:
+        part: a `Source`, or a pytree of arrays.
+    """
     return not isinstance(part, Source)
 
 
 def held(part: Batch | Source) -> Batch:
-    """Arrays as they are; of a source, what it holds in memory to be known by."""
+    """Returns arrays as they are; of a `Source`, the examples that it holds in memory.
+
+    Args:
+        part: a `Source`, or a pytree of arrays.
+    """
     return part.held if isinstance(part, Source) else part
 
 
 def num_examples(part: Batch | Source) -> int:
-    """N, of a source or of arrays.
+    """Counts the examples of a `Source` or of arrays.
+
+    Args:
+        part: a `Source`, or a pytree of arrays.
+
+    Returns:
+        N.
 
     Raises:
-        ValueError: if arrays have no common, non-empty leading axis.
+        ValueError: if the arrays have no common, non-empty leading axis.
     """
     return len(part) if isinstance(part, Source) else base.num_examples(part)

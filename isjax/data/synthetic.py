@@ -1,4 +1,4 @@
-"""Data sets that are generated, not collected."""
+"""Generated data sets: Friedman's regression problem and MNIST-1D."""
 
 import os
 import pathlib
@@ -14,23 +14,23 @@ __all__ = ["friedman", "mnist1d"]
 def friedman(
     num_train: int = 8000, num_test: int = 2000, noise: float = 1.0, seed: int = 0
 ) -> Dataset:
-    """Friedman's first regression problem (Annals of Statistics 19:1, 1991; Breiman 1996).
+    """Generates Friedman's first regression problem (Ann. Statistics 19:1, 1991; Breiman 1996).
 
-    y = 10 sin(pi x0 x1) + 20 (x2 - 0.5)^2 + 10 x3 + 5 x4 + noise * e, e standard normal; the other
-    five of the ten inputs do not matter.
+    y = 10 sin(pi x0 x1) + 20 (x2 - 0.5)^2 + 10 x3 + 5 x4 + noise * e, with e standard normal. The
+    other five of the ten inputs do not matter.
 
     Args:
-        num_train: examples to train on.
-        num_test: examples to test on; as noisy.
-        noise: standard deviation; its square is the least mean squared error there is.
-        seed: of NumPy's generator.
+        num_train: number of examples to train on.
+        num_test: number of examples to test on, with the same noise.
+        noise: standard deviation of the noise; its square is the least mean squared error possible.
+        seed: seed of NumPy's generator.
 
     Returns:
-        `x` [N, 10] float32 uniform in [0, 1], `y` [N, 1] float32 in the formula's own units, mean
-        about 14.4, standard deviation about 4.9 without noise.
+        `x` [N, 10] float32, uniform in [0, 1]; `y` [N, 1] float32, with mean about 14.4 and
+        standard deviation about 4.9 without noise.
 
     Raises:
-        ValueError: if a number of examples is not positive, or the noise negative.
+        ValueError: if a number of examples is not positive, or the noise is negative.
     """
     if num_train < 1 or num_test < 1:
         raise ValueError(
@@ -54,26 +54,29 @@ def mnist1d(
     num_test: int = 10_000,
     seed: int = 42,
 ) -> Dataset:
-    """MNIST-1D (arXiv 2011.14439), generated offline by its authors' code.
+    """Generates MNIST-1D (arXiv 2011.14439) by its authors' code, without a download.
+
+    The first call with given numbers takes some 20 seconds; the arrays are then cached.
 
     Args:
-        data_dir: where the arrays are cached; by default `~/.cache/isjax`. The first call with
-            given numbers takes some 20 seconds.
-        num_train: examples to train on.
-        num_test: examples to test on. Together a multiple of 10, for classes of equal size.
-        seed: of the generator; 42 is the authors' choice.
+        data_dir: folder of the cache; by default `~/.cache/isjax`.
+        num_train: number of examples to train on.
+        num_test: number of examples to test on. Train and test together must be a multiple of 10,
+            so that the 10 classes have equal size.
+        seed: seed of the generator; the authors use 42.
 
     Returns:
-        `x` [N, 40, 1] float32 with mean 0 and variance 1, `label` [N] int32 in [0, 10).
+        `x` [N, 40, 1] float32 with mean 0 and variance 1; `label` [N] int32 in [0, 10).
 
     Raises:
-        ValueError: if a number of examples is not positive or the total no multiple of 10.
+        ImportError: if mnist1d is not installed.
+        ValueError: if a number of examples is not positive, or the total is not a multiple of 10.
     """
     total = num_train + num_test
     if num_train < 1 or num_test < 1 or total % 10:
         raise ValueError(
-            f"mnist1d: num_train = {num_train} and num_test = {num_test}; both must be positive "
-            "and their sum a multiple of 10, for 10 classes of equal size"
+            f"mnist1d: num_train = {num_train} and num_test = {num_test}; choose positive numbers "
+            "whose sum is a multiple of 10, for 10 classes of equal size"
         )
     folder = pathlib.Path(data_dir).expanduser() if data_dir else cache_dir()
     path = folder / f"mnist1d-{total}-{seed}.npz"
@@ -93,7 +96,7 @@ def _generate_mnist1d(total: int, seed: int) -> dict[str, np.ndarray]:
         raise ImportError("data.mnist1d needs mnist1d: pip install 'isjax[run]'") from error
     args = get_dataset_args()
     args.num_samples, args.train_split, args.seed = total, 1.0, seed
-    # The generator seeds the global generators: give the caller's back.
+    # The generator seeds the global random states; restore the caller's.
     states = np.random.get_state(), random.getstate()
     try:
         arrays = make_dataset(args)

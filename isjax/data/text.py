@@ -1,4 +1,4 @@
-"""Text for language models: tokens as integers, in windows or as contexts with their next word."""
+"""Text for language models: windows of tokens, or contexts with their next token."""
 
 import collections
 import os
@@ -26,34 +26,33 @@ def tiny_shakespeare(
     length: int | None = None,
     vocabulary_size: int | None = None,
 ) -> Dataset:
-    """A megabyte of Shakespeare's plays, as tensorflow-datasets (TFDS) splits it.
+    """Loads a megabyte of Shakespeare's plays, as tensorflow-datasets (TFDS) splits it.
+
+    The vocabulary holds the tokens of the training part, the most frequent first, ties by code
+    point. If any part has a token that is not in it, its last place is "<unk>", which stands for
+    all unknown tokens.
 
     Args:
         data_dir: TFDS's folder of prepared data sets; by default its own. Preparing needs
             TensorFlow, reading does not.
-        level: what a token is, see `tokens` below.
-        format: what an example is, see `examples` below.
-        length: of an example; by default 64 for "windows" and 20 for "next_word".
-        vocabulary_size: the most tokens to tell apart; None = all of the train part.
-
-    Tokens: "char", characters as they stand, line ends among them; "word", what stands between
-    blanks, and "<eos>" at the end of each line; blank lines are dropped. The vocabulary is that of
-    the train part, most frequent first, ties by code point. Where a token of any part is not in it,
-    its last place goes to "<unk>", which stands for all such.
-
-    Examples: "windows", `length` consecutive tokens `x` [N, length] int32 and the token after each
-    of them, `y` [N, length] int32; windows do not overlap, and an incomplete one is dropped.
-    "next_word", up to `length` preceding tokens of the same line, `x` [N, length] int32, padded at
-    the end with -1, and the token that follows, `y` [N] int32; one example for each token but the
-    first of its line.
+        level: kind of token. "char": single characters, line ends included. "word": words separated
+            by blanks, and "<eos>" at the end of each line; blank lines are dropped.
+        format: kind of example. "windows": consecutive tokens `x` [N, length] int32, and the token
+            after each of them, `y` [N, length] int32. Windows do not overlap; an incomplete one is
+            dropped. "next_word": up to `length` preceding tokens of the same line, `x` [N, length]
+            int32, padded at the end with -1, and the next token, `y` [N] int32; one example for
+            each token except the first of its line.
+        length: number of tokens of an example; None = 64 for "windows" and 20 for "next_word".
+        vocabulary_size: largest size of the vocabulary, at least 2; None = all tokens.
 
     Returns:
         Parts `train`, `valid` and `test`, and the `vocabulary`.
 
     Raises:
-        ImportError: without tensorflow-datasets, or without TensorFlow where it must prepare.
-        ValueError: for an unknown level or format, an impossible length or vocabulary size, or
-            data that cannot be prepared or read.
+        ImportError: if tensorflow-datasets is not installed, or TensorFlow is needed to prepare the
+            data and is not installed.
+        ValueError: if the level or format is unknown, a length or size is impossible, or the data
+            cannot be prepared or read.
     """
     _check("tiny_shakespeare", level, format, length, vocabulary_size)
     builder = open_builder("tiny_shakespeare", data_dir)
@@ -71,26 +70,26 @@ def ptb(
     length: int | None = None,
     vocabulary_size: int | None = None,
 ) -> Dataset:
-    """The Penn Treebank as prepared by T. Mikolov, from files of your own: it is not free.
+    """Loads the Penn Treebank as prepared by T. Mikolov, from your own files: it is not free.
 
-    By default examples are what the authors of arXiv 1706.00043 have in their library
+    By default the examples are those of the authors of arXiv 1706.00043 in their library
     (github.com/idiap/importance-sampling, `PennTreeBank(20)` in datasets.py): up to 20 preceding
-    words of a sentence, left-aligned, and the next word, "<eos>" among them. Theirs differ in this:
-    ids are alphabetical and 0 stands for no word, and they test on the validation part by default.
+    words of a sentence, left-aligned, and the next word, "<eos>" included. In theirs, ids are
+    alphabetical, 0 stands for no word, and the validation part is the default test part.
 
     Args:
-        data_dir: the folder with ptb.train.txt, ptb.valid.txt and ptb.test.txt, a sentence a line.
+        data_dir: folder with ptb.train.txt, ptb.valid.txt and ptb.test.txt, one sentence a line.
         level: as in `tiny_shakespeare`.
         format: as in `tiny_shakespeare`.
         length: as in `tiny_shakespeare`.
         vocabulary_size: as in `tiny_shakespeare`.
 
     Returns:
-        As `tiny_shakespeare`.
+        Parts `train`, `valid` and `test`, and the `vocabulary`, as `tiny_shakespeare`.
 
     Raises:
-        ValueError: if a file is missing or empty, for an unknown level or format, or an impossible
-            length or vocabulary size.
+        ValueError: if a file is missing or empty, the level or format is unknown, or a length or
+            size is impossible.
     """
     _check("ptb", level, format, length, vocabulary_size)
     folder = pathlib.Path(data_dir or "").expanduser()
@@ -99,8 +98,8 @@ def ptb(
     if not data_dir or missing:
         problem = f"{', '.join(missing)} not found in {folder}" if data_dir else "no data_dir given"
         raise ValueError(
-            f"ptb: {problem}; the Penn Treebank is licensed, so get T. Mikolov's files "
-            "ptb.train.txt, ptb.valid.txt and ptb.test.txt and give their folder as data_dir"
+            f"ptb: {problem}; the Penn Treebank needs a licence: get T. Mikolov's files "
+            "ptb.train.txt, ptb.valid.txt and ptb.test.txt and pass their folder as data_dir"
         )
     texts = {part: file.read_text(encoding="utf-8") for part, file in files.items()}
     return _language(texts, level, format, length, vocabulary_size)
@@ -123,10 +122,10 @@ def _language(
     lines = {part: _lines(text, level) for part, text in texts.items()}
     for part in lines:
         if not lines[part]:
-            raise ValueError(f"{part}: there is no text; mend the file that it is read from")
+            raise ValueError(f"{part}: there is no text; fill the file that it is read from")
     vocabulary = _vocabulary(lines, size)
     index = {token: number for number, token in enumerate(vocabulary)}
-    unknown = index.get(_UNKNOWN)  # None where no token is
+    unknown = index.get(_UNKNOWN)  # None if every token is known
     length = length or _LENGTHS[format]
     parts = {}
     for part in lines:
@@ -141,7 +140,7 @@ def _language(
 
 
 def _lines(text: str, level: str) -> list[Sequence[str]]:
-    """The tokens of each line; those of "char" are a string, of "word" a list."""
+    """Splits text into the tokens of each line: a string for "char", a list for "word"."""
     lines = re.findall(r"[^\n]*\n|[^\n]+", text)
     if level == "char":
         return lines
@@ -161,7 +160,7 @@ def _all_tokens(parts: Iterable[list[Sequence[str]]]) -> set[str]:
 
 
 def _windows(part: str, tokens: np.ndarray, length: int) -> Batch:
-    """Windows [N, length] of all lines joined, and the same one token later."""
+    """Makes windows [N, length] of all lines joined, and the same windows one token later."""
     number = (len(tokens) - 1) // length
     if not number:
         raise ValueError(
@@ -174,11 +173,14 @@ def _windows(part: str, tokens: np.ndarray, length: int) -> Batch:
 
 
 def _next_words(part: str, tokens: np.ndarray, sizes: np.ndarray, length: int) -> Batch:
-    """Contexts [N, length] within a line, padded at the end, and the token [N] after each."""
+    """Makes contexts [N, length] within a line, padded at the end, and the token [N] after each."""
     position = np.arange(len(tokens)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     target = np.flatnonzero(position)
     if not len(target):
-        raise ValueError(f"{part}: no line has two tokens, of which one could predict the other")
+        raise ValueError(
+            f"{part}: no line has two tokens, so none can be predicted; give longer lines, or "
+            'choose format "windows"'
+        )
     known = np.minimum(position[target], length)
     x = np.full((len(target), length), _PADDING, np.int32)
     for column in range(length):

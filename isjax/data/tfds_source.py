@@ -1,7 +1,6 @@
-"""Data sets of tensorflow-datasets (TFDS): opened, and prepared where TensorFlow is at hand.
+"""Opens data sets of tensorflow-datasets (TFDS), and prepares them if TensorFlow is installed.
 
-Reading a prepared data set needs no TensorFlow if its files are array_record, which is what is
-prepared here. Preparing needs TensorFlow.
+Data are prepared as array_record files, which are read without TensorFlow. Preparing needs it.
 """
 
 import contextlib
@@ -21,16 +20,19 @@ _FORMAT = "array_record"
 def open_builder(
     name: str, data_dir: str | os.PathLike | None = None, others: Collection[str] = ()
 ) -> Any:
-    """The `tfds.core.DatasetBuilder` of a data set, be it prepared or not.
+    """Opens a data set, prepared or not.
 
     Args:
-        name: as TFDS understands it: "cifar10", "cifar10:3.0.2", "cifar10_corrupted/fog_1".
-        data_dir: TFDS's; None or "" = its default, `~/tensorflow_datasets`.
-        others: names besides TFDS's own that may have been meant, for messages.
+        name: name in TFDS, such as "cifar10", "cifar10:3.0.2" or "cifar10_corrupted/fog_1".
+        data_dir: TFDS's folder; None or "" = its default, `~/tensorflow_datasets`.
+        others: further names that the user may have meant, for messages.
+
+    Returns:
+        The `tfds.core.DatasetBuilder`.
 
     Raises:
-        ImportError: without tensorflow-datasets.
-        ValueError: if TFDS knows no such data set, or cannot open it.
+        ImportError: if tensorflow-datasets is not installed.
+        ValueError: if TFDS has no such data set, or cannot open it.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
@@ -49,21 +51,24 @@ def open_builder(
         close = difflib.get_close_matches(re.split("[/:]", name)[0], names)
         hint = f"did you mean {' or '.join(close)}?" if close else "see tfds.list_builders()"
         raise ValueError(f"there is no data set {name}; {hint}") from None
-    except Exception as error:  # whatever the data set's own code does; no such version
+    except Exception as error:  # an unknown version, or any error of the data set's own code
         raise ValueError(f"{name} cannot be opened: {_brief(error)}") from None
 
 
 def open_split(builder: Any, split: str) -> Sequence[dict[str, Any]]:
-    """The examples of a split of a data set, decoded as they are asked for.
+    """Opens a split of a data set; examples are decoded when they are read.
 
     Args:
-        builder: from `open_builder`. It is prepared first if need be.
-        split: as TFDS understands it, such as "train" or "train[:90%]".
+        builder: from `open_builder`. It is prepared first if necessary.
+        split: split in TFDS, such as "train" or "train[:90%]".
+
+    Returns:
+        The examples, each a dict by feature.
 
     Raises:
-        ImportError: if it must be prepared, but there is no TensorFlow.
-        ValueError: if there is no such split, the data set cannot be prepared, or is prepared in
-            files that only TensorFlow reads.
+        ImportError: if the data set is not prepared and TensorFlow is not installed.
+        ValueError: if there is no such split, the data set cannot be prepared, or it is prepared in
+            a format that only TensorFlow reads.
     """
     with quiet():
         prepared = builder.is_prepared()
@@ -88,7 +93,7 @@ def open_split(builder: Any, split: str) -> Sequence[dict[str, Any]]:
 
 @contextlib.contextmanager
 def quiet() -> Generator[None]:
-    """Silences what TFDS remarks through absl, such as that OpenCV would decode faster."""
+    """Silences messages of TFDS through absl, such as that OpenCV would decode faster."""
     from absl import logging
 
     verbosity = logging.get_verbosity()
@@ -111,7 +116,7 @@ def _prepare(builder: Any) -> None:
             builder.download_and_prepare(file_format=_FORMAT)
     except Exception as error:  # of the network, of the disk, of TFDS
         raise ValueError(
-            f"{what}, and preparing it failed ({type(error).__name__}: {_brief(error)}); mend "
+            f"{what}, and preparing it failed ({type(error).__name__}: {_brief(error)}); fix "
             f"that, or {elsewhere}"
         ) from None
 

@@ -182,7 +182,7 @@ def test_a_run_that_reads_its_batches_writes_what_one_in_memory_does(tmp_path, m
     lines, drawn = [], {"read": [], "held": []}
     for kind, dataset in (("read", examples()), ("held", arrays())):
         line = experiment.run(
-            config(method=method, lag=2),
+            config(method=method, lag=2, checkpoint_every=0),
             tmp_path / kind,
             dataset,
             on_draw=lambda step, draw: drawn[kind].append(draw.ids),  # noqa: B023

@@ -1,4 +1,4 @@
-"""One level of a draw: inverse CDF against NumPy in float64, and the systematic descent."""
+"""One level of a draw: inverse CDF against NumPy in float64, and systematic draws of children."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import pytest
 from helpers import assert_binomial, assert_mean, six_decades
 from scipy import stats
 
-from isjax._numerics.inverse_cdf import Draws, at_root, descend, invert_cdf
+from isjax._numerics.inverse_cdf import Ranks, at_root, draw_children, invert_cdf
 
 BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))
 EDGES = np.array([0, np.finfo(np.float32).tiny, 2**-24, 0.5, 1 - 2**-23, BELOW_ONE, 1], np.float32)
@@ -21,19 +21,21 @@ def inverse(masses, points):
     return np.searchsorted(cdf / cdf[-1], points, side="right")
 
 
-def draws_of(nodes):
-    """Which of its node's each is, and of how many, from the ascending numbers of the nodes."""
+def ranks_of(nodes):
+    """Ranks of draws among those of their nodes, from the ascending numbers of the nodes."""
     first = np.searchsorted(nodes, nodes)
-    times = np.searchsorted(nodes, nodes, side="right") - first
-    return Draws(jnp.int32(np.arange(len(nodes)) - first), jnp.int32(times))
+    count = np.searchsorted(nodes, nodes, side="right") - first
+    return Ranks(jnp.int32(np.arange(len(nodes)) - first), jnp.int32(count))
 
 
 @jax.jit
-def children(keys, draws, masses):
-    """[trials, num] children drawn, and the draws of them."""
-    return jax.vmap(lambda key: descend(jax.random.uniform(key, draws.rank.shape), draws, masses))(
-        keys
-    )
+def children(keys, ranks, masses):
+    """[trials, num] children drawn, and their ranks."""
+
+    def draw(key):
+        return draw_children(jax.random.uniform(key, ranks.rank.shape), ranks, masses)
+
+    return jax.vmap(draw)(keys)
 
 
 def sparse_rows(num, width, seed):
@@ -113,13 +115,13 @@ def test_one_row_for_all_points_is_as_good_as_a_copy_for_each():
     np.testing.assert_array_equal(draws, other_draws)
 
 
-# The descent
+# Draws of children
 
 
 def test_a_node_drawn_n_times_draws_each_child_floor_or_ceil_of_its_share():
     rng = np.random.default_rng(0)
     times = np.array([1, 2, 3, 7, 40, 150, 300])
-    draws = draws_of(np.repeat(np.arange(len(times)), times))
+    draws = ranks_of(np.repeat(np.arange(len(times)), times))
     masses = rng.exponential(size=(len(times), 20)) * (rng.uniform(size=(len(times), 20)) < 0.7)
     share = masses / masses.sum(axis=1, keepdims=True)
     of_each = jnp.asarray(np.repeat(masses, times, axis=0), jnp.float32)
@@ -140,7 +142,7 @@ def test_a_node_drawn_n_times_draws_each_child_floor_or_ceil_of_its_share():
 
 
 def test_children_are_drawn_in_proportion_to_their_masses():
-    draws = draws_of(np.array([3, 3, 8]))
+    draws = ranks_of(np.array([3, 3, 8]))
     masses = np.float32([[1, 2, 3, 4], [1, 2, 3, 4], [5, 0, 0, 15]])
     keys = jax.random.split(jax.random.key(1), 40_000)
     child = np.asarray(children(keys, draws, masses)[0])
@@ -152,7 +154,7 @@ def test_children_are_drawn_in_proportion_to_their_masses():
 def test_different_nodes_are_drawn_from_independently():
     masses = jnp.ones((2, 4))
     keys = jax.random.split(jax.random.key(2), 20_000)
-    draws = draws_of(np.array([0, 1]))
+    draws = ranks_of(np.array([0, 1]))
     child = np.asarray(children(keys, draws, masses)[0])
     pairs = np.bincount(child[:, 0] * 4 + child[:, 1], minlength=16)
     assert stats.chisquare(pairs).pvalue > 1e-5
@@ -160,9 +162,9 @@ def test_different_nodes_are_drawn_from_independently():
 
 @pytest.mark.parametrize("mass", [1e-30, 1.0, 1e30])
 def test_rows_of_one_child_draw_it(mass):
-    draws = draws_of(np.array([0, 0, 4, 9]))
+    draws = ranks_of(np.array([0, 0, 4, 9]))
     for rows in (1, 4):
-        child, below = descend(jnp.zeros(4), draws, jnp.full((rows, 1), mass))
+        child, below = draw_children(jnp.zeros(4), draws, jnp.full((rows, 1), mass))
         np.testing.assert_array_equal(child, [0, 0, 0, 0])
         np.testing.assert_array_equal(below, draws)
 
@@ -180,22 +182,22 @@ def test_the_draws_of_the_children_are_counted_as_they_were_drawn(width):
     rng = np.random.default_rng(width)
     nodes = np.sort(rng.integers(0, 40, 500))
     masses = sparse_rows(40, width, seed=width)[nodes]
-    keys = jax.random.split(jax.random.key(4), 20)
-    child, draws = children(keys, draws_of(nodes), masses)
-    for row, rank, times in zip(np.asarray(child), *map(np.asarray, draws), strict=True):
-        counted = draws_of(nodes * width + row)
+    keys = jax.random.split(jax.random.key(4), 8)
+    child, draws = children(keys, ranks_of(nodes), masses)
+    for row, rank, count in zip(np.asarray(child), *map(np.asarray, draws), strict=True):
+        counted = ranks_of(nodes * width + row)
         np.testing.assert_array_equal(rank, counted.rank)
-        np.testing.assert_array_equal(times, counted.times)
+        np.testing.assert_array_equal(count, counted.count)
 
 
 @pytest.mark.parametrize("point", EDGES[:-1])
 def test_a_shift_at_either_end_draws_as_inverse_cdf_of_its_points_does(point):
     """Whole numbers of a sum that divides by the draws: floating point is exact."""
     masses = np.float32([[3, 0, 1, 0, 4, 8]])
-    child, draws = descend(jnp.full(32, point, jnp.float32), at_root(32), masses)
+    child, draws = draw_children(jnp.full(32, point, jnp.float32), at_root(32), masses)
     want = inverse(masses[0], (np.arange(32) + np.float64(point)) / 32)
     np.testing.assert_array_equal(child, want)
-    np.testing.assert_array_equal(draws, draws_of(want))
+    np.testing.assert_array_equal(draws, ranks_of(want))
 
 
 def test_a_level_is_traced_once_and_jit_draws_the_same():
@@ -203,14 +205,14 @@ def test_a_level_is_traced_once_and_jit_draws_the_same():
 
     def traced(*args):
         traces.append(0)
-        return descend(*args)
+        return draw_children(*args)
 
-    step, draws, masses = jax.jit(traced), draws_of(np.array([0, 0, 2])), jnp.ones((3, 5))
+    step, draws, masses = jax.jit(traced), ranks_of(np.array([0, 0, 2])), jnp.ones((3, 5))
     for seed in range(3):
         points = jax.random.uniform(jax.random.key(seed), (3,))
         for jitted, plain in zip(
             jax.tree.leaves(step(points, draws, masses)),
-            jax.tree.leaves(descend(points, draws, masses)),
+            jax.tree.leaves(draw_children(points, draws, masses)),
             strict=True,
         ):
             np.testing.assert_array_equal(jitted, plain)

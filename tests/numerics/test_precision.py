@@ -1,5 +1,7 @@
 """bfloat16 against float32, and what stays in float32."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -35,8 +37,8 @@ def config(**settings):
 )
 def test_the_output_is_float32_and_near_what_float32_gives(network):
     exact, rounded = precision.float32(network), precision.bfloat16(network)
-    variables = exact.init(jax.random.key(1), IMAGES)
-    wanted, output = exact.apply(variables, IMAGES), rounded.apply(variables, IMAGES)
+    variables = jax.jit(exact.init)(jax.random.key(1), IMAGES)
+    wanted, output = (jax.jit(net.apply)(variables, IMAGES) for net in (exact, rounded))
     assert output.dtype == jnp.float32
     assert not np.array_equal(output, wanted)
     np.testing.assert_allclose(output, wanted, atol=0.05 * float(jnp.max(jnp.abs(wanted))))
@@ -44,7 +46,7 @@ def test_the_output_is_float32_and_near_what_float32_gives(network):
 
 def test_the_network_computes_in_bfloat16():
     model = precision.bfloat16(MLP(10))
-    variables = model.init(jax.random.key(1), IMAGES)
+    variables = jax.eval_shape(model.init, jax.random.key(1), IMAGES)
     text = str(jax.make_jaxpr(model.apply)(variables, IMAGES))
     products = [line for line in text.splitlines() if "dot_general" in line]
     assert len(products) == 3 and all("bf16" in line for line in products)
@@ -52,8 +54,9 @@ def test_the_network_computes_in_bfloat16():
 
 def test_averages_of_batch_norm_stay_in_float32():
     model = precision.bfloat16(WideResNet(10, depth=10, norm="batch"))
-    variables = model.init(jax.random.key(1), IMAGES)
-    _, updated = model.apply(variables, IMAGES, train=True, mutable=["batch_stats"])
+    variables = jax.eval_shape(model.init, jax.random.key(1), IMAGES)
+    train = functools.partial(model.apply, train=True, mutable=["batch_stats"])
+    _, updated = jax.eval_shape(train, variables, IMAGES)
     wanted = jax.tree.map(lambda x: (x.shape, x.dtype), variables["batch_stats"])
     assert jax.tree.map(lambda x: (x.shape, x.dtype), updated["batch_stats"]) == wanted
 
@@ -61,16 +64,16 @@ def test_averages_of_batch_norm_stay_in_float32():
 def test_tokens_are_not_rounded():
     model = precision.bfloat16(LSTM(1000, features=4, embedding=4, layers=1))
     tokens = jnp.array([[257, 258, 999]])  # 257 and 258 are the same in bfloat16
-    variables = model.init(jax.random.key(1), tokens)
-    assert model.apply(variables, tokens).shape == (1, 3, 1000)
+    variables = jax.jit(model.init)(jax.random.key(1), tokens)
+    assert jax.jit(model.apply)(variables, tokens).shape == (1, 3, 1000)
 
 
 @pytest.mark.parametrize("method", ["learned_loss", "biased_loss"])
 def test_a_run_learns_in_bfloat16_and_keeps_float32_parameters(method, tmp_path):
-    one = config(precision="bfloat16", method=method)
+    one = config(precision="bfloat16", method=method, checkpoint_every=0)
     line = experiment.run(one, tmp_path, dataset())
     assert line["train_loss"] < 0.5 * np.log(3) and line["skipped"] == 0
-    params, _ = components.make_task(one, dataset()).init(jax.random.key(0))
+    params, _ = jax.eval_shape(components.make_task(one, dataset()).init, jax.random.key(0))
     assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
 
 

@@ -7,8 +7,7 @@ import pytest
 from helpers import assert_binomial
 
 from isjax.tasks import augmentations
-from isjax.tasks.augmentations import crop, flip
-from isjax.tasks.mixing import Mixed
+from isjax.tasks.augmentations import Mixed, crop, flip
 
 BATCH = 4000
 
@@ -71,7 +70,7 @@ def test_a_flip_turns_half_of_the_images_left_to_right(dtype):
 
 @pytest.mark.parametrize("name", augmentations.__all__)
 def test_the_key_alone_decides(name):
-    augment = getattr(augmentations, name)
+    augment = jax.jit(getattr(augmentations, name))
     images = jnp.asarray(pictures((50, 6, 6, 3)))
     first, again, other = (augment(jax.random.key(seed), images) for seed in (0, 0, 1))
     jax.tree.map(np.testing.assert_array_equal, first, again)
@@ -85,8 +84,9 @@ def test_the_key_alone_decides(name):
 @pytest.mark.parametrize("name", augmentations.__all__)
 @pytest.mark.parametrize("shape", [(2, 40, 1), (28, 28), (2, 3, 8, 8, 1)])
 def test_what_is_not_an_image_is_refused(name, shape):
-    name_of_file = name.replace("_", "")  # randaugment
-    with pytest.raises(ValueError, match=f"{name_of_file}: the shape is .*{shape[0]}.*; reshape"):
+    with pytest.raises(
+        ValueError, match=f"augmentations.{name}: the shape is .*{shape[0]}.*; reshape"
+    ):
         getattr(augmentations, name)(jax.random.key(0), jnp.zeros(shape))
 
 

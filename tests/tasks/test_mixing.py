@@ -7,7 +7,7 @@ import pytest
 from helpers import assert_binomial
 from scipy import stats
 
-from isjax.tasks.mixing import mixup, per_source, ricap
+from isjax.tasks.augmentations import mixup, per_source, ricap
 
 BATCH, HEIGHT, WIDTH = 16, 7, 5
 

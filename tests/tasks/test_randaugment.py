@@ -10,7 +10,7 @@ import pytest
 from helpers import assert_binomial
 from PIL import Image, ImageEnhance, ImageOps
 
-from isjax.tasks.randaugment import OPERATIONS, apply, rand_augment
+from isjax.tasks.augmentations._randaugment import OPERATIONS, apply, rand_augment
 
 HEIGHT, WIDTH = 22, 30
 MAGNITUDES = [0, 9, 30]

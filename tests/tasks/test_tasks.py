@@ -1,3 +1,5 @@
+"""Losses and metrics of every task against NumPy, in training and in evaluation."""
+
 import math
 
 import flax.linen as nn
@@ -6,11 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import compiled
 
 from isjax import data, networks, recipes, scorers, tasks
 from isjax.experiment.evaluation import make_evaluation
 from isjax.tasks import augmentations
-from isjax.tasks.mixing import Mixed, mixup, ricap
+from isjax.tasks.augmentations import Mixed, mixup, ricap
 from isjax.training import init_train_state, make_train_step
 
 KEY = jax.random.key(0)
@@ -18,6 +21,12 @@ KEY = jax.random.key(0)
 
 def init(task):
     return jax.jit(task.init)(KEY)
+
+
+def jitted(task):
+    """The task with its functions of a batch compiled."""
+    names = ("loss_fn", "score_fn", "metrics_fn", "output_fn")
+    return task._replace(**{name: jax.jit(getattr(task, name)) for name in names})
 
 
 def log_softmax(z):
@@ -72,7 +81,7 @@ def recorder(seen, outputs=3):
 
 
 def test_losses_and_accuracy_equal_numpy():
-    task = tasks.classification(make_classes(), networks.MLP(3, hidden=(5,)))
+    task = jitted(tasks.classification(make_classes(), networks.MLP(3, hidden=(5,))))
     params, model_state = init(task)
     batch = task.dataset.train | {"x": 30 * task.dataset.train["x"]}  # logits far apart
     layers = as_float64(params)
@@ -179,7 +188,8 @@ def test_x_may_be_several_inputs():
     expected = cross_entropy(logits, part["label"])
     losses, _ = jax.jit(task.loss_fn)(params, model_state, part, KEY)
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
-    np.testing.assert_allclose(task.score_fn(params, model_state, part), expected, rtol=1e-5)
+    scores = jax.jit(task.score_fn)(params, model_state, part)
+    np.testing.assert_allclose(scores, expected, rtol=1e-5)
 
 
 def test_of_several_inputs_each_is_prepared_by_its_own_kind():
@@ -209,7 +219,7 @@ class Normed(nn.Module):
 
 @pytest.fixture(scope="module")
 def normed():
-    return tasks.classification(make_classes(12), Normed())
+    return jitted(tasks.classification(make_classes(12), Normed()))
 
 
 def normed_losses(params, x, label, mean, variance):
@@ -257,7 +267,7 @@ def test_scores_use_the_running_averages(normed):
 
 
 def test_a_stateful_network_keeps_its_state_through_training_steps(normed):
-    tx, sampler = optax.sgd(0.1), recipes.uniform(batch_size=4)
+    tx, sampler = optax.sgd(0.1), compiled(recipes.uniform(batch_size=4))
     step = make_train_step(normed.loss_fn, tx, sampler)
     params, model_state = init(normed)
     state = init_train_state(KEY, params, tx, sampler, 12, model_state)
@@ -284,7 +294,7 @@ class Dropped(nn.Module):
 
 
 def test_dropout_varies_with_the_key_and_scores_have_none():
-    task = tasks.classification(make_classes(width=20), Dropped())
+    task = jitted(tasks.classification(make_classes(width=20), Dropped()))
     params, model_state = init(task)
     batch = task.dataset.train
     one, same, other = (
@@ -418,7 +428,7 @@ def test_a_batch_in_numpy_is_mixed_as_one_on_the_device_is():
 def test_the_view_that_is_scored_is_not_mixed():
     mix = mixes(SOURCE, SHARE)
     plain, mixed = (
-        tasks.classification(make_classes(), networks.MLP(3, hidden=()), augment)
+        jitted(tasks.classification(make_classes(), networks.MLP(3, hidden=()), augment))
         for augment in ((), (mix,))
     )
     params, model_state = init(mixed)
@@ -478,7 +488,7 @@ def test_images_are_mixed_as_the_key_says(mix):
 def test_numbers_to_predict_and_tokens_are_mixed_too():
     numbers = make_numbers(6)
     numbers = numbers._replace(train=numbers.train | {"y": numbers.train["y"] - 1000})
-    task = tasks.regression(numbers, networks.MLP(2, hidden=()), (mixes(SOURCE, SHARE),))
+    task = jitted(tasks.regression(numbers, networks.MLP(2, hidden=()), (mixes(SOURCE, SHARE),)))
     params, model_state = init(task)
     losses, _ = task.loss_fn(params, model_state, on_device(numbers.train), KEY)
     x = np.einsum("bmi,bm->bi", numbers.train["x"].astype(np.float64)[SOURCE], SHARE)
@@ -496,7 +506,7 @@ def test_two_augmentations_that_mix_are_refused(between):
     task = tasks.classification(make_classes(), networks.MLP(3), (mix, *between, mix))
     params, model_state = init(task)
     with pytest.raises(ValueError, match="two augmentations mix images; leave one of them out"):
-        task.loss_fn(params, model_state, task.dataset.train, KEY)
+        jax.eval_shape(task.loss_fn, params, model_state, task.dataset.train, KEY)
 
 
 def test_a_mixed_example_is_weighted_and_written_back_by_its_own_loss():
@@ -504,7 +514,7 @@ def test_a_mixed_example_is_weighted_and_written_back_by_its_own_loss():
     mix = lambda key, x: mixes(SOURCE[:4] % 4, SHARE[:4])(key, x)  # noqa: E731
     task = tasks.classification(make_classes(), networks.MLP(3, hidden=()), (mix,))
     params, model_state = init(task)
-    sampler = recipes.last_loss(batch_size=4, k=1.0)
+    sampler = compiled(recipes.last_loss(batch_size=4, k=1.0))
     tx = optax.sgd(1.0)
     state = init_train_state(KEY, params, tx, sampler, 6, model_state)
     known = jnp.array([[0.1], [3.0], [0.5], [2.0], [1.0], [0.3]])
@@ -572,7 +582,7 @@ def make_contexts(size=40, length=3, seed=0):
 
 
 def test_the_loss_of_a_window_is_the_mean_over_its_tokens():
-    task = tasks.language(make_windows(), Bigrams())
+    task = jitted(tasks.language(make_windows(), Bigrams()))
     params, model_state = init(task)
     batch = task.dataset.train
     table = as_float64(params)["Embed_0"]["embedding"]
@@ -584,7 +594,7 @@ def test_the_loss_of_a_window_is_the_mean_over_its_tokens():
 
 
 def test_the_loss_of_a_context_is_that_of_the_next_word():
-    task = tasks.language(make_contexts(), Bigrams(every_position=False))
+    task = jitted(tasks.language(make_contexts(), Bigrams(every_position=False)))
     params, model_state = init(task)
     batch = task.dataset.train
     table = as_float64(params)["Embed_0"]["embedding"]
@@ -626,7 +636,7 @@ def make_numbers(size=30, numbers=2, seed=0):
 
 
 def test_squared_errors_equal_numpy():
-    task = tasks.regression(make_numbers(), networks.MLP(2, hidden=()))
+    task = jitted(tasks.regression(make_numbers(), networks.MLP(2, hidden=())))
     params, model_state = init(task)
     batch = task.dataset.test
     predicted = dense(as_float64(params)["Dense_0"], batch["x"])
@@ -658,7 +668,7 @@ def zeroed(task):
 def test_the_initial_loss_is_that_of_a_guess_at_random(task):
     choices = len(task.dataset.vocabulary or range(4))
     assert task.initial_loss == pytest.approx(math.log(choices), rel=1e-12)
-    losses = task.score_fn(*zeroed(task), task.dataset.train)
+    losses = jitted(task).score_fn(*zeroed(task), task.dataset.train)
     np.testing.assert_allclose(losses, task.initial_loss, rtol=1e-6)
 
 
@@ -671,7 +681,7 @@ def test_the_initial_loss_of_regression_is_that_of_the_mean(numbers):
     assert task.initial_loss == pytest.approx(variance, rel=1e-9)
     params, model_state = zeroed(task)
     params["Dense_0"]["bias"] = jnp.asarray(y.mean(axis=0), jnp.float32)
-    losses = task.score_fn(params, model_state, task.dataset.train)
+    losses = jitted(task).score_fn(params, model_state, task.dataset.train)
     assert np.mean(losses) == pytest.approx(task.initial_loss, rel=1e-3)
 
 

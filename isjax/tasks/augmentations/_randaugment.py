@@ -1,10 +1,10 @@
-"""RandAugment: a few operations drawn at random for each image, all of one magnitude.
+"""RandAugment: a few random operations on each image, all of one magnitude.
 
 Cubuk et al., "RandAugment: Practical automated data augmentation with a reduced search space",
-arXiv 1909.13719. On the device, within the jitted step: every operation is computed for the whole
-batch and each image takes its own. An operation does to bytes what Pillow's `ImageOps`,
-`ImageEnhance` and `Image.transform` do, which the authors' code mirrors too. Those of DM-PIX are
-others: its brightness adds, its contrast keeps the mean of each channel, its saturation is HSV's.
+arXiv 1909.13719. Every operation is computed for the whole batch, and each image takes its own
+result. The operations do to bytes the same as Pillow's `ImageOps`, `ImageEnhance` and
+`Image.transform`, and so does the authors' code. DM-PIX differs: its brightness adds, its contrast
+keeps the mean of each channel, and its saturation is that of HSV.
 """
 
 import functools
@@ -34,28 +34,32 @@ OPERATIONS = (
     "translate_y",
 )
 MAX_MAGNITUDE = 30
-OUTSIDE = 128  # what is seen where a moved image has no pixel
+OUTSIDE = 128  # value of pixels outside a moved image
 
 
 @functools.partial(jax.jit, static_argnames=("num_ops", "magnitude"))
 def rand_augment(key: Array, images: Array, num_ops: int = 2, magnitude: float = 9) -> Array:
-    """Each image goes through `num_ops` operations, each drawn from `OPERATIONS` with equal odds.
+    """Applies random operations to each image: RandAugment (arXiv 1909.13719).
+
+    Each of the 14 operations is equally likely: identity, autocontrast, equalize, rotate, solarize,
+    color, posterize, contrast, brightness, sharpness, shear_x, shear_y, translate_x, translate_y.
 
     Args:
         key: PRNG key.
         images: [b, H, W, C] uint8, C = 1 (grey) or 3 (red, green, blue).
-        num_ops: operations one after the other, at least 1; the paper's N.
-        magnitude: 0 to 30; the paper's M. See `apply` for what it means.
+        num_ops: number of operations applied one after the other, at least 1; the paper's N.
+        magnitude: strength of the operations, 0 to 30; the paper's M.
 
     Returns:
         Images of the same shape and dtype.
 
     Raises:
-        ValueError: these are not images of bytes, or num_ops or magnitude is out of its range.
+        ValueError: if the images are not bytes of that shape, or num_ops or magnitude is out of its
+            range.
     """
     if num_ops < 1:
         raise ValueError(
-            f"randaugment.rand_augment: num_ops is {num_ops}; choose 1 or more, or leave the "
+            f"augmentations.rand_augment: num_ops is {num_ops}; choose 1 or more, or leave the "
             "augmentation out"
         )
     shape = images.shape[:1]
@@ -66,56 +70,53 @@ def rand_augment(key: Array, images: Array, num_ops: int = 2, magnitude: float =
         sign = jax.random.rademacher(sign_key, shape, jnp.float32)
         return apply(images, operation, sign, magnitude), None
 
-    # A scan, since XLA on a CPU computes an unrolled operation anew for each pixel of the next.
+    # A scan: XLA on a CPU would compute an unrolled operation anew for each pixel of the next.
     return jax.lax.scan(augment, images, jax.random.split(key, num_ops))[0]
 
 
 def apply(images: Array, operation: Array, sign: Array, magnitude: float = 9) -> Array:
-    """One operation on each image: what `rand_augment` does once it has drawn.
+    """Applies a given operation to each image.
 
-    With s = sign * M / 30, M the magnitude:
+    With s = sign * M / 30, where M is the magnitude:
 
-    | operation | what it does |
-    | --- | --- |
-    | identity | nothing |
-    | autocontrast | stretches each channel to 0..255, whatever M |
-    | equalize | flattens the histogram of each channel, whatever M |
-    | solarize | inverts values from 256 (1 - M / 30) up |
-    | posterize | keeps the highest 8 - round(4 M / 30) bits |
-    | color, contrast, brightness, sharpness | z + (1 + 0.9 s) (image - z), z being its grey, its \
-mean grey, black, itself smoothed |
-    | rotate | by 30 s degrees, counterclockwise, about the centre |
-    | shear_x, shear_y | by 0.3 s, the top or the left edge staying in place |
-    | translate_x, translate_y | by 150/331 s of the width or height |
+    - identity: does nothing.
+    - autocontrast: stretches each channel to 0..255, for every M.
+    - equalize: flattens the histogram of each channel, for every M.
+    - solarize: inverts values from 256 (1 - M / 30) up.
+    - posterize: keeps the highest 8 - round(4 M / 30) bits.
+    - color, contrast, brightness, sharpness: z + (1 + 0.9 s) (image - z), where z is the grey
+      image, its mean, black, and the smoothed image.
+    - rotate: by 30 s degrees, counterclockwise, about the centre.
+    - shear_x, shear_y: by 0.3 s; the top or the left edge stays in place.
+    - translate_x, translate_y: by 150/331 s of the width or height.
 
     The last three take the nearest pixel, and 128 where there is none. Color leaves a grey image as
-    it is. The ranges are torchvision's, so that a larger M is nowhere weaker, but for solarize at
-    M = 0, which inverts white there. In the authors' code M counts to 10, solarize and posterize
-    grow weaker with it, and the four that blend turn from weaker to stronger images.
+    it is. A larger M is never weaker. The ranges are those of torchvision, whose solarize inverts
+    white even at M = 0. In the authors' code M goes to 10, solarize and posterize grow weaker with
+    M, and the four blends go from weaker to stronger images.
 
     Args:
         images: [b, H, W, C] uint8, C = 1 or 3.
         operation: [b] int32 into `OPERATIONS`.
-        sign: [b] float32, -1 or 1; solarize and posterize have none.
+        sign: [b] float32, -1 or 1; solarize and posterize ignore it.
         magnitude: M, 0 to 30.
 
     Returns:
         Images of the same shape and dtype.
 
     Raises:
-        ValueError: these are not images of bytes, or magnitude is out of its range.
+        ValueError: if the images are not bytes of that shape, or magnitude is out of its range.
     """
     _require_images_of_bytes(images)
     if not 0 <= magnitude <= MAX_MAGNITUDE:
         raise ValueError(
-            f"randaugment: magnitude is {magnitude}; choose 0 to {MAX_MAGNITUDE}, where the "
-            "operations are strongest"
+            f"augmentations.rand_augment: magnitude is {magnitude}; choose 0 to {MAX_MAGNITUDE}"
         )
     level = magnitude / MAX_MAGNITUDE
     signed = (sign * level)[:, None, None, None]
 
     def amount(name: str) -> Array:
-        """[b, 1, 1, 1], 0 for an image that drew another operation."""
+        """Signed level of images with that operation, 0 for others: [b, 1, 1, 1]."""
         return _choose(operation, {name: signed}, jnp.zeros_like(signed))
 
     values = jnp.asarray(images, jnp.int32)
@@ -145,7 +146,7 @@ mean grey, black, itself smoothed |
 
 
 def _choose(operation: Array, results: dict[str, Array], otherwise: Array) -> Array:
-    """For each image the result, [b, ...], of the operation that it drew, if it is among these."""
+    """Takes for each image the result [b, ...] of its operation, else `otherwise`."""
     operation = operation[:, None, None, None]
     for name, result in results.items():
         otherwise = jnp.where(operation == OPERATIONS.index(name), result, otherwise)
@@ -155,7 +156,7 @@ def _choose(operation: Array, results: dict[str, Array], otherwise: Array) -> Ar
 def _move(
     values: Array, angle: Array, shear_x: Array, shear_y: Array, shift_x: Array, shift_y: Array
 ) -> Array:
-    """Reads each pixel where the one amount of an image that is not 0, [b, 1, 1, 1], says."""
+    """Moves the pixels of each image; at most one amount [b, 1, 1, 1] per image is not zero."""
     batch, height, width, _ = values.shape
     x = (jnp.arange(width) + 0.5)[None, None, :, None]
     y = (jnp.arange(height) + 0.5)[None, :, None, None]
@@ -172,13 +173,13 @@ def _move(
 
 
 def _blend(start: Array, values: Array, signed: Array) -> Array:
-    """`1 + 0.9 signed` of the way from `start` to the values, cut to bytes as Pillow does."""
+    """Goes `1 + 0.9 signed` of the way from `start` to the values; clips to bytes as Pillow."""
     blended = start + (1 + 0.9 * signed) * (values - start)
     return jnp.clip(blended, 0, 255).astype(jnp.int32)
 
 
 def _luma(values: Array) -> Array:
-    """Grey of the same shape, by ITU-R 601-2 in Pillow's fixed point."""
+    """Grey image of the same shape, by ITU-R 601-2 in Pillow's fixed point."""
     if values.shape[-1] == 1:
         return values
     shares = jnp.array([19595, 38470, 7471])[None, None, None, :]
@@ -187,13 +188,13 @@ def _luma(values: Array) -> Array:
 
 
 def _mean(luma: Array) -> Array:
-    """The rounded mean of each image, of the same shape."""
+    """Rounded mean of each image, in the same shape."""
     mean = jnp.mean(luma[..., :1].astype(jnp.float32), axis=(1, 2, 3), keepdims=True)
     return jnp.broadcast_to(jnp.floor(mean + 0.5).astype(jnp.int32), luma.shape)
 
 
 def _smooth(values: Array) -> Array:
-    """Weighted mean of a pixel, 5, and its eight neighbours, 1 each; the border as it is."""
+    """Weighted mean of a pixel (5) and its eight neighbours (1 each); the border stays."""
     _, height, width, _ = values.shape
     padded = jnp.pad(values, ((0, 0), (1, 1), (1, 1), (0, 0)))
     rows = padded[:, :-2] + padded[:, 1:-1] + padded[:, 2:]
@@ -208,7 +209,7 @@ def _autocontrast(values: Array) -> Array:
     """floor(255 (v - low) / (high - low)); a channel of one value stays."""
     low = jnp.min(values, axis=(1, 2), keepdims=True)
     high = jnp.max(values, axis=(1, 2), keepdims=True)
-    # A half more makes no quotient of integers larger, and none falls short of itself by rounding.
+    # Adding a half never changes the floor of an exact quotient, and guards it against rounding.
     stretched = (255 * (values - low) + 0.5) / jnp.maximum(high - low, 1)
     return jnp.where(high > low, stretched.astype(jnp.int32), values)
 
@@ -230,11 +231,12 @@ def _equalize(values: Array) -> Array:
 def _require_images_of_bytes(images: Array) -> None:
     if images.ndim != 4 or images.shape[-1] not in (1, 3):
         raise ValueError(
-            f"randaugment: the shape is {tuple(images.shape)}, but images are [b, height, width, "
-            "channels] of 1 channel or 3; reshape them, or leave the augmentation out"
+            f"augmentations.rand_augment: the shape is {tuple(images.shape)}, but images must be "
+            "[b, height, width, channels] with 1 channel or 3; reshape them, or leave the "
+            "augmentation out"
         )
     if images.dtype != jnp.uint8:
         raise ValueError(
-            f"randaugment: the images are {images.dtype}, but the operations are those of bytes; "
-            "augment the uint8 images and scale them afterwards, as isjax.tasks does"
+            f"augmentations.rand_augment: the images are {images.dtype}, but must be uint8; "
+            "augment the bytes and scale them afterwards, as isjax.tasks does"
         )

@@ -1,0 +1,40 @@
+"""Regression."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import optax
+
+from isjax.base import Array, Batch
+from isjax.data.dataset import Dataset
+from isjax.tasks._supervised import supervised
+from isjax.tasks._task import Augmentation, Network, Task, num_outputs, target
+
+__all__ = ["regression"]
+
+
+def regression(dataset: Dataset, network: Network, augment: Sequence[Augmentation] = ()) -> Task:
+    """Makes a task of regression: squared error, averaged over the numbers to predict.
+
+    An example never seen is assumed to lose the variance of `y`, the loss of predicting the mean.
+
+    Args:
+        dataset: examples of `{"x", "y"}`, `y` [N, numbers] float.
+        network: Flax module, called as `network(x, train=False)`, from `x` to predictions
+            [b, numbers].
+        augment: as in `classification`.
+
+    Returns:
+        The task.
+
+    Raises:
+        ValueError: if the data set has no `y`, or one of another shape or type.
+    """
+
+    def metrics(predictions: Array, batch: Batch) -> dict[str, Array]:
+        return {"loss": optax.squared_error(predictions, batch["y"]).mean(axis=-1)}
+
+    y = target("regression", dataset, "y")
+    num_outputs(dataset)  # checks shape and type
+    variance = np.var(y, axis=0, dtype=np.float64).mean()
+    return supervised(dataset, network, metrics, augment)._replace(initial_loss=float(variance))

@@ -66,10 +66,10 @@ def test_a_run_from_the_command_line(tmp_path):
         (["--config=pyproject.toml", "--workdir=unused"], "pyproject.toml"),
         (["--config.seed=1"], "--workdir is missing"),
         (["--workdir=unused", "seed=1"], "unexpected argument seed=1"),
-        (["--config.num_steps=ten"], "config.num_steps is ten; an int is needed"),
-        (["--config.batch_size=1.5"], "config.batch_size is 1.5; an int is needed"),
-        (["--config.learning_rate=fast"], "config.learning_rate is fast; a number is needed"),
-        (["--config.exhibits=maybe"], "config.exhibits is maybe; True or False is needed"),
+        (["--config.num_steps=ten"], "flag --config.num_steps=ten: an int is needed"),
+        (["--config.batch_size=1.5"], "flag --config.batch_size=1.5: an int is needed"),
+        (["--config.learning_rate=fast"], "flag --config.learning_rate=fast: a number is needed"),
+        (["--config.exhibits=maybe"], "flag --config.exhibits=maybe: True or False is needed"),
         (["--config.method_options=3"], "flag --config.method_options=3: "),
     ],
 )
@@ -133,7 +133,7 @@ def test_a_config_must_be_named():
 @pytest.mark.parametrize("name", ["mnist1d", "mnist1d.py"])
 def test_the_config_file_probably_meant_is_named(name):
     done = module("main", f"--config={name}", "--workdir=unused")
-    message = f"there is no config file {name}; did you mean configs/mnist1d.py?"
+    message = f"flag --config={name}: there is no such file; did you mean configs/mnist1d.py?"
     assert done.returncode == 1 and done.stderr == f"isjax: {message}\n"
 
 

@@ -11,7 +11,7 @@ from isjax import buffer, conditions, data, networks, recipes, tasks, weights
 from isjax.data.dataset import from_arrays
 from isjax.experiment import components
 from isjax.experiment.config import ConfigError, default_config
-from isjax.experiment.reference_models import needed
+from isjax.experiment.reference_models import placeholders
 from isjax.tasks import Task, augmentations
 from isjax.training import init_train_state, make_train_step
 
@@ -513,7 +513,7 @@ def test_every_method_trains_every_kind_of_task_that_has_what_it_needs(method, t
     config = make_config(method=method, task=task, batch_size=4, optimizer="adamw")
     task = components.make_task(config, dataset)
     size = len(dataset.train["x"])
-    made = dict.fromkeys(needed(config), np.zeros(size, np.float32))
+    made = placeholders(config, size)
     missing = {
         "el2n": "logits_fn",
         "grad_norm_bound": "logits_fn",
@@ -521,7 +521,7 @@ def test_every_method_trains_every_kind_of_task_that_has_what_it_needs(method, t
         "proxy_loss": "num_classes",
     }.get(method)
     if missing and config.task != "classification":
-        message = f"{method} needs {missing}, which the task {config.task} on mnist1d has not"
+        message = f"{method} needs {missing}, which the task {config.task} on mnist1d does not have"
         with pytest.raises(ConfigError, match=message):
             components.make_sampler(config, task, None, made)
         return

@@ -11,7 +11,7 @@ import pytest
 
 from isjax import data, experiment, recipes, tasks
 from isjax.base import Draw
-from isjax.experiment import components
+from isjax.experiment import _run, components
 from isjax.experiment.config import ConfigError, default_config
 from isjax.training import init_train_state, make_train_step
 
@@ -43,7 +43,7 @@ def lines_of(workdir, name="metrics.jsonl"):
 
 @contextlib.contextmanager
 def stopped_after(number):
-    """Stands for `asked_to_stop`: it says so when it has been asked `number` times before."""
+    """Stands for `stop_on_signal`: says to stop when it has been asked `number` times before."""
     asked = itertools.count()
     yield lambda: next(asked) >= number
     raise SystemExit(0)
@@ -174,7 +174,7 @@ def test_a_run_stopped_and_resumed_writes_what_a_whole_one_does(
     config = make_config(method=method, checkpoint_every=25, log_every=7)
     experiment.run(config, tmp_path / "whole", make_dataset())
     for number in stops:
-        monkeypatch.setattr(experiment, "asked_to_stop", functools.partial(stopped_after, number))
+        monkeypatch.setattr(_run, "stop_on_signal", functools.partial(stopped_after, number))
         with pytest.raises(SystemExit):
             experiment.run(config, tmp_path / "parts", make_dataset())
         assert all(line["step"] < 60 for line in lines_of(tmp_path / "parts"))
@@ -291,7 +291,7 @@ def test_a_finished_run_without_its_checkpoints_is_not_erased(tmp_path):
 
 def test_totals_and_means_hold_when_the_config_changes(tmp_path, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(experiment, "asked_to_stop", functools.partial(stopped_after, 18))
+        patch.setattr(_run, "stop_on_signal", functools.partial(stopped_after, 18))
         experiment.run(make_config(num_evals=1, log_every=10), tmp_path, make_dataset())
     changed = make_config(num_evals=1, log_every=25, batch_size=8)
     last = experiment.run(changed, tmp_path, make_dataset(), allow_config_changes=True)
@@ -441,7 +441,7 @@ def test_a_run_that_is_resumed_passes_on_each_draw_once(tmp_path, monkeypatch):
         on_draw=lambda step, draw: seen.append((step, draw.ids.tolist())),
     )
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(experiment, "asked_to_stop", functools.partial(stopped_after, 25))
+        patch.setattr(_run, "stop_on_signal", functools.partial(stopped_after, 25))
         run()
     assert 0 < len(seen) < 30
     run()
@@ -517,7 +517,7 @@ def referenced(tmp_path_factory):
 def test_a_run_stopped_while_preparing_begins_anew(tmp_path, monkeypatch, capsys, referenced):
     folder = tmp_path / "parts"
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
-        patch.setattr(experiment, "asked_to_stop", functools.partial(stopped_after, 3))
+        patch.setattr(_run, "stop_on_signal", functools.partial(stopped_after, 3))
         experiment.run(make_referenced(), folder, make_dataset())
     assert "asked to stop while preparing" in capsys.readouterr().out
     assert {path.name for path in folder.iterdir()} == {"lock"}
@@ -530,7 +530,7 @@ def test_a_run_stopped_after_preparing_does_not_prepare_again(
 ):
     with monkeypatch.context() as patch, pytest.raises(SystemExit):
         # Two models of 4 steps are asked 8 times; the rest of the questions are the run's.
-        patch.setattr(experiment, "asked_to_stop", functools.partial(stopped_after, 8 + 12))
+        patch.setattr(_run, "stop_on_signal", functools.partial(stopped_after, 8 + 12))
         experiment.run(make_referenced(), tmp_path, make_dataset())
     assert "preparing reference" in capsys.readouterr().out
     assert [line["step"] for line in lines_of(tmp_path)] == [0]

@@ -83,13 +83,14 @@ def command(
     """
     known = {flag: flags.FLAGS[flag].help for flag in ("config", "workdir")}
     known |= {holder.name: flags.FLAGS[holder.name].help for holder in further}
-    if not sys.argv[1:] or {"-h", "--help"} & set(sys.argv[1:]):
-        # absl's own help exits with status 1 and cannot list the names that a setting takes.
-        print(
-            usage(f"python -m isjax.{name}", about, known),
-            file=sys.stdout if sys.argv[1:] else sys.stderr,
-        )
-        sys.exit(0 if sys.argv[1:] else 2)
+    # absl's own help exits with status 1, and has no place for the names that a setting takes.
+    text = usage(f"python -m isjax.{name}", about, known)
+    if not sys.argv[1:]:
+        print(text, file=sys.stderr)
+        sys.exit(2)
+    if {"-h", "-help", "--help", "--helpshort"} & set(sys.argv[1:]):
+        print(text)
+        sys.exit(0)
 
     def parse(argv: list[str]) -> list[str]:
         try:

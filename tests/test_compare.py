@@ -8,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from commands import run_command
 
 from isjax import compare, data, experiment, main, recipes
 from isjax.data.dataset import from_arrays
@@ -460,7 +461,8 @@ def test_a_comparison_from_the_command_line(tmp_path):
 )
 def test_a_mistake_is_one_line_without_traceback(tmp_path, argument, message):
     (tmp_path / "config.py").write_text(CONFIG)
-    done = command(f"--config={tmp_path}/config.py", argument, f"--workdir={tmp_path}/out")
+    config, workdir = f"--config={tmp_path}/config.py", f"--workdir={tmp_path}/out"
+    done = run_command("compare", config, argument, workdir)
     assert done.returncode != 0 and message in done.stderr
     assert "Traceback" not in done.stderr and not (tmp_path / "out").exists()
 

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax.errors import FlaxError
-from ml_collections import ConfigDict
 
 from isjax import conditions, data, networks, recipes, tasks, weights
 from isjax._numerics import precision
@@ -19,7 +18,7 @@ from isjax.base import Array, Batch, PyTree, Sampler
 from isjax.data.dataset import Dataset, with_label_noise
 from isjax.data.source import held, in_memory, num_examples
 from isjax.experiment import schedules
-from isjax.experiment.config import ConfigError, build, check_name, num_steps
+from isjax.experiment.config import ConfigDict, ConfigError, build, check_name, num_steps
 from isjax.experiment.recipe_arguments import RecipeArguments, required_parameters
 from isjax.gradients import check_losses
 from isjax.samplers import gate, lagged, reweight, stratified

@@ -14,7 +14,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from isjax import recipes
 from isjax.base import Array, Batch, take
@@ -22,7 +21,7 @@ from isjax.data.dataset import save
 from isjax.data.source import num_examples
 from isjax.experiment.compiled_steps import compile_steps
 from isjax.experiment.components import make_optimizer
-from isjax.experiment.config import ConfigError, num_steps
+from isjax.experiment.config import ConfigDict, ConfigError, num_steps
 from isjax.experiment.evaluation import evaluate_batches
 from isjax.experiment.recipe_arguments import required_parameters
 from isjax.gradients import el2n

@@ -5,10 +5,8 @@ import json
 import pathlib
 from collections.abc import Generator
 
-from ml_collections import ConfigDict
-
 from isjax.data.files import write_whole
-from isjax.experiment.config import ConfigError, differences
+from isjax.experiment.config import ConfigDict, ConfigError, differences
 
 __all__ = ["REMEDY", "check_workdir", "locked", "write_config"]
 

@@ -32,7 +32,7 @@ class _ConfigFile(config_flags.config_flags.ConfigFileFlagParser):
     """Reads a config file; names the one probably meant if there is no such file."""
 
     def parse(self, path: str) -> ConfigDict:
-        file = path.partition(":")[0]  # what follows is an argument of its get_config
+        file = path.partition(":")[0]  # after the colon: an argument of get_config
         if not os.path.isfile(file):
             near = f"configs/{file.removesuffix('.py')}.py"
             hint = f"did you mean {near}?" if os.path.isfile(near) else "configs/ has some"
@@ -41,7 +41,7 @@ class _ConfigFile(config_flags.config_flags.ConfigFileFlagParser):
 
 
 class _Setting(flags.ArgumentParser):
-    """Reads a setting; its error says what is needed instead of quoting Python."""
+    """Reads a setting; its error names the type that is needed."""
 
     def __init__(self, parser: flags.ArgumentParser, needed: str):
         self._parser, self._needed = parser, needed

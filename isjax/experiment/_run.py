@@ -61,7 +61,7 @@ class _Setup(NamedTuple):
         task: data set, network and loss.
         tx: the optimiser.
         params: that training begins with.
-        model_state: likewise.
+        model_state: that training begins with; None or empty if the model has none.
         state_key: from which the train state is made.
         plan: when it evaluates, writes and saves.
         steps_per_call: of the compiled program.
@@ -154,7 +154,7 @@ def run(
         FloatingPointError: with `config.stop_on_nonfinite`, at an evaluation, if every step since
             the last one was skipped because a loss or a gradient was not finite.
         SystemExit: with status 0, after SIGTERM, once a checkpoint is saved.
-        KeyboardInterrupt: after Ctrl-C, likewise.
+        KeyboardInterrupt: after Ctrl-C, once a checkpoint is saved.
     """
     check(config)
     mesh = _connect(config)
@@ -332,7 +332,7 @@ def _compile(
 def _step_and_data(
     setup: _Setup, sampler: Sampler, state: TrainState, resources: contextlib.ExitStack
 ) -> tuple[Step, Batch, Iterator[Batch], Callable[[Array], None] | None]:
-    """The training step, an example of its data, its data, and who must know the ids it chose."""
+    """The training step, an example of its data, an iterator over them, and `on_chosen`."""
     config, task = setup.config, setup.task
     with_draw = config.exhibits or setup.on_draw is not None
     if in_memory(task.dataset.train):

@@ -164,7 +164,7 @@ def differences(one: Config, other: Config) -> dict[str, tuple[Any, Any]]:
 
     Args:
         one: a config, or the same as nested dictionaries.
-        other: likewise.
+        other: the config to compare with, in either form.
 
     Returns:
         Both values by dotted name; None where a config lacks the setting. A list equals a tuple
@@ -285,7 +285,7 @@ def build(
         options: its arguments, from the config.
         fixed: arguments that the run decides and `options` must not contain; those that `function`
             has no parameter for are left out.
-        defaults: arguments that `options` may override; left out likewise.
+        defaults: arguments that `options` may override; left out as those of `fixed`.
 
     Returns:
         The result of the call.

@@ -26,7 +26,7 @@ def make_evaluation(
     """Evaluates the train part, the valid part if there is one, and the test part.
 
     Args:
-        task: whose metrics are averaged over examples, in float64.
+        task: of the run; its metrics are averaged over examples, in float64.
         batch_size: examples evaluated at once.
         max_examples: of each part, evenly spaced; 0 = all. Those of a `Source` are kept in memory;
             without a limit a `Source` is read anew each time.

@@ -130,11 +130,11 @@ class Progress:
 
 
 class Work(NamedTuple):
-    """What a run computes.
+    """The computations of a run.
 
     Attributes:
         program: the compiled training steps.
-        data: gives each call of the program what it trains on.
+        data: an iterator, one item for each call of the program.
         evaluate: of `isjax.experiment.evaluation.make_evaluation`.
     """
 
@@ -172,7 +172,7 @@ def train(
 
     Args:
         plan: when the run evaluates, writes, saves and ends.
-        work: what it computes.
+        work: the computations.
         outputs: where the results go.
         state: of the step at which `progress` stands; donated.
         progress: how far the run has come.
@@ -293,7 +293,7 @@ def describe(line: dict[str, Any]) -> str:
         line: of `metrics.jsonl`.
 
     Returns:
-        Losses and scores, and the counts of what was not finite if there are any.
+        Losses and scores; also the counts of non-finite losses and skipped steps, if any.
     """
     shown = ("train_loss", "test_loss", "test_accuracy", "test_perplexity")
     text = ", ".join(f"{name.replace('_', ' ')} {line[name]:.4f}" for name in shown if name in line)

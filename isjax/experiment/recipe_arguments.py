@@ -23,7 +23,7 @@ class RecipeArguments(NamedTuple):
         initial_loss: of an example never seen, such as log(num_classes).
         loss_fn: `(params, batch) -> losses [b]` in evaluation mode. With a stateful model `params`
             is the pair `(params, model_state)`.
-        logits_fn: `(params, batch) -> logits [b, num_classes]`, likewise.
+        logits_fn: `(params, batch) -> logits [b, num_classes]`, with the same `params`.
         stateful: whether the model has state, such as batch statistics.
         example: a batch of one training example, for shapes and dtypes.
         num_classes: of the data set.

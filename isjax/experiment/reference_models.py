@@ -51,7 +51,7 @@ class PreparationStopped(Exception):
 
 @dataclasses.dataclass
 class Prepared:
-    """Arrays made before training, and what they cost.
+    """Arrays made before training, and their cost.
 
     Attributes:
         arrays: float32[N] each, by the name of the recipe's parameter.
@@ -92,11 +92,11 @@ def prepare(
     Args:
         config: of the run.
         task: of the run.
-        folder: of the run; `prepared.npz` there is read if it holds what is needed.
+        folder: of the run; its `prepared.npz` is read if it holds the arrays.
         should_stop: asked before each step of a reference model.
 
     Returns:
-        The arrays, and what they cost when they were made.
+        The arrays, and their cost when they were made.
 
     Raises:
         PreparationStopped: if `should_stop()`; nothing is kept.

@@ -36,9 +36,9 @@ usage: {command} --config=FILE --workdir=DIR [--config.SETTING=VALUE ...]
 Flags:
 {_listed("--", flags)}
 
-Every setting of the config has a flag, as in --config.learning_rate=0.1. So has every option of
-what a setting names, as in --config.method_options.k=0.25. All settings, with their defaults and
-meanings, are in default_config of {inspect.getsourcefile(config)}
+Every setting of the config has a flag, as in --config.learning_rate=0.1, and so has every option,
+as in --config.method_options.k=0.25. All settings, with their defaults and meanings, are in
+default_config of {inspect.getsourcefile(config)}
 
 Names:
 {_listed("--config.", {name: ", ".join(choices[name]) for name in sorted(choices)})}"""

@@ -9,7 +9,16 @@ import sys
 import tempfile
 from typing import NamedTuple
 
+import jax
+
 ROOT = pathlib.Path(__file__).parent.parent
+# Of processes of their own: JAX on the CPU, with the compilation cache of the tests.
+ENVIRONMENT = os.environ | {
+    "JAX_PLATFORMS": "cpu",
+    "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir or "",
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
 # Reads [name, arguments, file of stdout, file of stderr], and answers with the exit status.
 SERVER = """
 import json, os, runpy, sys
@@ -46,7 +55,7 @@ def _server():
         text=True,
         bufsize=1,
         cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        env=ENVIRONMENT,
     )
 
 

@@ -1,26 +1,25 @@
 """The commands themselves: runs, mistakes, help."""
 
 import json
-import os
 import pathlib
 import re
 import subprocess
 import sys
 
 import pytest
-from commands import run_command
+from commands import ENVIRONMENT, ROOT, run_command
 
 from isjax import data, recipes, tasks
 from isjax.experiment.config import names
 
-ROOT = pathlib.Path(__file__).parent.parent
 NEEDED = "runs from a config need ml_collections: pip install 'isjax[run]'"
 CONFIG = """
 from isjax.experiment.config import default_config
 
 def get_config():
     config = default_config()
-    config.num_steps, config.num_evals = 20, 2
+    config.dataset_options = {"num_train": 200, "num_test": 50}
+    config.update({"num_steps": 20, "num_evals": 2, "batch_size": 16, "pool_size": 64})
     return config
 """
 
@@ -44,7 +43,7 @@ def test_a_run_from_the_command_line(tmp_path):
         capture_output=True,
         text=True,
         cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        env=ENVIRONMENT,
     )
     assert done.returncode == 0, done.stderr
     config = json.loads((tmp_path / "run/config.json").read_text())

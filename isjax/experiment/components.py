@@ -218,7 +218,7 @@ def _from_recipe(
 def _recipe_arguments(
     config: ConfigDict, task: Task, model_state: PyTree, prepared: Mapping[str, Any]
 ) -> RecipeArguments:
-    """The arguments that task and config offer; those of examples only if batches are read first."""
+    """The arguments of a run; those of examples only if batches are read before they are chosen."""
     arguments = RecipeArguments(
         batch_size=config.batch_size // config.strata,
         pool_size=config.pool_size // config.strata,

@@ -159,7 +159,7 @@ def untimed(folder, *without):
     ]
 
 
-def test_without_exhibits_nothing_is_put_by_and_every_number_is_the_same(told, tmp_path):
+def test_without_exhibits_there_are_no_artifacts_and_every_number_is_the_same(told, tmp_path):
     """So measuring the time, on a copy, has trained nothing."""
     experiment.run(make_config(exhibits=False), tmp_path, make_dataset())
     assert not any((tmp_path / name).exists() for name in FILES)
@@ -168,7 +168,7 @@ def test_without_exhibits_nothing_is_put_by_and_every_number_is_the_same(told, t
     assert all((told.folder / name).exists() for name in FILES)
 
 
-def test_several_steps_a_call_and_a_run_stopped_and_resumed_put_by_the_same(
+def test_several_steps_a_call_and_a_run_stopped_and_resumed_write_the_same(
     told, tmp_path, monkeypatch
 ):
     """Stopped between two evaluations, so that its record comes out of a checkpoint."""

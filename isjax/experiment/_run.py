@@ -8,34 +8,31 @@ from collections.abc import Callable, Generator, Iterator
 from typing import Any, NamedTuple
 
 import jax
-import optax
-from jax.sharding import Mesh
 
 from isjax.base import Array, Batch, Params, PyTree, Sampler
 from isjax.data.dataset import Dataset
 from isjax.data.loading import Loader
-from isjax.data.source import in_memory, num_examples
+from isjax.data.source import in_memory
 from isjax.experiment import draw_statistics
+from isjax.experiment._setup import Setup, connect_devices, set_up
 from isjax.experiment.artifacts import make_artifacts
 from isjax.experiment.checkpoints import Checkpoints
 from isjax.experiment.compiled_steps import Step, compile_steps
-from isjax.experiment.components import check_task, make_optimizer, make_sampler, make_task
-from isjax.experiment.config import ConfigDict, ConfigError, check, num_steps
+from isjax.experiment.components import make_sampler, make_task
+from isjax.experiment.config import ConfigDict, ConfigError, check
 from isjax.experiment.evaluation import make_evaluation
-from isjax.experiment.loop import OnDraw, Outputs, Plan, Progress, Work, describe, train
+from isjax.experiment.loop import OnDraw, Outputs, Progress, Work, describe, train
 from isjax.experiment.preemption import stop_on_signal, stop_on_signal_to_any
 from isjax.experiment.reference_models import (
     PreparationStopped,
     Prepared,
-    placeholders,
     prepare,
 )
 from isjax.experiment.wandb_writer import WandbWriter
 from isjax.experiment.workdir import REMEDY, check_workdir, locked, write_config
 from isjax.experiment.writers import NullWriter, Writer
-from isjax.parallel.mesh import DATA, make_mesh
 from isjax.parallel.padding import pad_state
-from isjax.parallel.processes import alone, connect, is_main, together
+from isjax.parallel.processes import alone, is_main, together
 from isjax.parallel.sharding import build, last_axis, place
 from isjax.samplers import pending
 from isjax.tasks import Task
@@ -51,48 +48,18 @@ __all__ = ["run"]
 OnEvaluation = Callable[[TrainState], dict[str, float]]
 
 
-class _Setup(NamedTuple):
-    """The parts of a run that are known before anything is trained.
+class _Watchers(NamedTuple):
+    """Receivers of a run's results, besides its folder.
 
     Attributes:
-        config: of the run.
-        workdir: its folder.
-        mesh: of its devices.
-        task: data set, network and loss.
-        tx: the optimiser.
-        params: that training begins with.
-        model_state: that training begins with; None or empty if the model has none.
-        state_key: from which the train state is made.
-        plan: when it evaluates, writes and saves.
-        steps_per_call: of the compiled program.
         wandb: not yet entered; None = no lines are sent.
         on_draw: of the caller.
         on_evaluation: of the caller.
     """
 
-    config: ConfigDict
-    workdir: pathlib.Path
-    mesh: Mesh
-    task: Task
-    tx: optax.GradientTransformation
-    params: Params
-    model_state: PyTree
-    state_key: Array
-    plan: Plan
-    steps_per_call: int
     wandb: WandbWriter | None
     on_draw: OnDraw | None
     on_evaluation: OnEvaluation | None
-
-    @property
-    def size(self) -> int:
-        """N, the examples of the training data."""
-        return num_examples(self.task.dataset.train)
-
-    @property
-    def parts(self) -> int:
-        """The rows of the data are padded to a multiple of this."""
-        return max(self.config.strata, self.mesh.shape[DATA])
 
 
 def run(
@@ -157,26 +124,14 @@ def run(
         KeyboardInterrupt: after Ctrl-C, once a checkpoint is saved.
     """
     check(config)
-    mesh = _connect(config)
+    mesh = connect_devices(config)
     with together(), _only_main_prints():
         workdir = pathlib.Path(workdir).expanduser()
         check_workdir(workdir, config, allow_config_changes)
-        wandb = _wandb_writer(config, workdir)
-        task = task or make_task(config, dataset)
-        setup = _set_up(config, workdir, mesh, task, wandb, on_draw, on_evaluation)
+        watchers = _Watchers(_wandb_writer(config, workdir), on_draw, on_evaluation)
+        setup = set_up(config, workdir, mesh, task or make_task(config, dataset))
         with stop_on_signal() if alone() else stop_on_signal_to_any() as should_stop:
-            return _prepare_and_train(setup, should_stop)
-
-
-def _connect(config: ConfigDict) -> Mesh:
-    """Joins the other processes of the run, and lays out their devices."""
-    try:
-        connect(config.distributed)
-        mesh = make_mesh(**config.mesh)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    _check_mesh(config, mesh)
-    return mesh
+            return _prepare_and_train(setup, watchers, should_stop)
 
 
 @contextlib.contextmanager
@@ -195,40 +150,9 @@ def _wandb_writer(config: ConfigDict, workdir: pathlib.Path) -> WandbWriter | No
     return None
 
 
-def _set_up(
-    config: ConfigDict,
-    workdir: pathlib.Path,
-    mesh: Mesh,
-    task: Task,
-    wandb: WandbWriter | None,
-    on_draw: OnDraw | None,
-    on_evaluation: OnEvaluation | None,
-) -> _Setup:
-    """Makes the parts of the run, and refuses whatever does not fit, before anything is trained."""
-    check_task(task)
-    init_key, state_key = jax.random.split(jax.random.key(config.seed))
-    params, model_state = task.init(init_key)
-    setup = _Setup(
-        config=config,
-        workdir=workdir,
-        mesh=mesh,
-        task=task,
-        tx=make_optimizer(config),
-        params=params,
-        model_state=model_state,
-        state_key=state_key,
-        plan=_plan(config),
-        steps_per_call=_steps_per_call(config, task),
-        wandb=wandb,
-        on_draw=on_draw,
-        on_evaluation=on_evaluation,
-    )
-    sampler = make_sampler(config, task, model_state, placeholders(config, setup.size))
-    _check_pool(config, sampler, setup.size)
-    return setup
-
-
-def _prepare_and_train(setup: _Setup, should_stop: Callable[[], bool]) -> dict[str, Any]:
+def _prepare_and_train(
+    setup: Setup, watchers: _Watchers, should_stop: Callable[[], bool]
+) -> dict[str, Any]:
     """The run from the lock of its folder to its last message; returns the last line of metrics."""
     config, plan = setup.config, setup.plan
     with contextlib.ExitStack() as resources:  # closed before the last message
@@ -249,7 +173,7 @@ def _prepare_and_train(setup: _Setup, should_stop: Callable[[], bool]) -> dict[s
             return progress.line
         if progress.step:
             print(f"resuming at step {progress.step} of {plan.num_steps}")
-        work, outputs = _compile(setup, sampler, state, progress, checkpoints, resources)
+        work, outputs = _compile(setup, watchers, sampler, state, progress, checkpoints, resources)
         train(plan, work, outputs, state, progress, should_stop)
     _report(setup, progress, saved=checkpoints is not None)
     return progress.line
@@ -262,7 +186,7 @@ def _remove_stale_arrays(workdir: pathlib.Path) -> None:
 
 
 def _begin_or_resume(
-    setup: _Setup, sampler: Sampler, prepared: Prepared, resources: contextlib.ExitStack
+    setup: Setup, sampler: Sampler, prepared: Prepared, resources: contextlib.ExitStack
 ) -> tuple[TrainState, Progress, Checkpoints | None]:
     """The state and progress of the newest checkpoint, or those of step 0."""
     state, progress = _first_state(setup, sampler), _first_progress(prepared)
@@ -278,7 +202,7 @@ def _begin_or_resume(
     return state, progress, checkpoints
 
 
-def _first_state(setup: _Setup, sampler: Sampler) -> TrainState:
+def _first_state(setup: Setup, sampler: Sampler) -> TrainState:
     """The train state of step 0, spread over the mesh."""
 
     def begin(key: Array, params: Params, model_state: PyTree) -> TrainState:
@@ -306,7 +230,8 @@ def _first_progress(prepared: Prepared) -> Progress:
 
 
 def _compile(
-    setup: _Setup,
+    setup: Setup,
+    watchers: _Watchers,
     sampler: Sampler,
     state: TrainState,
     progress: Progress,
@@ -315,26 +240,30 @@ def _compile(
 ) -> tuple[Work, Outputs]:
     """Compiles the training steps, then opens the files that the run writes."""
     config, task = setup.config, setup.task
-    step, data, feed, on_chosen = _step_and_data(setup, sampler, state, resources)
+    on_draw, further = watchers.on_draw, [watchers.on_evaluation] if watchers.on_evaluation else []
+    step, data, feed, on_chosen = _step_and_data(setup, on_draw, sampler, state, resources)
     try:
         program = compile_steps(step, state, data, setup.steps_per_call)
-        writer = _open_writer(setup, progress, resources) if is_main() else NullWriter()
+        writer = _open_writer(setup, watchers, progress, resources) if is_main() else NullWriter()
     except (TypeError, ValueError) as error:
         raise ConfigError(str(error)) from error
     progress.compile_seconds += program.seconds
-    further = [setup.on_evaluation] if setup.on_evaluation else []
     if config.exhibits:
         further.append(make_artifacts(setup.workdir, task, program, data))
     evaluate = make_evaluation(task, config.eval_batch_size, config.eval_examples, further)
-    return Work(program, feed, evaluate), Outputs(writer, checkpoints, setup.on_draw, on_chosen)
+    return Work(program, feed, evaluate), Outputs(writer, checkpoints, on_draw, on_chosen)
 
 
 def _step_and_data(
-    setup: _Setup, sampler: Sampler, state: TrainState, resources: contextlib.ExitStack
+    setup: Setup,
+    on_draw: OnDraw | None,
+    sampler: Sampler,
+    state: TrainState,
+    resources: contextlib.ExitStack,
 ) -> tuple[Step, Batch, Iterator[Batch], Callable[[Array], None] | None]:
     """The training step, an example of its data, an iterator over them, and `on_chosen`."""
     config, task = setup.config, setup.task
-    with_draw = config.exhibits or setup.on_draw is not None
+    with_draw = config.exhibits or on_draw is not None
     if in_memory(task.dataset.train):
         step = make_train_step(
             task.loss_fn,
@@ -351,18 +280,20 @@ def _step_and_data(
         loader = Loader(task.dataset.train, pending(state.sampler), setup.mesh)
         feed = resources.enter_context(loader)
         data, on_chosen = feed.sample(), feed.post
-    step = draw_statistics.record_draws(step, with_draw=setup.on_draw is not None)
+    step = draw_statistics.record_draws(step, with_draw=on_draw is not None)
     return step, data, feed, on_chosen
 
 
-def _open_writer(setup: _Setup, progress: Progress, resources: contextlib.ExitStack) -> Writer:
+def _open_writer(
+    setup: Setup, watchers: _Watchers, progress: Progress, resources: contextlib.ExitStack
+) -> Writer:
     """Writes the config, and opens the files of metrics where `progress` stands."""
     write_config(setup.workdir, setup.config)
-    also = resources.enter_context(setup.wandb).write if setup.wandb else None
+    also = resources.enter_context(watchers.wandb).write if watchers.wandb else None
     return resources.enter_context(Writer(setup.workdir, progress.files, also))
 
 
-def _report(setup: _Setup, progress: Progress, saved: bool) -> None:
+def _report(setup: Setup, progress: Progress, saved: bool) -> None:
     """Prints how the run ended."""
     num_steps = setup.plan.num_steps
     if progress.evaluated < num_steps:
@@ -370,48 +301,6 @@ def _report(setup: _Setup, progress: Progress, saved: bool) -> None:
         print(f"asked to stop at step {progress.step} of {num_steps}; {kept}", flush=True)
     else:
         print(_summary(setup.config, progress.line))
-
-
-def _check_pool(config: ConfigDict, sampler: Sampler, size: int) -> None:
-    """Refuses a pool smaller than a batch or larger than the data, where one is chosen from."""
-    if not sampler.own_pool and not config.batch_size <= config.pool_size <= size:
-        raise ConfigError(
-            f"config.pool_size is {config.pool_size}; choose one between config.batch_size, which "
-            f"is {config.batch_size}, and the {size} examples of the training data"
-        )
-
-
-def _check_mesh(config: ConfigDict, mesh: Mesh) -> None:
-    """Refuses sizes that the devices cannot share evenly."""
-    shards = mesh.shape[DATA]
-    for setting in ("batch_size", "pool_size", "strata"):
-        if config[setting] % shards and not (setting == "strata" and config.strata == 1):
-            raise ConfigError(
-                f"config.{setting} is {config[setting]}, which {shards} devices along the data "
-                f"axis cannot share; choose a multiple of {shards}, or another config.mesh.data"
-            )
-
-
-def _plan(config: ConfigDict) -> Plan:
-    return Plan(
-        num_steps=num_steps(config),
-        num_evals=config.num_evals,
-        log_every=config.log_every,
-        checkpoint_every=config.checkpoint_every,
-        stop_on_nonfinite=config.stop_on_nonfinite,
-        name=config.method,
-    )
-
-
-def _steps_per_call(config: ConfigDict, task: Task) -> int:
-    if not in_memory(task.dataset.train):
-        if config.steps_per_call > 1:
-            raise ConfigError(
-                f"config.steps_per_call is {config.steps_per_call}, but each step waits for a "
-                "batch of its own to be read; choose 0 or 1, or set config.in_memory to True"
-            )
-        return 1
-    return config.steps_per_call or (1 if jax.default_backend() == "cpu" else 50)
 
 
 def _summary(config: ConfigDict, last: dict[str, Any]) -> str:

@@ -1,4 +1,4 @@
-"""Regression: Friedman's problem #1, generated, with an MLP. It has no classes.
+"""Regression without classes: Friedman's problem #1, generated, with an MLP; 5,000 steps.
 
 python -m isjax.main --config=configs/friedman.py --workdir=DIR
 """

@@ -1,6 +1,9 @@
-"""MNIST-1D with a small 1-D CNN: the project's main job on data that needs no download.
+"""MNIST-1D, generated, with a small 1-D CNN: 6,000 steps of 128 examples, 19 epochs.
 
 python -m isjax.main --config=configs/mnist1d.py --config.method=learned_loss --workdir=DIR
+
+After half of the steps uniform draws reach a test accuracy of 0.988
+(3 seeds, see benchmarks/results/2026-11-24-cpu-methods.md).
 """
 
 from isjax.experiment import default_config

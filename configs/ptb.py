@@ -1,10 +1,10 @@
-"""The Penn Treebank, by word, with an LSTM of 2 x 200 units: the next word of a sentence.
+"""The Penn Treebank by word, with an LSTM of 2 x 200 units: 50,000 steps of 128 examples.
 
 python -m isjax.main --config=configs/ptb.py --config.data_dir=DATA --workdir=DIR
 
 DATA is a folder of your own with ptb.train.txt, ptb.valid.txt and ptb.test.txt. An example is up
-to 20 preceding words of a sentence and the next one; --config.dataset_options.format=windows
---config.dataset_options.length=35 trains on windows of text instead.
+to 20 words of a sentence and the next one. To train on windows of text instead, add
+--config.dataset_options.format=windows --config.dataset_options.length=35
 """
 
 from isjax.experiment import default_config

@@ -1,11 +1,11 @@
-"""SVHN, cropped digits, with a small CNN and crops: a digit turned round is another, or none.
+"""SVHN, cropped digits, with a small CNN and crops: 20,000 steps of 128 examples, 35 epochs.
 
 python -m isjax.main --config=configs/svhn.py --config.data_dir=DATA --workdir=DIR
 
-DATA is where tensorflow-datasets keeps what it has prepared; left out, its own default. For a wide
-ResNet 28-2, which wants a GPU: --config.network=WideResNet --config.network_options={}
+There are no flips: a flipped digit is another one, or none. DATA is a folder of
+tensorflow-datasets; without it their default is used. A wide ResNet 28-2 needs a GPU and 92,000
+steps, 160 epochs: --config.network=WideResNet --config.network_options={}
 --config.learning_rate=0.1 --config.weight_decay=5e-4 --config.num_steps=92_000
-(160 epochs of batches of 128).
 """
 
 from isjax.experiment import default_config

@@ -1,9 +1,9 @@
-"""A megabyte of Shakespeare, by character, with an LSTM of 2 x 200 units.
+"""A megabyte of Shakespeare by character, with an LSTM of 2 x 200 units: 5,000 steps of 64 windows.
 
 python -m isjax.main --config=configs/tiny_shakespeare.py --config.data_dir=DATA --workdir=DIR
 
-DATA is where tensorflow-datasets keeps what it has prepared; left out, its own default. An example
-is a window of 64 characters, which starts from an empty memory.
+DATA is a folder of tensorflow-datasets; without it their default is used. An example is a window of
+64 characters; the network starts each with an empty memory.
 """
 
 from isjax.experiment import default_config

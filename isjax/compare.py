@@ -2,13 +2,13 @@
 
     python -m isjax.compare --config=configs/mnist1d.py --methods=all --seeds=3 --workdir=DIR
 
-Each method trains for as many steps as uniform draws; then, where its steps cost more than theirs,
-also for as many steps as cost the same in examples of the main model, and in seconds of training.
-Scoring and reference models are counted, a backward pass as two forward ones, compilation and
-evaluation are not, and the learning rate decays within each budget. Costs are those measured in the
-runs of equal steps, the mean over seeds. Prints a table and writes it, as `compare.md`, the numbers
-behind it, as `compare.jsonl`, and a picture, `compare.png`. The same command goes on with a
-comparison that was interrupted. `--config.NAME=VALUE` as for isjax.main.
+Each method trains under three equal budgets: as many steps as uniform draws, then as many steps as
+cost the same in examples of the main model, and in seconds of training. The last two are run only
+for methods that cost more than uniform draws. Scoring and reference models count, a backward pass
+as two forward ones; compilation and evaluation do not. The learning rate decays within each
+budget. Costs are means over the seeds of the runs of equal steps. Prints a table; writes it as
+`compare.md`, its numbers as `compare.jsonl`, and a figure as `compare.png`. The same command
+resumes a comparison that was interrupted. Settings are given as for isjax.main.
 """
 
 import json
@@ -24,7 +24,7 @@ from isjax import experiment, main, recipes
 from isjax.data.source import num_examples
 from isjax.experiment.components import make_sampler, make_task
 from isjax.experiment.config import ConfigDict, ConfigError, check, check_name, num_steps
-from isjax.experiment.reference_models import needed
+from isjax.experiment.reference_models import placeholders
 from isjax.reporting.comparison_figure import draw_comparison
 from isjax.reporting.runs import SCORES, TRAIN_LOSS, Metric
 from isjax.reporting.tables import mean_stds
@@ -33,19 +33,28 @@ from isjax.tasks import Task
 __all__ = ["compare", "table"]
 
 EQUAL = ("steps", "examples", "seconds")
-_SAME = 0.02  # a budget so near to 1 is the run of equal steps
+_SAME = 0.02  # a budget this close to 1 uses the run of equal steps
 _METHODS = flags.DEFINE_list("methods", ["all"], "Names in isjax.recipes, or all that fit.")
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Runs of each, with seeds from config.seed on.", 1)
 
-Lines = dict[str, dict[str, list[dict[str, Any]]]]  # equal what -> method -> last line of each seed
+Lines = dict[str, dict[str, list[dict[str, Any]]]]  # kind of budget -> method -> line of each seed
 
 
 def compare(config: ConfigDict, workdir: str, methods: Sequence[str], seeds: int) -> Lines:
-    """Runs what is missing below `workdir`; uniform draws are always among the methods.
+    """Trains every method under every budget, except for runs that `workdir` holds finished.
+
+    Args:
+        config: of the runs; its method options apply to its own method alone.
+        workdir: folder of the comparison.
+        methods: names in `isjax.recipes`, to which "uniform" is added; or `["all"]`, which leaves
+            out those that do not fit the task, with a note.
+        seeds: runs of each method, with seeds from `config.seed` on.
+
+    Returns:
+        The last line of metrics of each run: by kind of budget, method and seed.
 
     Raises:
-        ConfigError: before anything is trained, if a method is unknown or does not fit the task;
-            those of `all` that do not fit are left out, with a note.
+        ConfigError: before anything is trained, if a method is unknown or does not fit the task.
     """
     check(config)
     folder = pathlib.Path(workdir).expanduser()
@@ -59,7 +68,7 @@ def compare(config: ConfigDict, workdir: str, methods: Sequence[str], seeds: int
             method=method,
             seed=config.seed + seed,
             budget=config.budget * budget,
-            stop_on_nonfinite=False,  # what diverges is a result, and costs what it costs
+            stop_on_nonfinite=False,  # a run that diverges is a result too
         )
         print(f"== equal {equal}: {method}, seed {one.seed}, {budget:.1%}", flush=True)
         line = experiment.run(one, folder / equal / f"{method}-{one.seed}", task.dataset)
@@ -80,18 +89,18 @@ def compare(config: ConfigDict, workdir: str, methods: Sequence[str], seeds: int
 
 
 def _fitting(config: ConfigDict, task: Task, methods: Sequence[str]) -> list[str]:
-    """Uniform and the methods that the task allows, in order."""
+    """Uniform draws and the methods that fit the task, in order."""
     everything = list(methods) == ["all"]
     chosen = list(recipes.__all__) if everything else list(methods)
     for method in chosen:
         check_name(method, recipes.__all__, "a method", "--methods: ")
-    zeros = np.zeros(num_examples(task.dataset.train), np.float32)
+    size = num_examples(task.dataset.train)
     fitting = []
     for method in dict.fromkeys(["uniform", *chosen]):
         one = _with(config, method=method)
         check(one)
         try:
-            make_sampler(one, task, None, dict.fromkeys(needed(one), zeros))
+            make_sampler(one, task, None, placeholders(one, size))
         except ConfigError as error:
             if not everything:
                 raise
@@ -102,7 +111,7 @@ def _fitting(config: ConfigDict, task: Task, methods: Sequence[str]) -> list[str
 
 
 def _with(config: ConfigDict, **settings: Any) -> ConfigDict:
-    """The config with other settings; a method's options are for the method they were given for."""
+    """The config with other settings; another method does not keep the options."""
     one = ConfigDict(config.to_dict())
     if settings.get("method", config.method) != config.method:
         one.method_options = ConfigDict()
@@ -112,7 +121,13 @@ def _with(config: ConfigDict, **settings: Any) -> ConfigDict:
 
 
 def cost(line: dict[str, Any], equal: str) -> float:
-    """What a run cost: examples forward, with those backward counted twice, or seconds."""
+    """The cost of a run.
+
+    Args:
+        line: its last line of metrics.
+        equal: unit of the cost: "examples" (forward, plus twice those backward), "seconds" or
+            "steps".
+    """
     if equal == "examples":
         return line["examples_forward"] + 2 * line["examples_backward"]
     return line["seconds" if equal == "seconds" else "step"]
@@ -121,9 +136,9 @@ def cost(line: dict[str, Any], equal: str) -> float:
 def _budgets(
     path: pathlib.Path, lines: dict[str, list[dict[str, Any]]], methods: Sequence[str]
 ) -> dict[str, dict[str, float]]:
-    """The share of the steps by which a method costs what uniform does, at most 1.
+    """The share of the steps for which each method costs as much as uniform draws, at most 1.
 
-    Kept on the disk, since a comparison that goes on must go on with the same.
+    Kept in the file `path`: a comparison that is resumed must use the same budgets.
     """
     kept = json.loads(path.read_text()) if path.exists() else {}
     budgets = {equal: kept.get(equal, {}) for equal in EQUAL[1:]}
@@ -137,7 +152,15 @@ def _budgets(
 
 
 def table(lines: Lines) -> str:
-    """Markdown, a row for each method: the lowest train loss in equal seconds first."""
+    """The comparison as a Markdown table, the lowest train loss in equal seconds first.
+
+    Args:
+        lines: of `compare`.
+
+    Returns:
+        A row for each method: costs over those of uniform draws, then train loss and score under
+        each budget, with standard deviations over the seeds.
+    """
     score = _score(lines)
     methods = sorted(lines["steps"], key=lambda m: _mean(lines["seconds"][m], TRAIN_LOSS))
     columns = [["method", *(f"`{method}`" for method in methods)]]
@@ -165,7 +188,7 @@ def _mean(lines: Sequence[dict[str, Any]], metric: Metric) -> float:
 
 
 def _write(folder: pathlib.Path, config: ConfigDict, lines: Lines, seeds: int) -> None:
-    """The table on the screen and, with the numbers and the picture, in the folder."""
+    """Prints the table, and writes table, numbers and figure to the folder."""
     device = jax.devices()[0].device_kind
     text = (
         f"{config.dataset}, {config.network}, {num_steps(config)} steps of uniform, "
@@ -185,7 +208,12 @@ def _write(folder: pathlib.Path, config: ConfigDict, lines: Lines, seeds: int) -
 
 
 def run(config: ConfigDict, workdir: str) -> None:
-    """The command."""
+    """Runs the command: compares, prints and writes.
+
+    Args:
+        config: of the runs.
+        workdir: folder of the comparison.
+    """
     lines = compare(config, workdir, _METHODS.value, _SEEDS.value)
     _write(pathlib.Path(workdir).expanduser(), config, lines, _SEEDS.value)
 

@@ -1,15 +1,14 @@
-"""Trains a network as a config says, or goes on with a run that was interrupted.
+"""Trains a network as a config says, or resumes a run that was interrupted.
 
     python -m isjax.main --config=configs/mnist1d.py --workdir=runs/uniform
     python -m isjax.main --config=configs/mnist1d.py --config.method=last_loss --workdir=runs/last
 
-The same command on the same folder resumes. The folder then holds the metrics, for people and for
-TensorBoard, and checkpoints; `python -m isjax.report runs` compares what is below a folder.
+The same command on the same folder resumes. The folder holds the metrics, as JSON lines and for
+TensorBoard, and checkpoints. `python -m isjax.report runs` compares the runs below a folder.
 """
 
 import difflib
 import os
-import re
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -26,6 +25,34 @@ from isjax.experiment.config import ConfigError, check_name, default_config
 from isjax.experiment.usage import usage
 from isjax.parallel.processes import PeerLostError, leave
 
+_NO_CONFIG = "--config is missing; name a file, such as configs/mnist1d.py"
+
+
+class _ConfigFile(config_flags.config_flags.ConfigFileFlagParser):
+    """Reads a config file; names the one probably meant if there is no such file."""
+
+    def parse(self, path: str) -> ConfigDict:
+        file = path.partition(":")[0]  # after the colon: an argument of get_config
+        if not os.path.isfile(file):
+            near = f"configs/{file.removesuffix('.py')}.py"
+            hint = f"did you mean {near}?" if os.path.isfile(near) else "configs/ has some"
+            raise ValueError(f"there is no such file; {hint}")
+        return super().parse(path)
+
+
+class _Setting(flags.ArgumentParser):
+    """Reads a setting; its error names the type that is needed."""
+
+    def __init__(self, parser: flags.ArgumentParser, needed: str):
+        self._parser, self._needed = parser, needed
+
+    def parse(self, argument: Any) -> Any:
+        try:
+            return self._parser.parse(argument)
+        except (TypeError, ValueError):
+            raise ValueError(f"{self._needed} is needed") from None
+
+
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
     help_string="File with a function get_config(), such as configs/mnist1d.py.",
@@ -33,16 +60,11 @@ _CONFIG = config_flags.DEFINE_config_file(
     accept_new_attributes=True,
 )
 _WORKDIR = flags.DEFINE_string(
-    "workdir", "", "Where the run writes its files; one that it was interrupted in is resumed."
+    "workdir", "", "Folder that the run writes to; a run interrupted there is resumed."
 )
 _ALLOW = flags.DEFINE_bool(
-    "allow_config_changes",
-    False,
-    "Go on with a run although its config was another.",
+    "allow_config_changes", False, "Resume a run although its config was another."
 )
-
-_NO_CONFIG = "--config is missing; name a file, such as configs/mnist1d.py"
-_KINDS = {bool: "True or False", float: "a number", int: "an int"}  # of settings
 
 
 def command(
@@ -51,17 +73,18 @@ def command(
     run: Callable[[ConfigDict, str], Any],
     *further: flags.FlagHolder,
 ) -> None:
-    """Runs `run(config, workdir)` by the flags, or says in one line why not.
+    """Parses the command line and calls `run(config, workdir)`; a mistake is one line of error.
 
     Args:
         name: of the module.
         about: its docstring, for `--help`.
-        run: what it does.
-        *further: its flags beside `--config` and `--workdir`.
+        run: the work of the command.
+        *further: flags of the command besides `--config` and `--workdir`.
     """
-    names = ("config", "workdir", *(holder.name for holder in further))
-    shown = {flag: flags.FLAGS[flag].help for flag in names}
-    text = usage(f"python -m isjax.{name}", about, shown)
+    known = {flag: flags.FLAGS[flag].help for flag in ("config", "workdir")}
+    known |= {holder.name: flags.FLAGS[holder.name].help for holder in further}
+    # absl's own help exits with status 1, and has no place for the names that a setting takes.
+    text = usage(f"python -m isjax.{name}", about, known)
     if not sys.argv[1:]:
         print(text, file=sys.stderr)
         sys.exit(2)
@@ -71,23 +94,16 @@ def command(
 
     def parse(argv: list[str]) -> list[str]:
         try:
-            return _parse(argv, shown)
-        except (ConfigError, SyntaxError, flags.Error) as error:
+            return _parse(argv, known)
+        except (ConfigError, KeyError, SyntaxError, flags.Error) as error:
             sys.exit(f"isjax: {error}")
 
     def main(argv: list[str]) -> None:
-        logging.set_verbosity(logging.WARNING)  # JAX's notes on the backends it tries
-        if len(argv) > 1:
+        logging.set_verbosity(logging.WARNING)  # hides JAX's notes on the backends it tries
+        if argv[1:]:
             sys.exit(f"isjax: unexpected argument {argv[1]}; settings look like --config.seed=1")
         if not flags.FLAGS["config"].present:
             sys.exit(f"isjax: {_NO_CONFIG}")
-        path = config_flags.get_config_filename(flags.FLAGS["config"])
-        if not os.path.isfile(path.partition(":")[0]):
-            near = f"configs/{path.removesuffix('.py')}.py"
-            hint = (
-                f"did you mean {near}?" if os.path.isfile(near) else "the configs/ folder has some"
-            )
-            sys.exit(f"isjax: there is no config file {path}; {hint}")
         if not _WORKDIR.value:
             sys.exit("isjax: --workdir is missing; name a folder for the files of this run")
         try:
@@ -101,31 +117,27 @@ def command(
 
 
 def _parse(argv: list[str], known: Iterable[str]) -> list[str]:
-    """What is left of the arguments once flags and settings are read."""
+    """Reads flags and settings; returns the other arguments."""
+    flags.FLAGS["config"].parser = _ConfigFile("config", lock_config=False)
+    for kind, parser, needed in (
+        (bool, flags.BooleanParser(), "True or False"),
+        (float, flags.FloatParser(), "a number"),
+        (int, flags.IntegerParser(), "an int"),
+    ):
+        config_flags.register_flag_parser_for_type(kind, _Setting(parser, needed))
     settings = default_config()
-    for argument in argv[1:]:
+    for argument in argv[1:]:  # config_flags would accept an unknown setting as a new one
         flag, _, setting = argument.lstrip("-").partition("=")[0].partition(".")
         if flag == "config" and setting:
             check_name(setting.partition(".")[0], settings, "a setting", "--config.")
     try:
         return flags.FLAGS(argv)
-    except flags.IllegalFlagValueError as error:
-        _refuse_value(str(error), settings)
-        raise
     except flags.UnrecognizedFlagError as error:
-        if error.flagname.startswith("config."):  # there is no setting before there is a file
+        if error.flagname.startswith("config."):  # without a file config_flags knows no setting
             raise ConfigError(_NO_CONFIG) from error
         near = difflib.get_close_matches(error.flagname, settings, n=1)
         check_name(error.flagname, [*known, *(f"config.{name}" for name in near)], "a flag", "--")
         raise
-
-
-def _refuse_value(message: str, settings: ConfigDict) -> None:
-    """Says what the setting that absl complains of needs, where absl quotes Python."""
-    found = re.match(r"flag --config\.(\w+)=(.*?): ", message)
-    kind = found and _KINDS.get(type(settings.get(found[1])))
-    if kind:
-        raise ConfigError(f"config.{found[1]} is {found[2]}; {kind} is needed")
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""What a method's gradients are worth along a run, beside uniform draws and the optimum.
+"""Measures the gradient quality of a method along a run, against uniform draws and the optimum.
 
     python -m isjax.quality --config=configs/mnist1d.py --config.method=last_loss --workdir=DIR
 
-Trains as `isjax.main` does and measures at every evaluation, on one pool of the size that the
-method chooses from, with the model in evaluation mode: the gradient, and the update that the
-optimiser makes of it; see `isjax.diagnostics.make_gradient_quality`. Prints a table, with variances
-and squared bias over the variance of uniform draws; `metrics.jsonl` has its columns too.
+Trains as `isjax.main` does. At each evaluation it measures the gradient, and the update that the
+optimiser makes of it, on one pool of `config.pool_size` examples, with the model in evaluation
+mode; see `isjax.diagnostics.make_gradient_quality`. Prints a table; variance, optimum and squared
+bias are divided by the variance of uniform draws. `metrics.jsonl` has the same columns.
 """
 
 import os
@@ -22,7 +22,7 @@ from isjax.data.source import num_examples
 from isjax.diagnostics import Quality, make_gradient_quality
 from isjax.experiment.components import make_optimizer, make_sampler, make_task
 from isjax.experiment.config import ConfigDict, ConfigError, check
-from isjax.experiment.reference_models import needed
+from isjax.experiment.reference_models import placeholders
 from isjax.resampling import presample
 from isjax.tasks import Task
 from isjax.training import TrainState
@@ -36,16 +36,27 @@ _COLUMNS = ("variance", "optimum", "bias", "cosine")
 def measurement(
     config: ConfigDict, task: Task, num_draws: int = 100
 ) -> Callable[[TrainState], dict[str, float]]:
-    """`(state) -> {name: number}` for `experiment.run(on_evaluation=...)`.
+    """Makes the measurement of gradient quality for `experiment.run(on_evaluation=...)`.
 
-    Of the gradient, and with the prefix `update_` of the optimiser's update: `variance` of the
-    method and of the `optimum`, over the variance of uniform draws, and the method's squared
-    `bias` over the same, and the `cosine` between its mean and the pool's own.
+    Args:
+        config: of the run.
+        task: of the run.
+        num_draws: batches drawn by each scheme.
+
+    Returns:
+        `(state) -> {name: number}`: `variance` of the method, of the `optimum`, and the method's
+        squared `bias`, each over the variance of uniform draws; and the `cosine` between the mean
+        gradient of the method and that of the pool. With the prefix `update_` the same of the
+        optimiser's update.
+
+    Raises:
+        ConfigError: if the config's method cannot be made.
+        ValueError: if the method has a pool of its own.
     """
     size = num_examples(task.dataset.train)
     pool_size = min(config.pool_size, size)
     _, model_state = jax.eval_shape(task.init, jax.random.key(0))
-    arrays = dict.fromkeys(needed(config), np.zeros(size, np.float32))  # the state has true ones
+    arrays = placeholders(config, size)  # the state has the true ones
     sampler = make_sampler(config, task, model_state, arrays)
     measure = make_gradient_quality(
         task.score_fn, make_optimizer(config), sampler, num_draws=num_draws
@@ -63,7 +74,7 @@ def measurement(
 
 
 def _relative(quality: Quality) -> dict[str, float]:
-    """Nothing where uniform draws have no variance, as of the update once the rate is zero."""
+    """The columns; none if uniform draws have no variance, as at a learning rate of zero."""
     sampler, uniform, optimum = jax.device_get(quality)
     unit = uniform.variance
     values = (sampler.variance, optimum.variance, sampler.bias, unit * sampler.cosine)
@@ -73,10 +84,15 @@ def _relative(quality: Quality) -> dict[str, float]:
 
 
 def run(config: ConfigDict, workdir: str | os.PathLike, num_draws: int = 100) -> None:
-    """Trains, and prints a line per evaluation.
+    """Trains, and prints a line of measurements at each evaluation.
+
+    Args:
+        config: of the run.
+        workdir: folder of the run.
+        num_draws: batches drawn by each scheme at each evaluation.
 
     Raises:
-        ConfigError: as `experiment.run`, or if the method insists on a pool of its own.
+        ConfigError: as `experiment.run`, or if the method has a pool of its own.
     """
     check(config)
     task = make_task(config)

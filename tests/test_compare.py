@@ -1,20 +1,18 @@
 """Comparisons: which runs are made for which costs, with the runs themselves stood in for."""
 
 import json
-import os
-import pathlib
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from commands import ENVIRONMENT, ROOT, run_command
 
 from isjax import compare, data, experiment, main, recipes
 from isjax.data.dataset import from_arrays
 from isjax.experiment import components
 from isjax.experiment.config import ConfigError, default_config
 
-ROOT = pathlib.Path(__file__).parent.parent
 CONFIG = """
 from isjax.experiment.config import default_config
 
@@ -418,24 +416,21 @@ def test_what_is_written(tmp_path, capsys):
 # The command.
 
 
-def command(*arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "isjax.compare", *arguments],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
-    )
-
-
 def test_a_comparison_from_the_command_line(tmp_path):
     (tmp_path / "config.py").write_text(CONFIG)
-    done = command(
+    arguments = [
         f"--config={tmp_path}/config.py",
         "--methods=uniform,last_loss",
         "--seeds=1",
         "--config.num_steps=4",
         f"--workdir={tmp_path}/out",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "isjax.compare", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=ENVIRONMENT,
     )
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "out"
@@ -460,7 +455,8 @@ def test_a_comparison_from_the_command_line(tmp_path):
 )
 def test_a_mistake_is_one_line_without_traceback(tmp_path, argument, message):
     (tmp_path / "config.py").write_text(CONFIG)
-    done = command(f"--config={tmp_path}/config.py", argument, f"--workdir={tmp_path}/out")
+    config, workdir = f"--config={tmp_path}/config.py", f"--workdir={tmp_path}/out"
+    done = run_command("compare", config, argument, workdir)
     assert done.returncode != 0 and message in done.stderr
     assert "Traceback" not in done.stderr and not (tmp_path / "out").exists()
 

@@ -15,7 +15,7 @@ from isjax import data, networks, recipes, tasks
 from isjax.data.dataset import from_arrays
 from isjax.experiment import components, config, schedules
 from isjax.experiment.config import ConfigError
-from isjax.experiment.reference_models import needed
+from isjax.experiment.reference_models import placeholders
 from isjax.tasks import augmentations
 
 FOLDER = pathlib.Path(__file__).parent.parent / "configs"
@@ -171,7 +171,7 @@ def test_all_that_a_run_needs_can_be_made(path):
     unfitting = set()
     for method in recipes.__all__:  # each can be compared on it, unless it needs classes
         settings.method = method
-        made = dict.fromkeys(needed(settings), np.zeros(1000, np.float32))
+        made = placeholders(settings, 1000)
         try:
             sampler = components.make_sampler(settings, task, model_state, made)
         except ConfigError as error:

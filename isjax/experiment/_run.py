@@ -1,36 +1,38 @@
-"""Config-driven runs, which survive: the same call on the same folder resumes."""
+"""A run from a config: checked, prepared, begun or resumed, trained, reported."""
 
 import contextlib
 import itertools
 import os
 import pathlib
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Generator, Iterator
+from typing import Any, NamedTuple
 
 import jax
-import numpy as np
-from jax.sharding import Mesh
 
-from isjax.base import Array, Params, PyTree, Sampler
+from isjax.base import Array, Batch, Params, PyTree, Sampler
 from isjax.data.dataset import Dataset
 from isjax.data.loading import Loader
-from isjax.data.source import in_memory, num_examples
+from isjax.data.source import in_memory
 from isjax.experiment import draw_statistics
-from isjax.experiment.artifacts import make_exhibits
+from isjax.experiment._setup import Setup, connect_devices, set_up
+from isjax.experiment.artifacts import make_artifacts
 from isjax.experiment.checkpoints import Checkpoints
-from isjax.experiment.compiled_steps import compile_steps
-from isjax.experiment.components import check_task, make_optimizer, make_sampler, make_task
-from isjax.experiment.config import ConfigDict, ConfigError, check, num_steps
+from isjax.experiment.compiled_steps import Step, compile_steps
+from isjax.experiment.components import make_sampler, make_task
+from isjax.experiment.config import ConfigDict, ConfigError, check
 from isjax.experiment.evaluation import make_evaluation
-from isjax.experiment.loop import OnDraw, Plan, Progress, describe, train
-from isjax.experiment.preemption import asked_to_stop, asked_together
-from isjax.experiment.reference_models import Prepared, Stopped, needed, prepare
+from isjax.experiment.loop import OnDraw, Outputs, Progress, Work, describe, train
+from isjax.experiment.preemption import stop_on_signal, stop_on_signal_to_any
+from isjax.experiment.reference_models import (
+    PreparationStopped,
+    Prepared,
+    prepare,
+)
 from isjax.experiment.wandb_writer import WandbWriter
-from isjax.experiment.workdir import ADVICE, check_workdir, locked, write_config
-from isjax.experiment.writers import Silent, Writer
-from isjax.parallel.mesh import DATA, make_mesh
+from isjax.experiment.workdir import REMEDY, check_workdir, locked, write_config
+from isjax.experiment.writers import NullWriter, Writer
 from isjax.parallel.padding import pad_state
-from isjax.parallel.processes import alone, connect, is_main, together
+from isjax.parallel.processes import alone, is_main, together
 from isjax.parallel.sharding import build, last_axis, place
 from isjax.samplers import pending
 from isjax.tasks import Task
@@ -43,6 +45,22 @@ from isjax.training import (
 
 __all__ = ["run"]
 
+OnEvaluation = Callable[[TrainState], dict[str, float]]
+
+
+class _Watchers(NamedTuple):
+    """Receivers of a run's results, besides its folder.
+
+    Attributes:
+        wandb: not yet entered; None = no lines are sent.
+        on_draw: of the caller.
+        on_evaluation: of the caller.
+    """
+
+    wandb: WandbWriter | None
+    on_draw: OnDraw | None
+    on_evaluation: OnEvaluation | None
+
 
 def run(
     config: ConfigDict,
@@ -52,188 +70,155 @@ def run(
     task: Task | None = None,
     allow_config_changes: bool = False,
     on_draw: OnDraw | None = None,
-    on_evaluation: Callable[[TrainState], dict[str, float]] | None = None,
+    on_evaluation: OnEvaluation | None = None,
 ) -> dict[str, Any]:
-    """Trains as `config` says, or goes on where the run in `workdir` was interrupted.
+    """Trains as `config` says, or resumes the run in `workdir` that was interrupted.
 
-    A run that was killed and resumed writes what one never interrupted writes, bit for bit on the
-    same machine, but for the times. (So far this has been seen on CPUs. A GPU may sum in another
-    order each time, unless XLA_FLAGS=--xla_gpu_deterministic_ops=true.) SIGTERM and Ctrl-C save a
-    checkpoint and end the process in good order. The folder holds
+    A run that is killed and resumed writes the same as one never interrupted, bit for bit, except
+    for the times. This was tested on CPUs, on the same machine. A GPU may sum in another order each
+    time, unless XLA_FLAGS=--xla_gpu_deterministic_ops=true. On SIGTERM and Ctrl-C a run saves a
+    checkpoint and ends.
+
+    Files in the folder:
 
     - `config.json`;
-    - `metrics.jsonl`, a line per evaluation: `step`; `seconds` of training, scoring included;
-      `compile_seconds` and `eval_seconds`, which are not part of it; `examples_forward` and
+    - `metrics.jsonl`, a line for each evaluation: `step`; `seconds` of training, scoring included;
+      `compile_seconds` and `eval_seconds`, which are not part of `seconds`; `examples_forward` and
       `examples_backward` of the main model, scoring and reference models included (a backward
-      pass of a scorer counts as two forward); `train_loss`, `test_loss`, and what else the task
-      measures; and the steps' diagnostics, averaged since the last line (`nonfinite` and
-      `skipped` are counted since the start);
+      pass of a scorer counts as two forward); `train_loss`, `test_loss` and the other metrics of
+      the task; and the diagnostics of the steps, averaged since the last line. `nonfinite` and
+      `skipped` are counted since the start;
     - `training.jsonl`, a line of diagnostics every `config.log_every` steps;
-    - `tensorboard/`, which shows both; with `config.wandb`, so does Weights & Biases, for which
-      the folder has `wandb.json` and `wandb/`: see `isjax.experiment.wandb_writer`;
-    - `draws.npz`, `examples.npz` and `time.json`, which `isjax.report` shows: see
+    - `tensorboard/`, the numbers of both files as TensorBoard events;
+    - `wandb.json` and `wandb/` with `config.wandb`, see `isjax.experiment.wandb_writer`;
+    - `draws.npz`, `examples.npz` and `time.json` with `config.exhibits`, see
       `isjax.experiment.artifacts`;
-    - `checkpoints/`, the newest, and the best by `valid_loss`, or by `test_loss` where the data
-      set has no valid part. The data position is `TrainState.step`, from which with the seed
-      every draw follows.
+    - `prepared.npz` for a method with reference models, see `isjax.experiment.reference_models`;
+    - `checkpoints/`: the newest, and the best by `valid_loss`, or by `test_loss` where the data
+      set has no valid part. With the seed `TrainState.step` decides every draw, so that it is also
+      the position in the data.
 
     Args:
         config: see `isjax.experiment.config.default_config`.
-        workdir: made if need be.
-        dataset: to use in place of the one that the config names; `config.dataset` is then only
-            what a report calls it.
-        task: to use in place of what the config names: data set, network and loss.
-        on_draw: `(step, draw)`, called with what each step drew (`isjax.base.Draw`, as NumPy
-            arrays), shortly after.
+        workdir: made if it does not exist.
+        dataset: in place of the one that the config names; `config.dataset` is then only its name
+            in reports.
+        task: in place of the data set, network and loss that the config names.
+        allow_config_changes: resume a run although its config was another. The state stays, and
+            with it every draw that the seed has decided.
+        on_draw: `(step, draw)`, called with the draw of each step (`isjax.base.Draw` of NumPy
+            arrays), shortly after the step.
         on_evaluation: `(state) -> {name: number}`, further metrics of each evaluation.
-        allow_config_changes: go on with a run although its config was another; the state stays,
-            and with it what the seed has decided.
 
     Returns:
-        The last line of metrics.
+        The last line of metrics; empty if the run was stopped before training.
 
     Raises:
         ConfigError: before any training starts, if the config cannot be run, or `workdir` holds
             another run.
-        ImportError: likewise, if a package is missing that the config asks for.
-        ConnectionError: likewise, if Weights & Biases cannot be reached.
+        ImportError: before any training starts, if a package is missing that the config asks for.
+        ConnectionError: before any training starts, if Weights & Biases cannot be reached.
         FloatingPointError: with `config.stop_on_nonfinite`, at an evaluation, if every step since
-            the last one was skipped for a loss or a gradient that was not finite.
-        SystemExit: with status 0, after SIGTERM, when all is saved; after Ctrl-C KeyboardInterrupt.
+            the last one was skipped because a loss or a gradient was not finite.
+        SystemExit: with status 0, after SIGTERM, once a checkpoint is saved.
+        KeyboardInterrupt: after Ctrl-C, once a checkpoint is saved.
     """
     check(config)
-    try:
-        connect(config.distributed)
-        mesh = make_mesh(**config.mesh)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
-    _check_mesh(config, mesh)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(together())
-        if not is_main():
-            nowhere = stack.enter_context(open(os.devnull, "w"))
-            stack.enter_context(contextlib.redirect_stdout(nowhere))
+    mesh = connect_devices(config)
+    with together(), _only_main_prints():
         workdir = pathlib.Path(workdir).expanduser()
         check_workdir(workdir, config, allow_config_changes)
-        shown = config.wandb and is_main() and WandbWriter(config.wandb, workdir, config.to_dict())
-        task = task or make_task(config, dataset)
-        check_task(task)
-        size, parts = num_examples(task.dataset.train), max(config.strata, mesh.shape[DATA])
-        init_key, state_key = jax.random.split(jax.random.key(config.seed))
-        params, model_state = task.init(init_key)
-        tx = make_optimizer(config)
-        plan, steps_per_call = _plan(config), _steps_per_call(config, task)
+        watchers = _Watchers(_wandb_writer(config, workdir), on_draw, on_evaluation)
+        setup = set_up(config, workdir, mesh, task or make_task(config, dataset))
+        with stop_on_signal() if alone() else stop_on_signal_to_any() as should_stop:
+            return _prepare_and_train(setup, watchers, should_stop)
 
-        # Whatever must be refused is, before reference models are trained.
-        zeros = dict.fromkeys(needed(config), np.zeros(size, np.float32))
-        _check_pool(config, make_sampler(config, task, model_state, zeros), size)
-        stop = stack.enter_context(asked_to_stop() if alone() else asked_together())
-        with contextlib.ExitStack() as held:  # what is closed before the run says how it ended
-            if is_main():
-                held.enter_context(locked(workdir))
-                # What another config left that never trained is not for this one.
-                if not (workdir / "config.json").exists():
-                    (workdir / "prepared.npz").unlink(missing_ok=True)
-            try:
-                prepared = prepare(config, task, workdir, stop)
-            except Stopped:
-                print("asked to stop while preparing; nothing of it is kept", flush=True)
-                return {}
-            sampler = make_sampler(config, task, model_state, prepared.arrays)
 
-            def begin(key: Array, params: Params, model_state: PyTree) -> TrainState:
-                state = init_train_state(key, params, tx, sampler, size, model_state)
-                if config.exhibits:
-                    state = state._replace(record=draw_statistics.init(size))
-                return pad_state(state, parts)
+@contextlib.contextmanager
+def _only_main_prints() -> Generator[None]:
+    """Silences the standard output of every process but the main one."""
+    if is_main():
+        yield
+        return
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
+        yield
 
-            if mesh.size == 1:
-                state = begin(state_key, params, model_state)
-            else:
-                stack.enter_context(jax.set_mesh(mesh))
-                state = build(begin, (state_key, params, model_state), mesh, last_axis)
-            progress, checkpoints = _beginning(prepared), None
-            if config.checkpoint_every:
-                checkpoints = held.enter_context(Checkpoints(workdir / "checkpoints", size))
-                state, progress = _resume(checkpoints, state, progress)
-            if progress.evaluated >= plan.num_steps:
-                print(f"{workdir} holds this run, finished")
-                return progress.line
-            if progress.step:
-                print(f"resuming at step {progress.step} of {plan.num_steps}")
-            with_draw = config.exhibits or on_draw is not None
-            if in_memory(task.dataset.train):
-                step = make_train_step(
-                    task.loss_fn,
-                    tx,
-                    sampler,
-                    pool_size=None if sampler.own_pool else config.pool_size,
-                    with_draw=with_draw,
-                )
-                data = place(task.dataset.train, mesh, parts)
-                feed, on_chosen = itertools.repeat(data), None
-            else:
-                step = make_loaded_step(task.loss_fn, tx, sampler, with_draw=with_draw)
-                feed = held.enter_context(Loader(task.dataset.train, pending(state.sampler), mesh))
-                data, on_chosen = feed.sample(), feed.post
-            step = draw_statistics.recorded(step, with_draw=on_draw is not None)
-            try:
-                program = compile_steps(step, state, data, steps_per_call)
-                writer = Silent()
-                if is_main():
-                    write_config(workdir, config)
-                    also = held.enter_context(shown).add if shown else None
-                    writer = held.enter_context(Writer(workdir, progress.files, also))
-            except (TypeError, ValueError) as error:
-                raise ConfigError(str(error)) from error
-            progress.compile_seconds += program.seconds
-            further = [on_evaluation] if on_evaluation else []
-            if config.exhibits:
-                further.append(make_exhibits(workdir, task, program, data))
-            evaluate = make_evaluation(task, config.eval_batch_size, config.eval_examples, further)
-            train(
-                plan,
-                program,
-                state,
-                progress,
-                feed,
-                evaluate,
-                writer,
-                checkpoints,
-                stop,
-                on_draw,
-                on_chosen,
-            )
-        if progress.evaluated < plan.num_steps:
-            saved = "saved; the same command resumes" if checkpoints else "no checkpoints, all lost"
-            print(f"asked to stop at step {progress.step} of {plan.num_steps}; {saved}", flush=True)
-        else:
-            print(_summary(config, progress.line))
+
+def _wandb_writer(config: ConfigDict, workdir: pathlib.Path) -> WandbWriter | None:
+    if config.wandb and is_main():
+        return WandbWriter(config.wandb, workdir, config.to_dict())
+    return None
+
+
+def _prepare_and_train(
+    setup: Setup, watchers: _Watchers, should_stop: Callable[[], bool]
+) -> dict[str, Any]:
+    """The run from the lock of its folder to its last message; returns the last line of metrics."""
+    config, plan = setup.config, setup.plan
+    with contextlib.ExitStack() as resources:  # closed before the last message
+        if is_main():
+            resources.enter_context(locked(setup.workdir))
+            _remove_stale_arrays(setup.workdir)
+        try:
+            prepared = prepare(config, setup.task, setup.workdir, should_stop)
+        except PreparationStopped:
+            print("asked to stop while preparing; nothing of it is kept", flush=True)
+            return {}
+        sampler = make_sampler(config, setup.task, setup.model_state, prepared.arrays)
+        if setup.mesh.size > 1:
+            resources.enter_context(jax.set_mesh(setup.mesh))
+        state, progress, checkpoints = _begin_or_resume(setup, sampler, prepared, resources)
+        if progress.evaluated >= plan.num_steps:
+            print(f"{setup.workdir} holds this run, finished")
+            return progress.line
+        if progress.step:
+            print(f"resuming at step {progress.step} of {plan.num_steps}")
+        work, outputs = _compile(setup, watchers, sampler, state, progress, checkpoints, resources)
+        train(plan, work, outputs, state, progress, should_stop)
+    _report(setup, progress, saved=checkpoints is not None)
     return progress.line
 
 
-def _check_pool(config: ConfigDict, sampler: Sampler, size: int) -> None:
-    """Refuses a pool that does not lie between batch and data, where one is chosen from."""
-    if not sampler.own_pool and not config.batch_size <= config.pool_size <= size:
-        raise ConfigError(
-            f"config.pool_size is {config.pool_size}; choose one between config.batch_size, which "
-            f"is {config.batch_size}, and the {size} examples of the training data"
-        )
+def _remove_stale_arrays(workdir: pathlib.Path) -> None:
+    """Removes arrays prepared for a run that never trained: its config may have been another."""
+    if not (workdir / "config.json").exists():
+        (workdir / "prepared.npz").unlink(missing_ok=True)
 
 
-def _check_mesh(config: ConfigDict, mesh: Mesh) -> None:
-    """Refuses what the devices cannot share among them."""
-    shards = mesh.shape[DATA]
-    for setting in ("batch_size", "pool_size", "strata"):
-        if config[setting] % shards and not (setting == "strata" and config.strata == 1):
-            raise ConfigError(
-                f"config.{setting} is {config[setting]}, which {shards} devices along the data "
-                f"axis cannot share; choose a multiple of {shards}, or another config.mesh.data"
-            )
+def _begin_or_resume(
+    setup: Setup, sampler: Sampler, prepared: Prepared, resources: contextlib.ExitStack
+) -> tuple[TrainState, Progress, Checkpoints | None]:
+    """The state and progress of the newest checkpoint, or those of step 0."""
+    state, progress = _first_state(setup, sampler), _first_progress(prepared)
+    if not setup.config.checkpoint_every:
+        return state, progress, None
+    checkpoints = resources.enter_context(Checkpoints(setup.workdir / "checkpoints", setup.size))
+    try:
+        restored = checkpoints.restore(state)
+    except ValueError as error:
+        raise ConfigError(f"the checkpoint does not fit this config: {error}; {REMEDY}") from error
+    if restored:
+        state, progress = restored[0], Progress(**restored[1])
+    return state, progress, checkpoints
 
 
-def _beginning(prepared: Prepared) -> Progress:
-    """No step taken, but what was prepared is paid for."""
+def _first_state(setup: Setup, sampler: Sampler) -> TrainState:
+    """The train state of step 0, spread over the mesh."""
+
+    def begin(key: Array, params: Params, model_state: PyTree) -> TrainState:
+        state = init_train_state(key, params, setup.tx, sampler, setup.size, model_state)
+        if setup.config.exhibits:
+            state = state._replace(record=draw_statistics.init(setup.size))
+        return pad_state(state, setup.parts)
+
+    arguments = (setup.state_key, setup.params, setup.model_state)
+    if setup.mesh.size == 1:
+        return begin(*arguments)
+    return build(begin, arguments, setup.mesh, last_axis)
+
+
+def _first_progress(prepared: Prepared) -> Progress:
+    """The progress of step 0, to which the cost of preparing counts."""
     return Progress(
         seconds=prepared.seconds,
         compile_seconds=prepared.compile_seconds,
@@ -244,37 +229,77 @@ def _beginning(prepared: Prepared) -> Progress:
     )
 
 
-def _resume(
-    checkpoints: Checkpoints, state: TrainState, progress: Progress
-) -> tuple[TrainState, Progress]:
-    """Where the run was interrupted, or its beginning."""
+def _compile(
+    setup: Setup,
+    watchers: _Watchers,
+    sampler: Sampler,
+    state: TrainState,
+    progress: Progress,
+    checkpoints: Checkpoints | None,
+    resources: contextlib.ExitStack,
+) -> tuple[Work, Outputs]:
+    """Compiles the training steps, then opens the files that the run writes."""
+    config, task = setup.config, setup.task
+    on_draw, further = watchers.on_draw, [watchers.on_evaluation] if watchers.on_evaluation else []
+    step, data, feed, on_chosen = _step_and_data(setup, on_draw, sampler, state, resources)
     try:
-        restored = checkpoints.restore(state)
-    except ValueError as error:
-        raise ConfigError(f"the checkpoint does not fit this config: {error}; {ADVICE}") from error
-    return (restored[0], Progress(**restored[1])) if restored else (state, progress)
+        program = compile_steps(step, state, data, setup.steps_per_call)
+        writer = _open_writer(setup, watchers, progress, resources) if is_main() else NullWriter()
+    except (TypeError, ValueError) as error:
+        raise ConfigError(str(error)) from error
+    progress.compile_seconds += program.seconds
+    if config.exhibits:
+        further.append(make_artifacts(setup.workdir, task, program, data))
+    evaluate = make_evaluation(task, config.eval_batch_size, config.eval_examples, further)
+    return Work(program, feed, evaluate), Outputs(writer, checkpoints, on_draw, on_chosen)
 
 
-def _plan(config: ConfigDict) -> Plan:
-    return Plan(
-        num_steps=num_steps(config),
-        num_evals=config.num_evals,
-        log_every=config.log_every,
-        checkpoint_every=config.checkpoint_every,
-        stop_on_nonfinite=config.stop_on_nonfinite,
-        name=config.method,
-    )
+def _step_and_data(
+    setup: Setup,
+    on_draw: OnDraw | None,
+    sampler: Sampler,
+    state: TrainState,
+    resources: contextlib.ExitStack,
+) -> tuple[Step, Batch, Iterator[Batch], Callable[[Array], None] | None]:
+    """The training step, an example of its data, an iterator over them, and `on_chosen`."""
+    config, task = setup.config, setup.task
+    with_draw = config.exhibits or on_draw is not None
+    if in_memory(task.dataset.train):
+        step = make_train_step(
+            task.loss_fn,
+            setup.tx,
+            sampler,
+            pool_size=None if sampler.own_pool else config.pool_size,
+            with_draw=with_draw,
+        )
+        data = place(task.dataset.train, setup.mesh, setup.parts)
+        feed, on_chosen = itertools.repeat(data), None
+    else:
+        step = make_loaded_step(task.loss_fn, setup.tx, sampler, with_draw=with_draw)
+        loader = Loader(task.dataset.train, pending(state.sampler), setup.mesh)
+        feed = resources.enter_context(loader)
+        data, on_chosen = feed.sample(), feed.post
+    step = draw_statistics.record_draws(step, with_draw=on_draw is not None)
+    return step, data, feed, on_chosen
 
 
-def _steps_per_call(config: ConfigDict, task: Task) -> int:
-    if not in_memory(task.dataset.train):
-        if config.steps_per_call > 1:
-            raise ConfigError(
-                f"config.steps_per_call is {config.steps_per_call}, but each step waits for a "
-                "batch of its own to be read; choose 0 or 1, or set config.in_memory to True"
-            )
-        return 1
-    return config.steps_per_call or (1 if jax.default_backend() == "cpu" else 50)
+def _open_writer(
+    setup: Setup, watchers: _Watchers, progress: Progress, resources: contextlib.ExitStack
+) -> Writer:
+    """Writes the config, and opens the files of metrics where `progress` stands."""
+    write_config(setup.workdir, setup.config)
+    also = resources.enter_context(watchers.wandb).write if watchers.wandb else None
+    return resources.enter_context(Writer(setup.workdir, progress.files, also))
+
+
+def _report(setup: Setup, progress: Progress, saved: bool) -> None:
+    """Prints how the run ended."""
+    num_steps = setup.plan.num_steps
+    if progress.evaluated < num_steps:
+        kept = "saved; the same command resumes" if saved else "no checkpoints, all lost"
+        print(f"asked to stop at step {progress.step} of {num_steps}; {kept}", flush=True)
+    else:
+        print(_summary(setup.config, progress.line))
 
 
 def _summary(config: ConfigDict, last: dict[str, Any]) -> str:

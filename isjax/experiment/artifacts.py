@@ -1,4 +1,4 @@
-"""What a run puts by for its report, at each evaluation."""
+"""Artifacts of a run, which `isjax.report` shows: draws, examples, times."""
 
 import json
 import pathlib
@@ -22,26 +22,32 @@ from isjax.reporting.runs import DRAWS, EXAMPLES, TIME
 from isjax.tasks import Task
 from isjax.training import TrainState
 
-__all__ = ["make_exhibits"]
+__all__ = ["make_artifacts"]
 
 
-def make_exhibits(
+def make_artifacts(
     workdir: pathlib.Path, task: Task, program: Program, data: Batch
 ) -> Callable[[TrainState], dict[str, float]]:
-    """Writes what was drawn, and once how the time of a step is spent.
+    """Writes the artifacts of a run, at each evaluation after the first.
 
-    - `draws.npz`: `count` [N], times drawn; of the last few thousand draws `scores`, `losses`, and
-      `probs` over those of uniform draws.
-    - `examples.npz`: those drawn most and least, see `isjax.reporting.gallery`.
-    - `time.json`: the shares of `isjax.reporting.timeline.PARTS`, measured on a copy of the state after the
-      first steps, or null where they cannot be told; only of a run in one process.
+    - `draws.npz`: `count` int32[N], times drawn; of the last few thousand draws `scores`, `losses`,
+      and `probs`, their probabilities over that of a uniform draw.
+    - `examples.npz`: the examples drawn most and least, see `isjax.reporting.gallery`.
+    - `time.json`: the shares of `isjax.reporting.timeline.PARTS` in a step, measured once, on a
+      copy of the state; null where they cannot be measured. Only of a run in one process.
+
+    Args:
+        workdir: of the run.
+        task: of the run.
+        program: the compiled steps, which keep a `record` in the state.
+        data: that the program takes.
 
     Returns:
-        `put_by(state) -> {"coverage": share of the training examples drawn so far}`.
+        `write(state) -> {"coverage": share of the training examples drawn so far}`.
     """
     show = make_gallery(task)
 
-    def put_by(state: TrainState) -> dict[str, float]:
+    def write(state: TrainState) -> dict[str, float]:
         if int(state.step) == 0:
             return {"coverage": 0.0}
         count = fetch(state.record.count)[: num_examples(task.dataset.train)]
@@ -50,15 +56,15 @@ def make_exhibits(
             save(workdir / DRAWS, count=count, **draws)
             save(workdir / EXAMPLES, **examples)
         if alone() and not (workdir / TIME).exists():
-            shares = timeline.shares(_rehearsal(program, state, data), program.run)
+            shares = timeline.shares(_run_on_copy(program, state, data), program.run)
             with write_whole(workdir / TIME) as file:
                 file.write(json.dumps({"step": int(state.step), "shares": shares}).encode())
         return {"coverage": float(np.mean(count > 0))}
 
-    return put_by
+    return write
 
 
-def _rehearsal(program: Program, state: TrainState, data: Batch) -> Callable[[], Any]:
+def _run_on_copy(program: Program, state: TrainState, data: Batch) -> Callable[[], Any]:
     """Runs the program on a copy of the state."""
     copy = jax.tree.map(jnp.copy, state)
 

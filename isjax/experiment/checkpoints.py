@@ -1,4 +1,4 @@
-"""Checkpoints of a run: the train state, and how far the run has come, saved by Orbax."""
+"""Checkpoints of a run: its train state and its progress, saved by Orbax."""
 
 import math
 import pathlib
@@ -14,19 +14,19 @@ __all__ = ["Checkpoints"]
 
 
 class Checkpoints:
-    """The newest checkpoint of a run and that of the lowest loss, in a folder.
+    """The newest checkpoint of a run, and the one of the lowest loss, in a folder.
 
-    Saving goes on in the background while training does; a checkpoint appears whole or not at all.
-    `orbax.checkpoint.CheckpointManager` reads the folder too: item `state` is the train state.
+    Saves in the background while training goes on. A checkpoint appears whole or not at all.
+    `orbax.checkpoint.CheckpointManager` can read the folder: item `state` is the train state.
     """
 
     def __init__(self, folder: pathlib.Path, num_examples: int):
-        """Opens the folder, making it if need be.
+        """Opens the folder; makes it if it does not exist.
 
         Args:
-            folder: of the checkpoints, seen by all processes if there are several.
-            num_examples: N; a state may have more rows than that, see `isjax.parallel.padding`, and others
-                when it is restored, on other devices.
+            folder: of the checkpoints, visible to all processes.
+            num_examples: N. The arrays of a state may be padded to more rows, and to another
+                number when restored on other devices; see `isjax.parallel.padding`.
 
         Raises:
             ImportError: without Orbax.
@@ -45,7 +45,7 @@ class Checkpoints:
         )
         options = ocp.CheckpointManagerOptions(
             preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(1), lowest]),
-            best_fn=loss,  # without it the losses would be forgotten with the process
+            best_fn=loss,  # without it losses are not saved, and the best is unknown on resuming
             best_mode="min",
             cleanup_tmp_directories=True,
         )
@@ -58,12 +58,12 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, state: TrainState, progress: dict[str, Any], loss: float = math.inf) -> None:
-        """Saves in the background; the first is waited for, so that a run always has one.
+        """Saves in the background; waits for the first, so that a run always has one.
 
         Args:
-            state: copied before this returns, so that the next step may take its buffers.
-            progress: what JSON can hold.
-            loss: by which the best is kept; infinite where there was no evaluation.
+            state: copied before this returns; the next step may donate it.
+            progress: plain JSON.
+            loss: decides the best checkpoint; infinite if the state was not evaluated.
         """
         shapes = _shapes(state, self._num_examples)
         progress = {"progress": progress, "shapes": shapes}
@@ -77,13 +77,16 @@ class Checkpoints:
             self._manager.wait_until_finished()
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
-        """The newest checkpoint, or None if there is none.
+        """Reads the newest checkpoint.
 
         Args:
-            like: a state of the same structure, shapes and types, on the devices wanted.
+            like: a state of the same structure, shapes and dtypes, on the devices to restore to.
+
+        Returns:
+            State and progress, or None if there is no checkpoint.
 
         Raises:
-            ValueError: if the checkpoint is of another.
+            ValueError: if the checkpoint has another structure, shape or dtype.
         """
         if self.step is None:
             return None
@@ -96,7 +99,7 @@ class Checkpoints:
                     f"{name} is {theirs.get(name, 'missing')} in the checkpoint of step "
                     f"{self.step}, but would be {ours.get(name, 'missing')} now"
                 )
-        # Not strict: rows of padding are added or left out as these devices need them.
+        # Not strict: padding is added or left out as these devices need it.
         how = jax.tree.map(
             lambda x: self._ocp.ArrayRestoreArgs(
                 sharding=x.sharding, global_shape=x.shape, dtype=x.dtype, strict=False
@@ -111,13 +114,13 @@ class Checkpoints:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Waits until what is being saved is on disk."""
+        """Waits until every checkpoint is on disk."""
         self._manager.wait_until_finished()
         self._manager.close()
 
 
 def _shapes(state: TrainState, num_examples: int) -> dict[str, str]:
-    """Type and shape of each array, by its place in the state; of padded rows the true number."""
+    """Dtype and shape of each array, without padding, by its path in the state."""
 
     def of_array(x: jax.Array, rows: bool) -> str:
         shape = [num_examples, *x.shape[1:]] if rows else list(x.shape)

@@ -18,12 +18,12 @@ Step = Callable[[TrainState, Batch], tuple[TrainState, dict[str, Any]]]
 
 
 class Output(NamedTuple):
-    """What each step of a call returned, with leading axis `steps`; the first `num` are filled.
+    """Results of the steps of a call, with leading axis `steps`; the first `num` are filled.
 
     Attributes:
-        metrics: [steps, names] float32.
-        draw: arrays [steps, ...], or None unless the steps return it.
-        chosen: [steps, b] int32, the ids of batches to load, or None unless the steps choose ahead.
+        metrics: float32[steps, names].
+        draw: arrays [steps, ...]; None unless the steps return it.
+        chosen: int32[steps, b], the ids of batches to load; None unless the steps choose ahead.
     """
 
     metrics: Array
@@ -35,8 +35,8 @@ class Program(NamedTuple):
     """Training steps compiled into one program.
 
     Attributes:
-        run: `(state, data, num [] int32) -> (state, Output)`, of `num` steps; the state is donated.
-        steps: the most that `num` may be.
+        run: `(state, data, num int32[]) -> (state, Output)` takes `num` steps; donates the state.
+        steps: the largest `num`.
         names: of the metrics.
         seconds: of compilation.
     """
@@ -48,16 +48,20 @@ class Program(NamedTuple):
 
 
 def compile_steps(step: Step, state: TrainState, data: Batch, steps_per_call: int) -> Program:
-    """One program for up to `steps_per_call` steps, the same whatever their number.
+    """Compiles one program for up to `steps_per_call` steps.
 
-    A call has its cost, on an accelerator above all; but on a CPU a convolution inside of a loop
-    runs some 3 times slower than outside, so that a single step is compiled without a loop.
+    Use several steps on an accelerator, where a call has a fixed cost. Use one on a CPU: there a
+    convolution inside a loop runs some 3 times slower than outside, and a single step is compiled
+    without a loop.
 
     Args:
-        step: of `make_train_step` or `make_loaded_step`; of the latter only one fits in a call.
-        state: as it is when training begins.
-        data: the data set, or a batch of that which is loaded.
-        steps_per_call: the most steps of a call.
+        step: of `make_train_step` or `make_loaded_step`; the latter allows only one step in a call.
+        state: of step 0, for shapes, dtypes and places.
+        data: the data set, or an example of the batches that are loaded.
+        steps_per_call: the most steps in a call.
+
+    Returns:
+        The program, compiled ahead of time.
     """
     start = time.perf_counter()
     shapes = jax.eval_shape(step, state, data)[1]
@@ -91,7 +95,15 @@ def compile_steps(step: Step, state: TrainState, data: Batch, steps_per_call: in
 
 
 def number_of_steps(num: int, state: TrainState) -> Array:
-    """For a program: where the state's own step counter lies, in all processes."""
+    """A number of steps for a program, on the devices of the state's step counter.
+
+    Args:
+        num: of steps.
+        state: of the run.
+
+    Returns:
+        int32[].
+    """
     place = state.step.sharding
     return jax.make_array_from_callback(
         (), place, lambda _: jax.device_put(np.int32(num)), dtype=np.int32

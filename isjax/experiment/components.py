@@ -1,8 +1,9 @@
-"""From a config to the objects of a run: task, optimiser, sampler."""
+"""Makes the parts of a run from its config: task, optimiser, sampler."""
 
 import functools
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
+from types import ModuleType
 from typing import Any
 
 import jax
@@ -10,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax.errors import FlaxError
-from ml_collections import ConfigDict
 
 from isjax import conditions, data, networks, recipes, tasks, weights
 from isjax._numerics import precision
@@ -18,7 +18,8 @@ from isjax.base import Array, Batch, PyTree, Sampler
 from isjax.data.dataset import Dataset, with_label_noise
 from isjax.data.source import held, in_memory, num_examples
 from isjax.experiment import schedules
-from isjax.experiment.config import ConfigError, build, check_name, num_steps
+from isjax.experiment.config import ConfigDict, ConfigError, build, check_name, num_steps
+from isjax.experiment.recipe_arguments import RecipeArguments, required_parameters
 from isjax.gradients import check_losses
 from isjax.samplers import gate, lagged, reweight, stratified
 from isjax.tasks import Task, augmentations, num_outputs, predicts_every_token
@@ -27,7 +28,18 @@ __all__ = ["check_task", "make_optimizer", "make_sampler", "make_task"]
 
 
 def make_task(config: ConfigDict, dataset: Dataset | None = None) -> Task:
-    """The task that a config names, on its data set unless another is given."""
+    """The task that a config names.
+
+    Args:
+        config: of the run.
+        dataset: in place of the one that the config names.
+
+    Returns:
+        Data set, network and loss.
+
+    Raises:
+        ConfigError: if data set, network, augmentations and task do not fit, or refuse an option.
+    """
     if dataset is None:
         if not config.in_memory and config.dataset in data.SETS:
             raise ConfigError(
@@ -65,7 +77,7 @@ def make_task(config: ConfigDict, dataset: Dataset | None = None) -> Task:
 
 
 def _augmentation(name: str, config: ConfigDict) -> tasks.Augmentation:
-    """With its options, `(key, images) -> images`."""
+    """The augmentation `(key, images) -> images` with its options."""
     function = getattr(augmentations, name)
     options = config.augment_options.get(name, {})
     known = list(inspect.signature(function).parameters)[2:]  # after key and images
@@ -75,15 +87,18 @@ def _augmentation(name: str, config: ConfigDict) -> tasks.Augmentation:
 
 
 def check_task(task: Task) -> None:
-    """Refuses a network, augmentation or loss that cannot take the data; nothing is computed.
+    """Refuses a network, augmentation or loss that cannot take the data; only traces them.
+
+    Args:
+        task: of the run.
 
     Raises:
-        ConfigError: with what it says of two such examples as each part has.
+        ConfigError: with the error raised for two examples of a part of the data.
     """
     parts = (task.dataset.train, task.dataset.valid, task.dataset.test)
     for part in parts:
         if part is not None:
-            # Two, also of a part of one: else a mean would pass for one loss per example.
+            # Two, even of a part of one: with one a mean would pass for a loss per example.
             batch = jax.tree.map(
                 lambda x: jax.ShapeDtypeStruct((2, *x.shape[1:]), jnp.asarray(x[:1]).dtype),
                 held(part),
@@ -107,7 +122,16 @@ def _try(task: Task, batch: Batch, key: Array) -> Any:
 def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     """The optimiser that a config names, its schedule scaled to the budget of the run.
 
-    Weight decay spares biases and scales: it is for parameters of two axes or more.
+    Weight decay applies to parameters of at least two axes, not to biases and scales.
+
+    Args:
+        config: of the run.
+
+    Returns:
+        Clipping, weight decay and optimiser, chained.
+
+    Raises:
+        ConfigError: if optimiser or schedule refuse an option, or need more than gradients.
     """
     optimizer = getattr(optax, config.optimizer)
     schedule = build(
@@ -139,7 +163,7 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
         jax.eval_shape(lambda: tx.update(params, tx.init(params), params))
     except TypeError as error:
         raise ConfigError(
-            f"config.optimizer: {config.optimizer} does not go by gradients and a schedule alone "
+            f"config.optimizer: {config.optimizer} needs more than gradients and a schedule "
             f"({error}); choose another, such as sgd or adam"
         ) from error
     return tx
@@ -151,95 +175,132 @@ def make_sampler(
     model_state: PyTree = None,
     prepared: Mapping[str, Any] | None = None,
 ) -> Sampler:
-    """The sampler that a config names; classes and the model's losses are the task's.
+    """The sampler that a config names.
 
     Args:
         config: of the run.
-        task: of the run.
+        task: of the run; gives losses, logits and classes to the recipe.
         model_state: that the model begins with; None or empty if it has none.
-        prepared: what else the method takes that is made before training; see `isjax.experiment.reference_models`.
+        prepared: float32[N] arrays made before training, by name; see
+            `isjax.experiment.reference_models`.
+
+    Returns:
+        The recipe's sampler, wrapped by strata, lag, weighting and gate as the config says.
 
     Raises:
-        ConfigError: if the method needs what the task has not, or refuses an option or the data.
+        ConfigError: if the method needs something that the task does not have, or refuses an
+            option or the data.
     """
+    sampler = _from_recipe(config, task, model_state, prepared or {})
+    sampler = _with_strata_and_lag(config, task, sampler)
+    for setting, module, wrap in (("weighting", weights, reweight), ("gate", conditions, gate)):
+        if config[setting]:
+            sampler = _wrapped(config, sampler, setting, module, wrap)
+    return sampler
+
+
+def _from_recipe(
+    config: ConfigDict, task: Task, model_state: PyTree, prepared: Mapping[str, Any]
+) -> Sampler:
     recipe = getattr(recipes, config.method)
-    size, ahead = num_examples(task.dataset.train), _chooses_ahead(config, task)
-    offered = {
-        "batch_size": config.batch_size // config.strata,
-        "pool_size": config.pool_size // config.strata,
-        "num_steps": num_steps(config),
-        **(prepared or {}),
-        **({} if ahead else _of_examples(task, model_state)),
-    }
-    missing = required(recipe) - offered.keys() - set(config.method_options)
-    if "scores" in offered and "logits_fn" not in offered:  # of which those were to be made
-        missing |= {"logits_fn"}
-    if missing:
-        lacks = (
-            "which is of examples, but these are chosen before they are read; set config.in_memory "
-            "to True and config.lag to 0, or choose a method of past losses, such as default"
-            if ahead
-            else f"which the task {config.task} on {config.dataset} has not; choose another method"
-        )
-        needs = ", ".join(sorted(missing))
-        raise ConfigError(f"config.method: {config.method} needs {needs}, {lacks}")
-    sampler = build(
+    arguments = _recipe_arguments(config, task, model_state, prepared).available()
+    initial_loss = arguments.pop("initial_loss")  # the only one that options may change
+    _check_arguments(config, task, recipe, arguments.keys())
+    return build(
         "method_options",
         recipe,
         config.method_options,
-        fixed=offered,
-        defaults={"initial_loss": task.initial_loss},
+        fixed=arguments,
+        defaults={"initial_loss": initial_loss},
     )
+
+
+def _recipe_arguments(
+    config: ConfigDict, task: Task, model_state: PyTree, prepared: Mapping[str, Any]
+) -> RecipeArguments:
+    """The arguments of a run; those of examples only if batches are read before they are chosen."""
+    arguments = RecipeArguments(
+        batch_size=config.batch_size // config.strata,
+        pool_size=config.pool_size // config.strata,
+        num_steps=num_steps(config),
+        initial_loss=task.initial_loss,
+        **prepared,
+    )
+    if _chooses_ahead(config, task):
+        return arguments
+    stateful = bool(jax.tree.leaves(model_state))
+
+    def of_variables(function: Callable) -> Callable:
+        if stateful:
+            return lambda variables, batch: function(*variables, batch)
+        return lambda params, batch: function(params, model_state, batch)
+
+    classes = task.output_fn is not None and task.dataset.num_classes is not None
+    return arguments._replace(
+        loss_fn=of_variables(task.score_fn),
+        logits_fn=of_variables(task.output_fn) if classes else None,
+        stateful=stateful,
+        example=jax.tree.map(lambda x: x[:1], task.dataset.train),
+        num_classes=task.dataset.num_classes,
+        label_fn=task.label_fn,
+    )
+
+
+def _check_arguments(
+    config: ConfigDict, task: Task, recipe: Callable, available: Collection[str]
+) -> None:
+    """Refuses a recipe that needs an argument which neither task nor options have."""
+    missing = required_parameters(recipe) - set(available) - set(config.method_options)
+    if "scores" in available and "logits_fn" not in available:  # scores are made from logits
+        missing |= {"logits_fn"}
+    if not missing:
+        return
+    if _chooses_ahead(config, task):
+        reason = (
+            "which is of examples, but here batches are chosen before their examples are read; set "
+            "config.in_memory to True and config.lag to 0, or choose a method of past losses, such "
+            "as default"
+        )
+    else:
+        reason = (
+            f"which the task {config.task} on {config.dataset} does not have; choose another method"
+        )
+    needs = ", ".join(sorted(missing))
+    raise ConfigError(f"config.method: {config.method} needs {needs}, {reason}")
+
+
+def _with_strata_and_lag(config: ConfigDict, task: Task, sampler: Sampler) -> Sampler:
+    """Splits the data into strata and chooses ahead; refuses data that the sampler cannot take."""
+    size = num_examples(task.dataset.train)
     try:
         if config.strata > 1:
-            pool_size = config.pool_size // config.strata
-            sampler = stratified(sampler, config.strata, None if sampler.own_pool else pool_size)
-        if ahead:
+            pool_size = None if sampler.own_pool else config.pool_size // config.strata
+            sampler = stratified(sampler, config.strata, pool_size)
+        if _chooses_ahead(config, task):
             pool_size = None if sampler.own_pool else config.pool_size
             sampler = lagged(sampler, config.lag, pool_size)
         jax.eval_shape(lambda key: sampler.init(key, size), jax.random.key(0))
     except ValueError as error:
         raise ConfigError(f"config.method is {config.method}: {error}") from error
-    for setting, module, wrap in (("weighting", weights, reweight), ("gate", conditions, gate)):
-        if config[setting]:
-            function, options = getattr(module, config[setting]), f"{setting}_options"
-            part = build(options, function, config[options])
-            try:
-                sampler = wrap(sampler, part)
-            except ValueError as error:
-                raise ConfigError(
-                    f"config.{setting}: {config.method} cannot have one; {error}"
-                ) from error
     return sampler
 
 
+def _wrapped(
+    config: ConfigDict,
+    sampler: Sampler,
+    setting: str,
+    module: ModuleType,
+    wrap: Callable[[Sampler, Any], Sampler],
+) -> Sampler:
+    """The sampler with the weighting or gate that `setting` names in `module`."""
+    options = f"{setting}_options"
+    part = build(options, getattr(module, config[setting]), config[options])
+    try:
+        return wrap(sampler, part)
+    except ValueError as error:
+        raise ConfigError(f"config.{setting}: {config.method} cannot have one; {error}") from error
+
+
 def _chooses_ahead(config: ConfigDict, task: Task) -> bool:
-    """Whether a batch is chosen before its examples are at hand."""
+    """Whether a batch is chosen before its examples are read."""
     return config.lag > 0 or not in_memory(task.dataset.train)
-
-
-def _of_examples(task: Task, model_state: PyTree) -> dict[str, Any]:
-    """What the task offers to a method that sees the examples it is to choose from."""
-    stateful = bool(jax.tree.leaves(model_state))
-
-    def of_variables(function):
-        if stateful:
-            return lambda variables, batch: function(*variables, batch)
-        return lambda params, batch: function(params, model_state, batch)
-
-    offered = {
-        "loss_fn": of_variables(task.score_fn),
-        "stateful": stateful,
-        "example": jax.tree.map(lambda x: x[:1], task.dataset.train),
-        "num_classes": task.dataset.num_classes,
-        "label_fn": task.label_fn,
-    }
-    if task.output_fn is not None and task.dataset.num_classes is not None:
-        offered["logits_fn"] = of_variables(task.output_fn)
-    return {name: value for name, value in offered.items() if value is not None}
-
-
-def required(function: Any) -> set[str]:
-    """The parameters that a function has no default for."""
-    parameters = inspect.signature(function).parameters
-    return {name for name, value in parameters.items() if value.default is value.empty}

@@ -1,4 +1,4 @@
-"""The settings of a run, their defaults, and errors that say what to do about a bad one."""
+"""The settings of a run: defaults, checks, and errors that name the remedy."""
 
 import difflib
 import functools
@@ -12,6 +12,7 @@ import optax
 
 from isjax import conditions, data, networks, recipes, tasks, weights
 from isjax.experiment import schedules
+from isjax.experiment.recipe_arguments import RecipeArguments
 from isjax.tasks import augmentations
 
 try:
@@ -30,7 +31,7 @@ __all__ = [
     "num_steps",
 ]
 
-_LEAST = {
+_MINIMUM = {
     "pool_size": 1,
     "batch_size": 1,
     "num_steps": 1,
@@ -45,18 +46,13 @@ _LEAST = {
     "weight_decay": 0,
     "clip_norm": 0,
 }
-# What isjax.experiment.components gives to what it builds, and no option may say otherwise.
-_DECIDED = {
-    *("batch_size", "label_fn", "logits_fn", "loss_fn", "num_classes", "num_steps", "pool_size"),
-    *("example", "reference", "scores", "stateful"),  # of a method, as are those above
+# Arguments that the run decides: no near miss of an option is meant to be one of them.
+_DECIDED_BY_RUN = {
+    *RecipeArguments._fields,
     *("every_position", "outputs", "vocabulary"),  # of a network
-    *(
-        "data_dir",
-        "in_memory",
-        "learning_rate",
-        "mask",
-    ),  # of data, schedule, optimiser
-}
+    *("data_dir", "in_memory"),  # of a data set
+    *("learning_rate", "mask"),  # of a schedule or an optimiser
+} - {"initial_loss"}
 
 Config = ConfigDict | Mapping[str, Any]
 
@@ -66,65 +62,69 @@ class ConfigError(ValueError):
 
 
 def default_config() -> ConfigDict:
-    """Every setting, with its default."""
+    """Every setting, with its default; `configs/` has examples of changing them.
+
+    Returns:
+        A new `ConfigDict`; its source says what each setting means.
+    """
     return ConfigDict(
         {
-            # What there is to learn.
+            # The task.
             "task": "classification",  # a name in isjax.tasks
-            "dataset": "mnist1d",  # a name in isjax.data.SETS, or of an image data set in TFDS
-            "dataset_options": ConfigDict(),  # its arguments, such as num_train
-            "data_dir": "",  # where data sets lie or are cached; "" = as each does by default
+            "dataset": "mnist1d",  # a name in isjax.data.SETS, or an image data set of TFDS
+            "dataset_options": ConfigDict(),  # arguments of the data set, such as num_train
+            "data_dir": "",  # folder of data sets; "" = the default of each
             "network": "MLP",  # a name in isjax.networks
-            "network_options": ConfigDict(),  # its attributes
-            "precision": "float32",  # or bfloat16, in which the network then computes
+            "network_options": ConfigDict(),  # attributes of the network, such as hidden
+            "precision": "float32",  # in which the network computes: float32 or bfloat16
             "augment": (),  # names in isjax.tasks.augmentations, applied in this order
-            "augment_options": ConfigDict(  # the arguments of each, such as mixup.alpha
+            "augment_options": ConfigDict(  # arguments of each augmentation, as in mixup.alpha
                 {name: ConfigDict() for name in augmentations.__all__}
             ),
             "label_noise": 0.0,  # share of the training examples that get a wrong label
-            # How the batch is chosen.
+            # How a batch is chosen.
             "method": "uniform",  # a name in isjax.recipes
-            "method_options": ConfigDict(),  # its arguments, such as k
-            "gate": "",  # a name in isjax.conditions: when to sample by the method; "" = always
-            "gate_options": ConfigDict(),  # its arguments, such as threshold
-            "weighting": "",  # a name in isjax.weights, such as correcting; "" = the method's own
-            "weighting_options": ConfigDict(),  # its arguments
-            "reference_budget": 0.2,  # share of the steps that a method's reference models take
-            "pool_size": 1024,  # B, the presample that the sampler chooses from
-            "batch_size": 128,  # b
-            # How it is trained on.
+            "method_options": ConfigDict(),  # arguments of the recipe, such as k
+            "gate": "",  # a name in isjax.conditions: when to use the method; "" = always
+            "gate_options": ConfigDict(),  # arguments of the gate, such as threshold
+            "weighting": "",  # a name in isjax.weights; "" = the weights of the method
+            "weighting_options": ConfigDict(),  # arguments of the weighting, such as k
+            "reference_budget": 0.2,  # share of num_steps that each reference model trains for
+            "pool_size": 1024,  # B, the examples that the sampler chooses from
+            "batch_size": 128,  # b, the examples that a step trains on
+            # The optimiser.
             "optimizer": "sgd",  # a name in optax
-            "optimizer_options": ConfigDict(),  # its arguments; momentum is 0.9 where there is one
-            "learning_rate": 0.05,
+            "optimizer_options": ConfigDict(),  # its arguments; momentum is 0.9 if it has one
+            "learning_rate": 0.05,  # the highest of the schedule
             "schedule": "cosine",  # a name in isjax.experiment.schedules
-            "schedule_options": ConfigDict(),  # its arguments, such as warmup
-            "weight_decay": 0.0,  # of kernels; L2, or decoupled where the optimiser has its own
-            "clip_norm": 0.0,  # largest norm of the gradient; 0 = not clipped
-            "num_steps": 10_000,
-            "budget": 1.0,  # the share of num_steps that the run and its schedule take
-            "seed": 0,
-            # What is reported.
-            "num_evals": 20,  # evenly spaced, after the one before training
-            "eval_examples": 0,  # of each part, evenly spaced; 0 = all
-            "eval_batch_size": 1000,
-            "exhibits": True,  # keep draws, examples and times for isjax.report
-            "wandb": "",  # a project of Weights & Biases, to which the lines also go; "" = none
-            "log_every": 100,  # steps over which diagnostics are averaged for training.jsonl
-            "stop_on_nonfinite": True,  # end a run that has skipped every step since an evaluation
-            # How it runs.
-            "in_memory": True,  # or False: each batch is read once it is chosen, see isjax.data.loading
-            "lag": 0,  # steps by which a batch is chosen ahead; 2 or more hide the reading
-            "checkpoint_every": 1000,  # steps; 0 = never, and the run cannot be resumed
-            "steps_per_call": 0,  # of the compiled program; 0 = 1 on a CPU, 50 elsewhere
-            "distributed": False,  # join the other processes, see isjax.parallel.processes.connect
+            "schedule_options": ConfigDict(),  # arguments of the schedule, such as warmup
+            "weight_decay": 0.0,  # of kernels; L2, or decoupled if the optimiser has its own
+            "clip_norm": 0.0,  # largest norm of the gradient; 0 = no clipping
+            "num_steps": 10_000,  # training steps
+            "budget": 1.0,  # share of num_steps that the run, and its schedule, take
+            "seed": 0,  # of every random number
+            # Evaluation and reports.
+            "num_evals": 20,  # evaluations, evenly spaced, after the one before training
+            "eval_examples": 0,  # examples evaluated of each part, evenly spaced; 0 = all
+            "eval_batch_size": 1000,  # examples evaluated at once
+            "exhibits": True,  # write draws, examples and times for isjax.report
+            "wandb": "",  # project of Weights & Biases that also gets the metrics; "" = none
+            "log_every": 100,  # steps averaged in a line of training.jsonl
+            "stop_on_nonfinite": True,  # end a run that skips every step between two evaluations
+            # Memory, speed and devices.
+            "in_memory": True,  # False = read a batch once it is chosen, see isjax.data.loading
+            "lag": 0,  # steps by which a batch is chosen ahead; at least 2 hides the reading
+            "checkpoint_every": 1000,  # steps; 0 = no checkpoints: the run cannot be resumed
+            "steps_per_call": 0,  # steps in a compiled program; 0 = 1 on a CPU, 50 elsewhere
+            "distributed": False,  # join other processes, see isjax.parallel.processes.connect
             "mesh": ConfigDict({"data": 0, "model": 1}),  # devices along each axis; data 0 = all
-            "strata": 1,  # parts of the data set with draws of their own; 1 = draws from the whole
+            "strata": 1,  # parts of the data set that are drawn from separately; 1 = the whole
         }
     )
 
 
 def names() -> dict[str, list[str]]:
-    """The names that a setting can have, for each that is one; "" = none."""
+    """The values of each setting that is a name; "" = none."""
     return {
         "task": tasks.__all__,
         "network": [name for name in networks.__all__ if not name.startswith("History")],
@@ -139,7 +139,7 @@ def names() -> dict[str, list[str]]:
 
 
 def _optimizers() -> list[str]:
-    """What of optax goes by a learning rate; not parts and wrappers of optimisers."""
+    """Functions of optax with a learning rate; not parts or wrappers of optimisers."""
     functions = {name: vars(optax).get(name) for name in optax.__all__}  # without the deprecated
     return [
         name
@@ -151,14 +151,24 @@ def _optimizers() -> list[str]:
 
 
 def num_steps(config: ConfigDict) -> int:
-    """The steps that the run takes: its budget's share of `config.num_steps`, at least one."""
+    """The steps that a run takes: `config.budget * config.num_steps`, at least 1.
+
+    Args:
+        config: of the run.
+    """
     return max(1, round(config.num_steps * config.budget))
 
 
 def differences(one: Config, other: Config) -> dict[str, tuple[Any, Any]]:
-    """The settings in which two configs differ, by dotted name, with both values.
+    """The settings in which two configs differ.
 
-    A setting that one of them lacks has `None` there; lists and tuples of the same are the same.
+    Args:
+        one: a config, or the same as nested dictionaries.
+        other: the config to compare with, in either form.
+
+    Returns:
+        Both values by dotted name; None where a config lacks the setting. A list equals a tuple
+        of the same values.
     """
     one, other = _flat(one), _flat(other)
     return {
@@ -181,47 +191,43 @@ def _flat(config: Config, prefix: str = "") -> dict[str, Any]:
 def check(config: ConfigDict) -> None:
     """Refuses a config with unknown names or impossible numbers.
 
+    Args:
+        config: of a run.
+
     Raises:
         ConfigError: naming the setting, its value and the remedy.
     """
+    _check_settings(config)
+    _check_names(config)
+    _check_options(config)
+    _check_numbers(config)
+
+
+def _check_settings(config: ConfigDict) -> None:
+    """Refuses a config with other settings than the default one."""
     known = default_config()
     for name in config:
         check_name(name, known, "a setting", prefix="config.")
+    for name in config.get("mesh", ()):
+        check_name(name, known.mesh, "an axis", prefix="config.mesh.")
     missing = sorted(set(known) - set(config))
     if missing:
         raise ConfigError(
-            f"config lacks {', '.join(missing)}; start from isjax.experiment.config.default_config()"
+            f"config lacks {', '.join(missing)}; start from isjax.experiment.default_config()"
         )
+
+
+def _check_names(config: ConfigDict) -> None:
+    """Refuses names that isjax and optax do not have."""
     for setting, known in names().items():
-        kind = f"{'an' if setting[0] in 'ao' else 'a'} {setting}"
+        kind = "augmentation" if setting == "augment" else setting
+        article = "an" if kind[0] in "ao" else "a"
         for name in config.augment if setting == "augment" else [config[setting]]:
-            check_name(name, known, kind.replace("augment", "augmentation"), f"config.{setting}: ")
-    _check_options(config)
-    for name, options in config.augment_options.items():
-        if options:
-            check_name(name, config.augment, "in config.augment", prefix="config.augment_options.")
-    for setting, least in _LEAST.items():
-        if not least <= config[setting] < math.inf:
-            raise ConfigError(f"config.{setting} is {config[setting]}; choose at least {least}")
-    for setting in ("batch_size", "pool_size"):
-        if config[setting] % config.strata:
-            raise ConfigError(
-                f"config.{setting} is {config[setting]}, of which each of config.strata = "
-                f"{config.strata} parts cannot have its share; choose a multiple"
-            )
-    for name in config.mesh:
-        check_name(name, ("data", "model"), "an axis", prefix="config.mesh.")
-    if not 0 < config.learning_rate < math.inf:
-        raise ConfigError(f"config.learning_rate is {config.learning_rate}; choose more than 0")
-    for setting in ("budget", "reference_budget"):
-        if not 0 < config[setting] <= 1:
-            raise ConfigError(
-                f"config.{setting} is {config[setting]}; choose a share above 0, at most 1"
-            )
+            check_name(name, known, f"{article} {kind}", f"config.{setting}: ")
 
 
 def _check_options(config: ConfigDict) -> None:
-    """Refuses options that nothing takes, before data are loaded for what takes them."""
+    """Refuses options that nothing takes, before data are loaded."""
     takers = {
         "dataset_options": data.builder(config.dataset),
         "network_options": getattr(networks, config.network),
@@ -237,8 +243,31 @@ def _check_options(config: ConfigDict) -> None:
         kind = f"an option of {owner}" if owner else "an option"
         for name in config[setting]:
             if name not in parameters:
-                known = parameters.keys() - _DECIDED
+                known = parameters.keys() - _DECIDED_BY_RUN
                 check_name(name, known, kind, f"config.{setting}.")
+    for name, options in config.augment_options.items():
+        if options:
+            check_name(name, config.augment, "in config.augment", prefix="config.augment_options.")
+
+
+def _check_numbers(config: ConfigDict) -> None:
+    """Refuses numbers outside of their range."""
+    for setting, minimum in _MINIMUM.items():
+        if not minimum <= config[setting] < math.inf:
+            raise ConfigError(f"config.{setting} is {config[setting]}; choose at least {minimum}")
+    for setting in ("batch_size", "pool_size"):
+        if config[setting] % config.strata:
+            raise ConfigError(
+                f"config.{setting} is {config[setting]}, which config.strata = {config.strata} "
+                f"parts cannot share evenly; choose a multiple of {config.strata}"
+            )
+    if not 0 < config.learning_rate < math.inf:
+        raise ConfigError(f"config.learning_rate is {config.learning_rate}; choose more than 0")
+    for setting in ("budget", "reference_budget"):
+        if not 0 < config[setting] <= 1:
+            raise ConfigError(
+                f"config.{setting} is {config[setting]}; choose a share above 0, at most 1"
+            )
 
 
 def build(
@@ -248,14 +277,18 @@ def build(
     fixed: Mapping[str, Any] = MappingProxyType({}),
     defaults: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Calls what a setting names, with its options.
+    """Calls the function that a setting names, with its options.
 
     Args:
         setting: name of `options` in the config, for messages.
         function: to call.
         options: its arguments, from the config.
-        fixed: what the run decides and `options` may not; passed on where `function` takes it.
-        defaults: what the run suggests and `options` may override; passed on likewise.
+        fixed: arguments that the run decides and `options` must not contain; those that `function`
+            has no parameter for are left out.
+        defaults: arguments that `options` may override; left out as those of `fixed`.
+
+    Returns:
+        The result of the call.
 
     Raises:
         ConfigError: if there is no such option, or `function` refuses its value.
@@ -278,7 +311,13 @@ def build(
 
 
 def check_name(name: str, names: Iterable[str], kind: str, prefix: str) -> None:
-    """Refuses a name that is not among `names`, with the one probably meant.
+    """Refuses a name that is not among `names`, and suggests the nearest.
+
+    Args:
+        name: to look up.
+        names: that are known; "" is never suggested.
+        kind: of name, such as "a setting".
+        prefix: of the message.
 
     Raises:
         ConfigError: "{prefix}{name} is not {kind}; ...".

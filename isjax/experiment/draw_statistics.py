@@ -1,4 +1,4 @@
-"""What a run has drawn so far: kept on the device, a few operations a step."""
+"""Draw statistics of a run: kept on the device, a few operations a step."""
 
 import functools
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from isjax.base import Array, Batch, Draw, PyTree
 
-__all__ = ["Record", "init", "latest", "observe", "recorded"]
+__all__ = ["Record", "init", "latest", "observe", "record_draws"]
 
 _KEPT = 4096
 
@@ -18,12 +18,12 @@ class Record(NamedTuple):
     """The draws of a run.
 
     Attributes:
-        count: [N] int32, how often each example was drawn.
-        scores: [K] float32 of the last K draws, in a ring.
-        losses: [K] float32 then observed.
-        probs: [K] float32, times the size of the pool: 1 = as likely as by uniform draws, 0 = not
-            yet drawn.
-        place: [] int32 in the ring, of the next draw.
+        count: int32[N], how often each example was drawn.
+        scores: float32[K], of the last K examples drawn, a ring buffer.
+        losses: float32[K], observed for them.
+        probs: float32[K], their probabilities times the pool size: 1 = as likely as in a uniform
+            draw, 0 = this place of the ring is empty.
+        place: int32[], of the next draw in the ring.
     """
 
     count: Array
@@ -33,18 +33,32 @@ class Record(NamedTuple):
     place: Array
 
     def leading_axes(self) -> PyTree:
-        """The counts have a row for each example; see `base.leading_axes`."""
-        return Record("examples", *["whole"] * 4)
+        """`count` has an entry for each example; see `base.leading_axes`."""
+        return jax.tree.map(lambda x: "whole", self)._replace(count="examples")
 
 
 def init(num_examples: int, kept: int = _KEPT) -> Record:
-    """Nothing drawn yet of N examples; the last `kept` draws are to be kept."""
+    """The record before the first draw.
+
+    Args:
+        num_examples: N.
+        kept: K, the last draws whose scores, losses and probabilities are kept.
+    """
     rings = (jnp.zeros((kept,), jnp.float32) for _ in range(3))
     return Record(jnp.zeros((num_examples,), jnp.int32), *rings, jnp.zeros((), jnp.int32))
 
 
 def observe(record: Record, draw: Draw, losses: Array) -> Record:
-    """Adds a draw of b examples and their losses [b]; of more than K, the first K are kept."""
+    """Adds a draw to the record.
+
+    Args:
+        record: so far.
+        draw: of b examples; if b > K, the ring keeps only the first K.
+        losses: float[b], observed for the draw.
+
+    Returns:
+        The record after the draw.
+    """
     kept = record.scores.shape[0]
     size = min(draw.ids.shape[0], kept)
     place = (record.place + jnp.arange(size, dtype=jnp.int32)) % kept
@@ -61,14 +75,17 @@ def observe(record: Record, draw: Draw, losses: Array) -> Record:
     )
 
 
-def recorded(
+def record_draws(
     step: Callable[[Any, Batch], tuple[Any, dict[str, Any]]], *, with_draw: bool = False
 ) -> Callable[[Any, Batch], tuple[Any, dict[str, Any]]]:
-    """A step that records what it draws in the `record` of its train state, where it has one.
+    """Wraps a step so that it records its draws in the `record` of the train state.
 
     Args:
-        step: of `make_train_step(..., with_draw=True)`, unless there is nothing to record.
-        with_draw: whether the draw, if there is one, stays among the metrics.
+        step: of `make_train_step`; with `with_draw=True` if the state has a record.
+        with_draw: keep the draw among the metrics, if there is one.
+
+    Returns:
+        `step(state, data) -> (state, metrics)`.
     """
 
     @functools.wraps(step)
@@ -85,7 +102,14 @@ def recorded(
 
 
 def latest(record: Record) -> dict[str, Any]:
-    """Of the last draws `scores`, `losses`, `probs`, NumPy arrays [<= K], in no order."""
+    """The last draws of a record.
+
+    Args:
+        record: of a run.
+
+    Returns:
+        `scores`, `losses` and `probs`: NumPy arrays [<= K], in no particular order.
+    """
     rings = {"scores": record.scores, "losses": record.losses, "probs": record.probs}
     rings = jax.device_get(rings)
     return {name: ring[rings["probs"] > 0] for name, ring in rings.items()}

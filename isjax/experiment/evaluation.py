@@ -1,4 +1,4 @@
-"""Evaluation: means over all examples of each part of a data set."""
+"""Evaluation: averages the metrics of a task over each part of its data set."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from isjax.parallel.mesh import shards
 from isjax.tasks import Task
 from isjax.training import TrainState, make_eval_step
 
-__all__ = ["Evaluate", "make_evaluation", "over_examples"]
+__all__ = ["Evaluate", "evaluate_batches", "make_evaluation"]
 
 Evaluate = Callable[..., dict[str, float] | None]
 
@@ -26,15 +26,15 @@ def make_evaluation(
     """Evaluates the train part, the valid part if there is one, and the test part.
 
     Args:
-        task: whose metrics are averaged, in float64.
+        task: of the run; its metrics are averaged over examples, in float64.
         batch_size: examples evaluated at once.
-        max_examples: of each part, evenly spaced; 0 = all. Those of a `Source` are then kept in
-            memory; all of them are read each time.
-        further: each `(state) -> {name: number}`, other metrics to add.
+        max_examples: of each part, evenly spaced; 0 = all. Those of a `Source` are kept in memory;
+            without a limit a `Source` is read anew each time.
+        further: each `(state) -> {name: number}`; these metrics are added.
 
     Returns:
-        `evaluate(state, asked_to_stop) -> {"train_loss": ..., "test_loss": ..., ...}`, or None
-        if it was given up because `asked_to_stop()` said so.
+        `evaluate(state, should_stop) -> {"train_loss": ..., "test_loss": ..., ...}`. It returns
+        None as soon as `should_stop()`, which it asks after each batch.
     """
     step = make_eval_step(task.metrics_fn)
     parts = {
@@ -45,12 +45,12 @@ def make_evaluation(
     chosen = {name: _spaced(part, max_examples) for name, part in parts.items() if part is not None}
 
     def mean(
-        state: TrainState, part: Batch | Source, asked_to_stop: Callable[[], bool]
+        state: TrainState, part: Batch | Source, should_stop: Callable[[], bool]
     ) -> dict[str, float] | None:
         size = num_examples(part)
         totals: dict[str, float] = {}
-        for metrics in over_examples(step, state, part, batch_size):
-            if asked_to_stop():
+        for metrics in evaluate_batches(step, state, part, batch_size):
+            if should_stop():
                 return None
             for name, values in metrics.items():
                 total = values.sum(dtype=np.float64)
@@ -58,11 +58,11 @@ def make_evaluation(
         return task.summarise({name: total / size for name, total in totals.items()})
 
     def evaluate(
-        state: TrainState, asked_to_stop: Callable[[], bool] = lambda: False
+        state: TrainState, should_stop: Callable[[], bool] = lambda: False
     ) -> dict[str, float] | None:
         evaluated = {}
         for part, examples in chosen.items():
-            means = mean(state, examples, asked_to_stop)
+            means = mean(state, examples, should_stop)
             if means is None:
                 return None
             evaluated |= {f"{part}_{name}": value for name, value in means.items()}
@@ -73,13 +73,23 @@ def make_evaluation(
     return evaluate
 
 
-def over_examples(
+def evaluate_batches(
     step: Callable[[TrainState, Batch], Any],
     state: TrainState,
     part: Batch | Source,
     batch_size: int,
 ) -> Iterator[Any]:
-    """What an evaluation step says of each example, batch by batch: trees of arrays [<= batch]."""
+    """Runs an evaluation step over all examples of a part, in order.
+
+    Args:
+        step: of `isjax.training.make_eval_step`.
+        state: of the model.
+        part: of a data set.
+        batch_size: examples in a batch; rounded up to share it among the devices.
+
+    Yields:
+        The step's results for each batch: pytrees of NumPy arrays [<= batch].
+    """
     size = num_examples(part)
     rows = min(size, batch_size)
     rows += -rows % shards()

@@ -1,4 +1,4 @@
-"""The loop of a run: training between evaluations, metrics written, checkpoints saved."""
+"""The loop of a run: trains, evaluates, writes metrics and saves checkpoints."""
 
 import dataclasses
 import functools
@@ -15,20 +15,21 @@ from isjax.base import Array, Batch, Draw
 from isjax.experiment.checkpoints import Checkpoints
 from isjax.experiment.compiled_steps import Output, Program, number_of_steps
 from isjax.experiment.evaluation import Evaluate
-from isjax.experiment.writers import Silent, Writer
+from isjax.experiment.writers import NullWriter, Writer
 from isjax.parallel.processes import is_main
 from isjax.training import TrainState
 
-__all__ = ["Plan", "Progress", "describe", "train"]
+__all__ = ["Outputs", "Plan", "Progress", "Work", "describe", "train"]
 
-_COUNTED = ("nonfinite", "skipped")  # metrics counted since the start, as are these,
-_EXAMPLES = ("examples_forward", "examples_backward")  # of the main model; others are averaged
+# Metrics of the steps that are summed since the start; the others are averaged.
+_COUNTED = ("nonfinite", "skipped")
+_EXAMPLES = ("examples_forward", "examples_backward")
 
 OnDraw = Callable[[int, Draw], None]
 
 
 class Plan(NamedTuple):
-    """What a run is to do, and when.
+    """When a run evaluates, writes, saves and ends.
 
     Attributes:
         num_steps: of training.
@@ -36,7 +37,7 @@ class Plan(NamedTuple):
         log_every: steps over which a line of diagnostics is averaged.
         checkpoint_every: steps; 0 = never.
         stop_on_nonfinite: whether an evaluation ends the run if every step since the last one was
-            skipped, since a loss or the gradient was not finite: nothing more is learned.
+            skipped because a loss or the gradient was not finite. Such a run learns nothing more.
         name: shown with the progress.
     """
 
@@ -59,24 +60,28 @@ class Plan(NamedTuple):
             pauses.append((step // self.checkpoint_every + 1) * self.checkpoint_every)
         return min(pauses)
 
+    def saves_at(self, step: int) -> bool:
+        """Whether a checkpoint is due at `step`."""
+        return self.checkpoint_every > 0 and step % self.checkpoint_every == 0
+
 
 @dataclasses.dataclass
 class Progress:
-    """How far a run has come, beside its train state. JSON can hold it; checkpoints do.
+    """How far a run has come, besides its train state. Plain JSON; a part of each checkpoint.
 
     Attributes:
         step: steps taken.
         evaluated: the step of the last evaluation; -1 = none yet.
-        best_loss: by which the best checkpoint is kept.
         logged: the step of the last line of diagnostics.
-        seconds: of training.
-        compile_seconds: not part of `seconds`; nor are
-        eval_seconds: which include the compilation of the evaluation.
+        best_loss: the lowest loss of an evaluation, which decides the best checkpoint.
+        seconds: of training; without compilation and evaluation.
+        compile_seconds: of compiling the training steps.
+        eval_seconds: of evaluation, its compilation included.
         line: of the last evaluation.
-        since_start: sums of the steps' metrics.
-        since_evaluation: since the last evaluation.
-        since_log: since the last line of diagnostics.
-        files: bytes of the files of metrics.
+        since_start: sums of the steps' metrics since the start.
+        since_evaluation: sums since the last evaluation.
+        since_log: sums since the last line of diagnostics.
+        files: bytes in each file of metrics.
     """
 
     step: int = 0
@@ -92,30 +97,91 @@ class Progress:
     since_log: dict[str, float] = dataclasses.field(default_factory=dict)
     files: dict[str, int] = dataclasses.field(default_factory=dict)
 
+    def add(self, metrics: dict[str, float]) -> None:
+        """Adds the metrics of one more step."""
+        self.step += 1
+        for sums in (self.since_start, self.since_evaluation, self.since_log):
+            for name, value in metrics.items():
+                sums[name] = sums.get(name, 0.0) + value
+
+    def log(self) -> dict[str, Any]:
+        """A line of diagnostics: means over the steps since the last one."""
+        means = _means(self.since_log, self.step - self.logged)
+        self.logged, self.since_log = self.step, {}
+        return {"step": self.step, **means, **self._totals(_COUNTED)}
+
+    def evaluation(self, evaluated: dict[str, float]) -> dict[str, Any]:
+        """The line of an evaluation: costs so far, `evaluated`, and means since the last one."""
+        self.line = {
+            "step": self.step,
+            "seconds": round(self.seconds, 4),
+            "compile_seconds": round(self.compile_seconds, 4),
+            "eval_seconds": round(self.eval_seconds, 4),
+            **self._totals(_EXAMPLES),
+            **evaluated,
+            **_means(self.since_evaluation, self.step - self.evaluated),
+            **self._totals(_COUNTED),
+        }
+        self.evaluated, self.since_evaluation = self.step, {}
+        return self.line
+
+    def _totals(self, names: tuple[str, ...]) -> dict[str, int]:
+        return {name: round(self.since_start.get(name, 0)) for name in names}
+
+
+class Work(NamedTuple):
+    """The computations of a run.
+
+    Attributes:
+        program: the compiled training steps.
+        data: an iterator, one item for each call of the program.
+        evaluate: of `isjax.experiment.evaluation.make_evaluation`.
+    """
+
+    program: Program
+    data: Iterator[Batch]
+    evaluate: Evaluate
+
+
+class Outputs(NamedTuple):
+    """Where the results of a run go.
+
+    Attributes:
+        writer: of the lines of metrics.
+        checkpoints: of the state; None = none are saved.
+        on_draw: called with each step's number and draw, as NumPy arrays, while later steps run.
+        on_chosen: called with the ids of the batches to load, int32[steps, b], while they are
+            still being computed.
+    """
+
+    writer: Writer | NullWriter
+    checkpoints: Checkpoints | None = None
+    on_draw: OnDraw | None = None
+    on_chosen: Callable[[Array], None] | None = None
+
 
 def train(
     plan: Plan,
-    program: Program,
+    work: Work,
+    outputs: Outputs,
     state: TrainState,
     progress: Progress,
-    data: Iterator[Batch],
-    evaluate: Evaluate,
-    writer: Writer | Silent,
-    checkpoints: Checkpoints | None,
-    asked_to_stop: Callable[[], bool],
-    on_draw: OnDraw | None = None,
-    on_chosen: Callable[[Array], None] | None = None,
+    should_stop: Callable[[], bool],
 ) -> None:
-    """Trains on from `state` until the plan is fulfilled or `asked_to_stop`; updates `progress`.
+    """Trains until the plan is done or `should_stop()`; updates `progress` in place.
 
-    `data` gives each call of the program what it is to train on. With `on_draw` each step's draw is
-    passed to it, as NumPy arrays, while later steps run; with `on_chosen` the ids of the batches to
-    load, [steps, b], while they are still being computed.
+    Args:
+        plan: when the run evaluates, writes, saves and ends.
+        work: the computations.
+        outputs: where the results go.
+        state: of the step at which `progress` stands; donated.
+        progress: how far the run has come.
+        should_stop: asked before each call of the program and within evaluations.
 
     Raises:
-        FloatingPointError: with `plan.stop_on_nonfinite`.
+        FloatingPointError: with `plan.stop_on_nonfinite`, at an evaluation, if every step since the
+            last one was skipped.
     """
-    evaluations = plan.evaluations()
     bar = tqdm(
         total=plan.num_steps,
         initial=progress.step,
@@ -123,96 +189,112 @@ def train(
         unit="step",
         disable=None if is_main() else True,
     )
-
     number = functools.cache(lambda num: number_of_steps(num, state))
+    with bar:
+        _Loop(plan, work, outputs, progress, should_stop, bar, number).run(state)
 
-    def record(output: Output, num: int) -> None:
-        """Adds the metrics of a call, and writes a line of diagnostics where one is due."""
-        rows, draws = jax.device_get((output.metrics, output.draw if on_draw else None))
-        for number, row in enumerate(rows[:num].tolist()):
-            progress.step += 1
-            for sums in (progress.since_start, progress.since_evaluation, progress.since_log):
-                for name, value in zip(program.names, row, strict=True):
-                    sums[name] = sums.get(name, 0.0) + value
-            if on_draw:
-                on_draw(progress.step, jax.tree.map(lambda x: x[number], draws))  # noqa: B023
-            if progress.step % plan.log_every == 0:
-                means = _means(progress.since_log, progress.step - progress.logged)
-                writer.write("training", {"step": progress.step, **means, **_counts(progress)})
-                progress.logged, progress.since_log = progress.step, {}
-        bar.update(progress.step - bar.n)
 
-    def advance(state: TrainState, stop: int) -> TrainState:
-        """Trains up to step `stop`; the metrics of a call are fetched while the next one runs."""
+@dataclasses.dataclass
+class _Loop:
+    """The parts of a run that training, evaluation and saving share."""
+
+    plan: Plan
+    work: Work
+    outputs: Outputs
+    progress: Progress
+    should_stop: Callable[[], bool]
+    bar: tqdm
+    number: Callable[[int], Array]  # a number of steps, on the devices
+
+    def run(self, state: TrainState) -> None:
+        """Evaluates, saves and trains in turn until the end."""
+        plan, progress, evaluations = self.plan, self.progress, self.plan.evaluations()
+        while True:
+            due = progress.step in evaluations and progress.evaluated < progress.step
+            best = due and self.evaluate(state)
+            ended = progress.step >= plan.num_steps or self.should_stop()
+            if best or ended or plan.saves_at(progress.step):
+                self.save(state, best)
+            if ended:
+                return
+            state = self.advance(state, plan.next_pause(progress.step))
+
+    def advance(self, state: TrainState, stop: int) -> TrainState:
+        """Trains up to step `stop`; fetches the metrics of a call while the next one runs."""
+        program, on_chosen = self.work.program, self.outputs.on_chosen
         start = time.perf_counter()
-        taken, pending = progress.step, None
-        while taken < stop and not asked_to_stop():
+        taken, pending = self.progress.step, None
+        while taken < stop and not self.should_stop():
             num = min(program.steps, stop - taken)
-            state, output = program.run(state, next(data), number(num))
+            state, output = program.run(state, next(self.work.data), self.number(num))
             if on_chosen:
                 on_chosen(output.chosen)
             if pending:
-                record(*pending)
+                self.record(*pending)
             taken, pending = taken + num, (output, num)
         if pending:
-            record(*pending)
-        progress.seconds += time.perf_counter() - start
+            self.record(*pending)
+        self.progress.seconds += time.perf_counter() - start
         return state
 
-    def evaluated_best(state: TrainState) -> bool:
-        """Writes the line of an evaluation, and says whether it is the best so far."""
+    def record(self, output: Output, num: int) -> None:
+        """Adds the metrics of a call's `num` steps, and passes on their draws."""
+        progress, on_draw = self.progress, self.outputs.on_draw
+        rows, draws = jax.device_get((output.metrics, output.draw if on_draw else None))
+        for number, row in enumerate(rows[:num].tolist()):
+            progress.add(dict(zip(self.work.program.names, row, strict=True)))
+            if on_draw:
+                on_draw(progress.step, jax.tree.map(lambda x: x[number], draws))  # noqa: B023
+            if progress.step % self.plan.log_every == 0:
+                self.outputs.writer.write("training", progress.log())
+        self.bar.update(progress.step - self.bar.n)
+
+    def evaluate(self, state: TrainState) -> bool:
+        """Writes the line of an evaluation, and returns whether its loss is the lowest so far."""
+        progress = self.progress
         start = time.perf_counter()
-        evaluated = evaluate(state, asked_to_stop)
+        evaluated = self.work.evaluate(state, self.should_stop)
         progress.eval_seconds += time.perf_counter() - start
-        if evaluated is None:  # asked to stop: evaluated when the run is resumed
+        if evaluated is None:  # interrupted; repeated when the run is resumed
             return False
         steps = progress.step - progress.evaluated
         skipped = progress.since_evaluation.get("skipped", 0)
-        progress.line = {
-            "step": progress.step,
-            "seconds": round(progress.seconds, 4),
-            "compile_seconds": round(progress.compile_seconds, 4),
-            "eval_seconds": round(progress.eval_seconds, 4),
-            **{name: _total(progress, name) for name in _EXAMPLES},
-            **evaluated,
-            **_means(progress.since_evaluation, steps),
-            **_counts(progress),
-        }
-        progress.evaluated, progress.since_evaluation = progress.step, {}
-        writer.write("evaluation", progress.line)
-        bar.set_postfix_str(describe(progress.line))
-        if bar.disable:
+        line = progress.evaluation(evaluated)
+        self.outputs.writer.write("evaluation", line)
+        self.bar.set_postfix_str(describe(line))
+        if self.bar.disable:
             took = f"{progress.seconds:.1f} s"
-            print(f"step {progress.step}, {took}: {describe(progress.line)}", flush=True)
-        if plan.stop_on_nonfinite and skipped == steps:
+            print(f"step {progress.step}, {took}: {describe(line)}", flush=True)
+        if self.plan.stop_on_nonfinite and skipped == steps:
             raise FloatingPointError(
                 f"stopped at step {progress.step}: each of the {steps} steps since the last "
-                "evaluation was skipped, since losses or gradients were not finite; lower the "
+                "evaluation was skipped, because losses or gradients were not finite; lower the "
                 "learning rate, clip the gradient, or look at the data"
             )
-        loss = progress.line.get("valid_loss", progress.line["test_loss"])
-        if not loss < progress.best_loss:  # worse, or not a number
-            return False
-        progress.best_loss = loss
-        return True
+        loss = line.get("valid_loss", line["test_loss"])
+        best = loss < progress.best_loss  # False for NaN
+        if best:
+            progress.best_loss = loss
+        return best
 
-    with bar:
-        while True:
-            due = progress.step in evaluations and progress.evaluated < progress.step
-            best = due and evaluated_best(state)
-            ended = progress.step >= plan.num_steps or asked_to_stop()
-            wanted = best or ended or (checkpoints and progress.step % plan.checkpoint_every == 0)
-            if checkpoints and wanted and checkpoints.step != progress.step:
-                progress.files = writer.sizes()
-                loss = progress.best_loss if best else math.inf
-                checkpoints.save(state, dataclasses.asdict(progress), loss)
-            if ended:
-                return
-            state = advance(state, plan.next_pause(progress.step))
+    def save(self, state: TrainState, best: bool) -> None:
+        """Saves a checkpoint, unless this step has one."""
+        checkpoints, progress = self.outputs.checkpoints, self.progress
+        if checkpoints and checkpoints.step != progress.step:
+            progress.files = self.outputs.writer.sizes()
+            loss = progress.best_loss if best else math.inf
+            checkpoints.save(state, dataclasses.asdict(progress), loss)
 
 
 def describe(line: dict[str, Any]) -> str:
-    """An evaluation in a few words."""
+    """An evaluation in a few words.
+
+    Args:
+        line: of `metrics.jsonl`.
+
+    Returns:
+        Losses and scores; also the counts of non-finite losses and skipped steps, if any.
+    """
     shown = ("train_loss", "test_loss", "test_accuracy", "test_perplexity")
     text = ", ".join(f"{name.replace('_', ' ')} {line[name]:.4f}" for name in shown if name in line)
     if line["nonfinite"] or line["skipped"]:
@@ -223,11 +305,3 @@ def describe(line: dict[str, Any]) -> str:
 def _means(sums: dict[str, float], steps: int) -> dict[str, float]:
     totals = {*_COUNTED, *_EXAMPLES}
     return {name: total / steps for name, total in sums.items() if name not in totals}
-
-
-def _counts(progress: Progress) -> dict[str, int]:
-    return {name: _total(progress, name) for name in _COUNTED}
-
-
-def _total(progress: Progress, name: str) -> int:
-    return round(progress.since_start.get(name, 0))

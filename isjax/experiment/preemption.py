@@ -1,4 +1,4 @@
-"""Ending a run in good order when the machine is taken away, or its user presses Ctrl-C."""
+"""Ends a run in good order on SIGTERM (the machine is taken away) and Ctrl-C."""
 
 import contextlib
 import itertools
@@ -8,36 +8,16 @@ from collections.abc import Callable, Generator
 
 from jax.experimental import multihost_utils
 
-__all__ = ["asked_to_stop", "asked_together"]
+__all__ = ["stop_on_signal", "stop_on_signal_to_any"]
 
 
 @contextlib.contextmanager
-def asked_together() -> Generator[Callable[[], bool]]:
-    """The same for several processes, which all stop where any of them gets SIGTERM.
+def stop_on_signal() -> Generator[Callable[[], bool]]:
+    """Yields `should_stop() -> bool`, which is True after SIGTERM or Ctrl-C.
 
-    The function it yields is to be called by all, equally often; JAX's coordinator sees to it that
-    it turns True for all at the same call. Ctrl-C ends a process at once.
-    """
-    calls, stopped = itertools.count(), threading.Event()
-
-    def stop() -> bool:
-        if not stopped.is_set() and multihost_utils.reached_preemption_sync_point(next(calls)):
-            stopped.set()
-        return stopped.is_set()
-
-    yield stop
-    if stopped.is_set():
-        raise SystemExit(0)
-
-
-@contextlib.contextmanager
-def asked_to_stop() -> Generator[Callable[[], bool]]:
-    """Within it SIGTERM and Ctrl-C do not end the process: the function it yields returns True.
-
-    When all is saved and the context is left, the process is to end: SIGTERM raises SystemExit
-    with status 0, Ctrl-C KeyboardInterrupt. A second signal acts at once, as if nothing had been
-    caught. Outside of the main thread, where Python can catch no signal, the function returns
-    False for ever.
+    The process goes on until the context is left; then SIGTERM raises SystemExit with status 0,
+    and Ctrl-C KeyboardInterrupt. A second signal acts at once, as if nothing had been caught.
+    Python catches signals only in the main thread: elsewhere `should_stop` is always False.
     """
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():
@@ -64,3 +44,22 @@ def asked_to_stop() -> Generator[Callable[[], bool]]:
         restore()
     if caught:
         raise KeyboardInterrupt if signal.SIGINT in caught else SystemExit(0)
+
+
+@contextlib.contextmanager
+def stop_on_signal_to_any() -> Generator[Callable[[], bool]]:
+    """As `stop_on_signal`, for several processes: all stop when one of them gets SIGTERM.
+
+    All processes must call `should_stop` equally often. JAX's coordinator makes it True at the
+    same call in each of them. Ctrl-C ends a process at once.
+    """
+    calls, stopped = itertools.count(), threading.Event()
+
+    def should_stop() -> bool:
+        if not stopped.is_set() and multihost_utils.reached_preemption_sync_point(next(calls)):
+            stopped.set()
+        return stopped.is_set()
+
+    yield should_stop
+    if stopped.is_set():
+        raise SystemExit(0)

@@ -1,8 +1,8 @@
-"""What a method must know of each example before training starts, and what that costs.
+"""Reference models: trained before a run, for methods that need a number for each example.
 
-Reference models are networks of the run's own task, trained on uniform batches for a share
-(`config.reference_budget`) of the run's steps, their schedule decayed to it. Their time and their
-examples count as the run's.
+A reference model is the run's own network, trained on uniform batches for a share of the run's
+steps (`config.reference_budget`), over which its learning rate decays. Its time and its examples
+count as the run's.
 """
 
 import dataclasses
@@ -14,16 +14,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 
 from isjax import recipes
 from isjax.base import Array, Batch, take
 from isjax.data.dataset import save
 from isjax.data.source import num_examples
 from isjax.experiment.compiled_steps import compile_steps
-from isjax.experiment.components import make_optimizer, required
-from isjax.experiment.config import ConfigError, num_steps
-from isjax.experiment.evaluation import over_examples
+from isjax.experiment.components import make_optimizer
+from isjax.experiment.config import ConfigDict, ConfigError, num_steps
+from isjax.experiment.evaluation import evaluate_batches
+from isjax.experiment.recipe_arguments import required_parameters
 from isjax.gradients import el2n
 from isjax.tasks import Task
 from isjax.training import (
@@ -33,20 +33,29 @@ from isjax.training import (
     make_train_step,
 )
 
-__all__ = ["Prepared", "Stopped", "cross_fitted_losses", "early_el2n", "needed", "prepare"]
+__all__ = [
+    "PreparationStopped",
+    "Prepared",
+    "cross_fitted_losses",
+    "early_el2n",
+    "placeholders",
+    "prepare",
+]
+
+ShouldStop = Callable[[], bool]
 
 
-class Stopped(Exception):
-    """The process was asked to stop before all was prepared."""
+class PreparationStopped(Exception):
+    """The run was asked to stop before its reference models were trained."""
 
 
 @dataclasses.dataclass
 class Prepared:
-    """Arrays by the name of the recipe's parameter, [N] float32 each, and their cost.
+    """Arrays made before training, and their cost.
 
     Attributes:
-        arrays: one number for each training example.
-        seconds: of training and scoring, without
+        arrays: float32[N] each, by the name of the recipe's parameter.
+        seconds: of training and scoring, without compilation.
         compile_seconds: of compilation.
         examples_forward: run forward by the reference models.
         examples_backward: run backward.
@@ -59,56 +68,96 @@ class Prepared:
     examples_backward: int = 0
 
 
-def needed(config: ConfigDict) -> set[str]:
-    """The parameters of `config.method` that are made before training."""
-    return required(getattr(recipes, config.method)) & _made().keys() - set(config.method_options)
+def placeholders(config: ConfigDict, num_examples: int) -> dict[str, np.ndarray]:
+    """Zeros in place of the arrays that `config.method` needs, to check a config cheaply.
+
+    Args:
+        config: of the run.
+        num_examples: N.
+
+    Returns:
+        float32[N] by name; empty for a method that needs nothing before training.
+    """
+    return {name: np.zeros(num_examples, np.float32) for name in _needed(config)}
 
 
 def prepare(
     config: ConfigDict,
     task: Task,
     folder: pathlib.Path,
-    asked_to_stop: Callable[[], bool] = lambda: False,
+    should_stop: ShouldStop = lambda: False,
 ) -> Prepared:
-    """What `config.method` needs beforehand, made once and kept in `folder`.
+    """Makes the arrays that `config.method` needs, once; keeps them in `folder`.
+
+    Args:
+        config: of the run.
+        task: of the run.
+        folder: of the run; its `prepared.npz` is read if it holds the arrays.
+        should_stop: asked before each step of a reference model.
+
+    Returns:
+        The arrays, and their cost when they were made.
 
     Raises:
-        Stopped: if asked to; nothing is kept.
+        PreparationStopped: if `should_stop()`; nothing is kept.
     """
-    wanted = needed(config)
+    names = _needed(config)
     prepared = Prepared()
-    if not wanted:
+    if not names:
         return prepared
     path = folder / "prepared.npz"
     costs = [field.name for field in dataclasses.fields(Prepared)][1:]
     if path.exists():
         with np.load(path) as file:
-            if wanted <= set(file.files):  # else it was made for another method
-                arrays = {name: file[name] for name in wanted}
+            if names <= set(file.files):  # else it was made for another method
+                arrays = {name: file[name] for name in names}
                 return Prepared(arrays, *(file[f"cost_{name}"].item() for name in costs))
-    for name in wanted:
+    for name in names:
         print(f"preparing {name} for {config.method} ...", flush=True)
-        prepared.arrays[name] = _made()[name](config, task, prepared, asked_to_stop)
+        prepared.arrays[name] = _makers()[name](config, task, prepared, should_stop)
     save(path, **prepared.arrays, **{f"cost_{n}": np.array(getattr(prepared, n)) for n in costs})
     return prepared
+
+
+def _needed(config: ConfigDict) -> set[str]:
+    """The arguments of `config.method` that must be made before training."""
+    required = required_parameters(getattr(recipes, config.method))
+    return required & _makers().keys() - set(config.method_options)
+
+
+def _makers() -> dict[str, Callable[..., np.ndarray]]:
+    """The function that makes each argument."""
+    return {"reference": cross_fitted_losses, "scores": early_el2n}
 
 
 def cross_fitted_losses(
     config: ConfigDict,
     task: Task,
     cost: Prepared,
-    asked_to_stop: Callable[[], bool] = lambda: False,
+    should_stop: ShouldStop = lambda: False,
 ) -> np.ndarray:
-    """The loss of each training example by a model trained on the half that it is not in, [N].
+    """The loss of each training example by a model trained on the other half of the data.
 
     For `recipes.reducible_loss` without a holdout set (arXiv 2206.07137).
+
+    Args:
+        config: of the run.
+        task: of the run.
+        cost: to which the costs are added.
+        should_stop: asked before each step.
+
+    Returns:
+        float32[N].
+
+    Raises:
+        PreparationStopped: if `should_stop()`.
     """
     data = task.dataset.train
     order = np.random.default_rng(config.seed).permutation(num_examples(data))
     halves = np.array_split(order, 2)
     losses = np.zeros(len(order), np.float32)
     for number, (train, rest) in enumerate((halves, halves[::-1])):
-        reference = _train(config, task, take(data, train), number, cost, asked_to_stop)
+        reference = _train(config, task, take(data, train), number, cost, should_stop)
         losses[rest] = _score(
             lambda *model: task.metrics_fn(*model)["loss"],
             reference,
@@ -123,13 +172,25 @@ def early_el2n(
     config: ConfigDict,
     task: Task,
     cost: Prepared,
-    asked_to_stop: Callable[[], bool] = lambda: False,
+    should_stop: ShouldStop = lambda: False,
     networks: int = 2,
 ) -> np.ndarray:
-    """||softmax(z) - y||_2 of each training example early in training, [N] (arXiv 2107.07075).
+    """||softmax(z) - y||_2 of each training example early in training (arXiv 2107.07075).
 
-    The mean over networks that begin differently: two, since each costs what it costs; the authors
-    recommend ten at least.
+    Args:
+        config: of the run.
+        task: of the run, with classes.
+        cost: to which the costs are added.
+        should_stop: asked before each step.
+        networks: over which the norm is averaged, each with its own initial parameters. The
+            authors recommend at least ten; two cost less.
+
+    Returns:
+        float32[N].
+
+    Raises:
+        ConfigError: if the task has no classes.
+        PreparationStopped: if `should_stop()`.
     """
     data, output_fn, label_fn = task.dataset.train, task.output_fn, task.label_fn
     if output_fn is None or label_fn is None:
@@ -140,14 +201,9 @@ def early_el2n(
 
     scores = []
     for number in range(networks):
-        reference = _train(config, task, data, number, cost, asked_to_stop)
+        reference = _train(config, task, data, number, cost, should_stop)
         scores.append(_score(score, reference, data, config, cost))
     return np.asarray(np.mean(scores, axis=0, dtype=np.float32))
-
-
-def _made() -> dict[str, Callable[..., np.ndarray]]:
-    """How each is made, by the name of the recipe's parameter."""
-    return {"reference": cross_fitted_losses, "scores": early_el2n}
 
 
 def _train(
@@ -156,14 +212,14 @@ def _train(
     data: Batch,
     number: int,
     cost: Prepared,
-    asked_to_stop: Callable[[], bool],
+    should_stop: ShouldStop,
 ) -> TrainState:
     """Reference model `number`, trained on `data`."""
     config = ConfigDict(config.to_dict())
     config.budget *= config.reference_budget
     batch_size = min(config.batch_size, num_examples(data))
     tx, sampler = make_optimizer(config), recipes.reshuffled(batch_size=batch_size)
-    # Apart from the keys of the run itself, which come from the seed alone.
+    # Other keys than those of the run itself.
     init_key, state_key = jax.random.split(jax.random.fold_in(jax.random.key(config.seed), number))
     params, model_state = task.init(init_key)
     state = init_train_state(state_key, params, tx, sampler, num_examples(data), model_state)
@@ -172,8 +228,8 @@ def _train(
     program = compile_steps(step, state, data, steps_per_call=1)
     start = time.perf_counter()
     for _ in range(num_steps(config)):
-        if asked_to_stop():
-            raise Stopped
+        if should_stop():
+            raise PreparationStopped
         state, *_ = program.run(state, data, jnp.int32(1))
     jax.block_until_ready(state)
     cost.compile_seconds += program.seconds
@@ -190,8 +246,9 @@ def _score(
     config: ConfigDict,
     cost: Prepared,
 ) -> np.ndarray:
+    """`function` of each example of `data`."""
     start = time.perf_counter()
-    batches = over_examples(make_eval_step(function), state, data, config.eval_batch_size)
+    batches = evaluate_batches(make_eval_step(function), state, data, config.eval_batch_size)
     scores = np.concatenate(list(batches))
     cost.seconds += time.perf_counter() - start
     cost.examples_forward += len(scores)

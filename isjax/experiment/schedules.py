@@ -1,4 +1,4 @@
-"""Schedules of the learning rate, each scaled to the length of the run."""
+"""Learning rate schedules, scaled to the length of the run."""
 
 import optax
 
@@ -6,21 +6,36 @@ __all__ = ["constant", "cosine", "step"]
 
 
 def constant(learning_rate: float, num_steps: int, *, warmup: float = 0.0) -> optax.Schedule:
-    """The same rate throughout.
+    """A constant rate.
 
     Args:
         learning_rate: after warm-up.
         num_steps: of the run.
-        warmup: share of the run in which the rate first rises linearly from zero; so too below.
+        warmup: share of the run in which the rate rises linearly from zero.
+
+    Returns:
+        `step -> learning rate`.
 
     Raises:
-        ValueError: here and below, if a share of the run lies outside [0, 1).
+        ValueError: if `warmup` is outside of [0, 1).
     """
     return _after_warmup(optax.constant_schedule(learning_rate), learning_rate, num_steps, warmup)
 
 
 def cosine(learning_rate: float, num_steps: int, *, warmup: float = 0.0) -> optax.Schedule:
-    """Decays along half a cosine, to zero at the end of the run (arXiv 1608.03983)."""
+    """A rate that decays along half a cosine, to zero at the end of the run (arXiv 1608.03983).
+
+    Args:
+        learning_rate: after warm-up.
+        num_steps: of the run.
+        warmup: share of the run in which the rate rises linearly from zero.
+
+    Returns:
+        `step -> learning rate`.
+
+    Raises:
+        ValueError: if `warmup` is outside of [0, 1).
+    """
     remaining = max(1, num_steps - _steps("warmup", warmup, num_steps))
     decay = optax.cosine_decay_schedule(learning_rate, remaining)
     return _after_warmup(decay, learning_rate, num_steps, warmup)
@@ -34,20 +49,26 @@ def step(
     boundaries: tuple[float, ...] = (0.3, 0.6, 0.8),
     factor: float = 0.2,
 ) -> optax.Schedule:
-    """Drops at given shares of the run; by default as for wide ResNets (arXiv 1605.07146).
+    """A rate that drops at given shares of the run; by default as in arXiv 1605.07146.
 
     Args:
         learning_rate: before the first drop.
         num_steps: of the run.
-        warmup: as in `constant`.
+        warmup: share of the run in which the rate rises linearly from zero.
         boundaries: shares of the run after which the rate is multiplied by `factor`.
         factor: of each drop.
+
+    Returns:
+        `step -> learning rate`.
+
+    Raises:
+        ValueError: if a share is outside of [0, 1), or a drop comes before the end of warm-up.
     """
     start = _steps("warmup", warmup, num_steps)
     drops: dict[int, float] = {}
     for share in boundaries:
         drop = _steps("boundaries", share, num_steps) - start
-        drops[drop] = drops.get(drop, 1.0) * factor  # in a short run several fall together
+        drops[drop] = drops.get(drop, 1.0) * factor  # in a short run several coincide
     if any(drop < 0 for drop in drops):
         raise ValueError(f"boundaries {boundaries} begin before warmup, {warmup}, has ended")
     decay = optax.piecewise_constant_schedule(learning_rate, drops)

@@ -1,4 +1,4 @@
-"""What `--help` prints: a command, its flags, and every name that a setting can have."""
+"""The text of `--help`: a command, its flags, and the names that each setting takes."""
 
 import inspect
 import textwrap
@@ -9,7 +9,7 @@ from isjax.experiment import config
 
 __all__ = ["usage"]
 
-_WIDTH = 88
+_INDENT = " " * 6
 
 
 def usage(command: str, about: str, flags: Mapping[str, str]) -> str:
@@ -17,32 +17,36 @@ def usage(command: str, about: str, flags: Mapping[str, str]) -> str:
 
     Args:
         command: as typed, such as "python -m isjax.main".
-        about: what it does, with examples; the docstring of its module.
-        flags: what each is for.
+        about: the docstring of its module, with examples.
+        flags: the help of each, by name.
+
+    Returns:
+        Lines of at most 100 characters, except for the path of the defaults.
     """
     choices = {setting: sorted(filter(None, names)) for setting, names in config.names().items()}
-    choices["dataset"] = [*data.SETS, "or what tensorflow-datasets has of images, such as cifar10"]
-    return "\n".join(
-        [
-            f"usage: {command} --config=FILE --workdir=DIR [--config.SETTING=VALUE ...]",
-            "",
-            inspect.cleandoc(about).replace("::\n", ":\n"),
-            "",
-            "Flags:",
-            *(_item(f"--{name}", text) for name, text in flags.items()),
-            "",
-            "Any setting can be given on the command line, as in --config.learning_rate=0.1, or,",
-            "of what a name stands for, --config.method_options.k=0.25. All, with their defaults",
-            f"and what each means, are in default_config of {inspect.getsourcefile(config)}",
-            "",
-            "Names:",
-            *(_item(f"--config.{name}", ", ".join(choices[name])) for name in sorted(choices)),
-        ]
-    )
+    choices["dataset"] = [
+        *data.SETS,
+        "or an image data set of TFDS, such as cifar10",
+    ]
+    return f"""\
+usage: {command} --config=FILE --workdir=DIR [--config.SETTING=VALUE ...]
+
+{inspect.cleandoc(about)}
+
+Flags:
+{_listed("--", flags)}
+
+Every setting of the config has a flag, as in --config.learning_rate=0.1, and so has every option,
+as in --config.method_options.k=0.25. All settings, with their defaults and meanings, are in
+default_config of {inspect.getsourcefile(config)}
+
+Names:
+{_listed("--config.", {name: ", ".join(choices[name]) for name in sorted(choices)})}"""
 
 
-def _item(name: str, text: str) -> str:
-    indent = " " * 6
-    return f"  {name}\n" + textwrap.fill(
-        text, _WIDTH, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False
+def _listed(prefix: str, texts: Mapping[str, str]) -> str:
+    """Each name on a line, its text below it, wrapped."""
+    wrapper = textwrap.TextWrapper(
+        88, initial_indent=_INDENT, subsequent_indent=_INDENT, break_on_hyphens=False
     )
+    return "\n".join(f"  {prefix}{name}\n{wrapper.fill(text)}" for name, text in texts.items())

@@ -1,4 +1,4 @@
-"""A run's lines, shown by Weights & Biases: https://docs.wandb.ai."""
+"""Sends the metrics of a run to Weights & Biases: https://docs.wandb.ai."""
 
 import json
 import pathlib
@@ -11,27 +11,27 @@ from isjax.data.files import write_whole
 
 __all__ = ["WandbWriter"]
 
-_KINDS = ("training", "evaluation")  # in the order in which a step's lines are written
+_KINDS = ("training", "evaluation")  # the order within a step
 
 
 class WandbWriter:
-    """Sends lines to one run of Weights & Biases, also after the run was interrupted.
+    """Sends lines to one run of Weights & Biases, which a resumed run continues.
 
-    `wandb.json` in the folder of the run keeps the run's id, and how far its lines have been sent.
-    What a resumed run writes once more is not sent again: it is the same but for the times. Every
-    line has a place of its own in W&B's count of steps, which must increase, 2 step, or 2 step + 1
-    for an evaluation; charts are drawn over the true `step`.
+    `wandb.json` in the folder of the run keeps the id of that run, and the number of the next line.
+    A line that a resumed run writes again is not sent again: only its times differ. W&B requires
+    that its own count of steps increases, so a line of training has the number 2 * step, and an
+    evaluation 2 * step + 1. Charts are drawn over the true `step`.
 
-    Where there is no network, set `WANDB_MODE=offline`, and send the folders that it leaves below
-    `wandb/` later, by `wandb sync`.
+    Without a network set `WANDB_MODE=offline`; send the folders below `wandb/` later with
+    `wandb sync`.
     """
 
     def __init__(self, project: str, workdir: pathlib.Path, settings: Mapping[str, Any]):
-        """Nothing is sent before the writer is entered.
+        """Checks that wandb is installed; sends nothing before the writer is entered.
 
         Args:
-            project: of Weights & Biases, made there if need be.
-            workdir: folder of the run, whose name is that of the run.
+            project: of Weights & Biases, made there if it does not exist.
+            workdir: folder of the run; its name becomes the name of the run.
             settings: of the run, shown beside it.
 
         Raises:
@@ -48,10 +48,10 @@ class WandbWriter:
         self._workdir, self._kept = workdir, workdir / "wandb.json"
 
     def __enter__(self) -> "WandbWriter":
-        """Begins the run, or goes on with it.
+        """Begins or resumes the run.
 
         Raises:
-            ConnectionError: if Weights & Biases cannot be reached, or does not let one in.
+            ConnectionError: if Weights & Biases cannot be reached, or refuses the login.
         """
         kept = json.loads(self._kept.read_text()) if self._kept.exists() else {}
         self._id, known = kept.get("id", uuid.uuid4().hex[:12]), kept.get("next", 0)
@@ -63,7 +63,7 @@ class WandbWriter:
                 dir=str(self._workdir),
                 id=self._id,
                 resume="allow",
-                reinit="create_new",  # whatever other runs the process has begun
+                reinit="create_new",  # apart from other runs of the process
             )
         except self._wandb.Error as error:
             raise ConnectionError(
@@ -71,17 +71,22 @@ class WandbWriter:
                 "WANDB_MODE=offline"
             ) from error
         self._run.define_metric("*", step_metric="step")
-        self._next = self._run.step or known  # the server knows best what has arrived
+        self._next = self._run.step or known  # the server knows which lines have arrived
         self._keep()
         return self
 
-    def add(self, kind: str, line: Mapping[str, Any]) -> None:
-        """Sends a line of kind "evaluation" or "training", unless it has been sent before."""
+    def write(self, kind: str, line: Mapping[str, Any]) -> None:
+        """Sends a line, unless it has been sent before.
+
+        Args:
+            kind: "evaluation" or "training".
+            line: numbers by name, `step` among them.
+        """
         place = 2 * line["step"] + _KINDS.index(kind)
         if place < self._next:
             return
         self._next = place + 1
-        self._keep()  # before it is sent: after a crash a line lacks rather than being there twice
+        self._keep()  # before it is sent: a crash then loses a line rather than sending it twice
         numbers = {f"{kind}/{name}": value for name, value in line.items() if name != "step"}
         self._run.log({"step": line["step"], **numbers}, step=place, commit=True)
 

@@ -1,24 +1,27 @@
-"""The folder of a run: whose it is, and that one process alone writes there."""
+"""The folder of a run: belongs to one config, and one process at a time writes there."""
 
 import contextlib
 import json
 import pathlib
 from collections.abc import Generator
 
-from ml_collections import ConfigDict
-
 from isjax.data.files import write_whole
-from isjax.experiment.config import ConfigError, differences
+from isjax.experiment.config import ConfigDict, ConfigError, differences
 
-__all__ = ["ADVICE", "check_workdir", "locked", "write_config"]
+__all__ = ["REMEDY", "check_workdir", "locked", "write_config"]
 
-# Settings of where a run runs, which may change when it is resumed.
-_PLACE = ("distributed", "mesh.")
-ADVICE = "choose another --workdir, or delete it"
+# Settings of the hardware, which may change when a run is resumed.
+_HARDWARE = ("distributed", "mesh.")
+REMEDY = "choose another --workdir, or delete it"
 
 
 def check_workdir(workdir: pathlib.Path, config: ConfigDict, allow_changes: bool = False) -> None:
     """Refuses a folder that holds another run, or one that cannot be resumed.
+
+    Args:
+        workdir: folder of the run; need not exist.
+        config: of the run.
+        allow_changes: accept a run of another config.
 
     Raises:
         ConfigError: for such a folder, with the settings that differ; or if `config` cannot be
@@ -28,29 +31,32 @@ def check_workdir(workdir: pathlib.Path, config: ConfigDict, allow_changes: bool
     path = workdir / "config.json"
     if not path.exists():
         if any((workdir / name).exists() for name in ("metrics.jsonl", "training.jsonl")):
-            raise ConfigError(f"{workdir} holds metrics, but no config.json; {ADVICE}")
+            raise ConfigError(f"{workdir} holds metrics, but no config.json; {REMEDY}")
         return
     try:
         changed = differences(json.loads(path.read_text()), json.loads(settings))
     except (AttributeError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read ({error}); {ADVICE}") from error
-    changed = {name: both for name, both in changed.items() if not name.startswith(_PLACE)}
+        raise ConfigError(f"{path} cannot be read ({error}); {REMEDY}") from error
+    changed = {name: both for name, both in changed.items() if not name.startswith(_HARDWARE)}
     if changed and not allow_changes:
         listed = ", ".join(
             f"config.{name} was {before} and is {now}" for name, (before, now) in changed.items()
         )
         raise ConfigError(
-            f"{workdir} holds a run of another config: {listed}; {ADVICE}, or go on with it all "
-            "the same by --allow_config_changes"
+            f"{workdir} holds a run of another config: {listed}; {REMEDY}, or resume it all "
+            "the same with --allow_config_changes"
         )
     resumable = config.checkpoint_every and any((workdir / "checkpoints").glob("[0-9]*"))
     if not resumable and _has_trained(workdir):
-        raise ConfigError(f"{workdir} already holds a run, without checkpoints; {ADVICE}")
+        raise ConfigError(f"{workdir} already holds a run, without checkpoints; {REMEDY}")
 
 
 @contextlib.contextmanager
 def locked(workdir: pathlib.Path) -> Generator[None]:
-    """Makes the folder, and keeps other processes out of it, on systems that lock files.
+    """Makes the folder, and keeps other processes out of it, on systems with file locks.
+
+    Args:
+        workdir: folder of the run.
 
     Raises:
         ConfigError: if it cannot be made, or another process is in it.
@@ -59,7 +65,7 @@ def locked(workdir: pathlib.Path) -> Generator[None]:
         workdir.mkdir(parents=True, exist_ok=True)
         (workdir / "lock").touch()
     except OSError as error:
-        raise ConfigError(f"{workdir} cannot be written: {error}; {ADVICE}") from error
+        raise ConfigError(f"{workdir} cannot be written: {error}; {REMEDY}") from error
     with open(workdir / "lock") as file:
         try:
             import fcntl
@@ -73,7 +79,15 @@ def locked(workdir: pathlib.Path) -> Generator[None]:
 
 
 def write_config(workdir: pathlib.Path, config: ConfigDict) -> None:
-    """Writes all of `config.json` or nothing."""
+    """Writes `config.json`, whole or not at all.
+
+    Args:
+        workdir: folder of the run.
+        config: of the run.
+
+    Raises:
+        ConfigError: if the config cannot be written as JSON.
+    """
     settings = _as_json(config).encode()
     with write_whole(workdir / "config.json") as file:
         file.write(settings)
@@ -90,9 +104,9 @@ def _as_json(config: ConfigDict) -> str:
 
 
 def _has_trained(workdir: pathlib.Path) -> bool:
-    """Whether there are metrics of a step."""
+    """Whether there are metrics of a step after the first evaluation."""
     path = workdir / "metrics.jsonl"
     lines = path.read_text().splitlines() if path.exists() else []
-    with contextlib.suppress(KeyError, TypeError, ValueError):  # a torn line, of the first step
+    with contextlib.suppress(KeyError, TypeError, ValueError):  # a torn first line
         return any(json.loads(line)["step"] > 0 for line in lines)
     return False

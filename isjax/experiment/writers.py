@@ -1,4 +1,4 @@
-"""The metrics of a run on disk: JSON lines, and TensorBoard events made from them."""
+"""Writes the metrics of a run as JSON lines, and the same numbers as TensorBoard events."""
 
 import json
 import math
@@ -7,16 +7,16 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-__all__ = ["Silent", "Writer"]
+__all__ = ["NullWriter", "Writer"]
 
-_FILES = {"training": "training.jsonl", "evaluation": "metrics.jsonl"}  # of a step, in this order
+_FILES = {"training": "training.jsonl", "evaluation": "metrics.jsonl"}  # the order within a step
 
 
 class Writer:
     """Appends lines to `metrics.jsonl` (evaluations) and `training.jsonl` (diagnostics).
 
-    `tensorboard/` shows the same numbers. Its event files are written anew from the lines when a
-    run is resumed, so that neither holds a line twice.
+    `tensorboard/` holds the same numbers. On resuming its event files are written anew from the
+    lines, so that no number is there twice.
     """
 
     def __init__(
@@ -29,13 +29,13 @@ class Writer:
 
         Args:
             workdir: folder of the run.
-            sizes: bytes of each file that count, as `sizes` once returned; what a crash left
-                behind them is cut off. None = nothing counts.
+            sizes: bytes of each file that belong to the checkpoint, of `sizes()`; the rest is cut
+                off. None = all of it.
             also: `(kind, line)`, called with every line in the order of steps, first with those
                 that are in the files.
 
         Raises:
-            ValueError: if a file is shorter than that.
+            ValueError: if a file is shorter than its size.
             ImportError: without tensorboardX.
         """
         try:
@@ -57,12 +57,17 @@ class Writer:
             self._show(kind, line)
 
     def write(self, kind: str, line: Mapping[str, Any]) -> None:
-        """Appends a line of kind "evaluation" or "training", with its `step`."""
+        """Appends a line.
+
+        Args:
+            kind: "evaluation" or "training".
+            line: numbers by name, `step` among them.
+        """
         self._files[kind].write((json.dumps(line) + "\n").encode())
         self._show(kind, line)
 
     def sizes(self) -> dict[str, int]:
-        """Bytes written to each file, after making sure that they are on disk."""
+        """Flushes the files to disk, and returns the bytes in each, by kind."""
         for file in self._files.values():
             os.fsync(file.fileno())
         return {kind: file.tell() for kind, file in self._files.items()}
@@ -89,14 +94,14 @@ class Writer:
                 self._events.add_scalar(f"{kind}/{name}", value, line["step"])
 
 
-class Silent:
-    """In place of a `Writer` where another process writes."""
+class NullWriter:
+    """Stands for the `Writer` in processes that do not write."""
 
     def write(self, kind: str, line: Mapping[str, Any]) -> None:
         """Writes nothing."""
 
     def sizes(self) -> dict[str, int]:
-        """None of any file."""
+        """No files."""
         return {}
 
 
@@ -105,7 +110,7 @@ def _open(path: pathlib.Path, size: int) -> Any:
     file = open(path, "ab", buffering=0)  # noqa: SIM115 (closed by the writer)
     if file.tell() < size:
         raise ValueError(
-            f"{path} has {file.tell()} bytes, but its checkpoint knows of {size}; "
+            f"{path} has {file.tell()} bytes, but its checkpoint was saved at {size}; "
             "restore the file, or choose another folder"
         )
     file.truncate(size)

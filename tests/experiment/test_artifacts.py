@@ -10,7 +10,7 @@ import pytest
 
 from isjax import experiment
 from isjax.data.dataset import from_arrays
-from isjax.experiment import artifacts
+from isjax.experiment import _run, artifacts
 from isjax.experiment.config import default_config
 from isjax.reporting.timeline import PARTS
 
@@ -159,7 +159,7 @@ def untimed(folder, *without):
     ]
 
 
-def test_without_exhibits_nothing_is_put_by_and_every_number_is_the_same(told, tmp_path):
+def test_without_exhibits_there_are_no_artifacts_and_every_number_is_the_same(told, tmp_path):
     """So measuring the time, on a copy, has trained nothing."""
     experiment.run(make_config(exhibits=False), tmp_path, make_dataset())
     assert not any((tmp_path / name).exists() for name in FILES)
@@ -168,7 +168,7 @@ def test_without_exhibits_nothing_is_put_by_and_every_number_is_the_same(told, t
     assert all((told.folder / name).exists() for name in FILES)
 
 
-def test_several_steps_a_call_and_a_run_stopped_and_resumed_put_by_the_same(
+def test_several_steps_a_call_and_a_run_stopped_and_resumed_write_the_same(
     told, tmp_path, monkeypatch
 ):
     """Stopped between two evaluations, so that its record comes out of a checkpoint."""
@@ -182,7 +182,7 @@ def test_several_steps_a_call_and_a_run_stopped_and_resumed_put_by_the_same(
     monkeypatch.setattr(artifacts.timeline, "shares", lambda *_: None)  # cannot be told
     config = make_config(steps_per_call=3, checkpoint_every=7)
     with monkeypatch.context() as patch:
-        patch.setattr(experiment, "asked_to_stop", stopped)
+        patch.setattr(_run, "stop_on_signal", stopped)
         with pytest.raises(SystemExit):
             experiment.run(config, tmp_path, make_dataset())
     assert 0 < len(lines_of(tmp_path)) < 4

@@ -6,12 +6,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import compiled
 
 from isjax import buffer, conditions, data, networks, recipes, tasks, weights
 from isjax.data.dataset import from_arrays
 from isjax.experiment import components
 from isjax.experiment.config import ConfigError, default_config
-from isjax.experiment.reference_models import needed
+from isjax.experiment.reference_models import placeholders
 from isjax.tasks import Task, augmentations
 from isjax.training import init_train_state, make_train_step
 
@@ -64,12 +65,16 @@ def gradients():
 def updated(config, grads=None):
     """The parameters after a step for each gradient."""
     tx = components.make_optimizer(config)
-    params = jax.tree.map(jnp.asarray, parameters())
-    state, update = tx.init(params), tx.update
-    for grad in gradients() if grads is None else grads:
-        updates, state = update(grad, state, params)
-        params = optax.apply_updates(params, updates)
-    return params
+
+    @jax.jit
+    def train(params, grads):
+        state = tx.init(params)
+        for grad in grads:
+            updates, state = tx.update(grad, state, params)
+            params = optax.apply_updates(params, updates)
+        return params
+
+    return train(parameters(), gradients() if grads is None else grads)
 
 
 def clipped(grads, limit):
@@ -491,8 +496,8 @@ def test_a_pool_is_scored_in_evaluation_mode(stateful):
     sampler = components.make_sampler(config, task, model_state)
     pool = jax.tree.map(jnp.asarray, task.dataset.train)
     variables = (params, model_state) if stateful else params
-    state = jax.jit(sampler.init, static_argnums=1)(KEY, 40)
-    draw, _ = jax.jit(sampler.sample)(KEY, state, jnp.arange(40), pool, variables)
+    state = compiled(sampler).init(KEY, 40)
+    draw, _ = compiled(sampler).sample(KEY, state, jnp.arange(40), pool, variables)
     scores = np.asarray(task.score_fn(params, model_state, pool))
     np.testing.assert_allclose(draw.scores, scores[draw.index], rtol=1e-5)
     assert draw.ids.shape == (16,)
@@ -513,7 +518,7 @@ def test_every_method_trains_every_kind_of_task_that_has_what_it_needs(method, t
     config = make_config(method=method, task=task, batch_size=4, optimizer="adamw")
     task = components.make_task(config, dataset)
     size = len(dataset.train["x"])
-    made = dict.fromkeys(needed(config), np.zeros(size, np.float32))
+    made = placeholders(config, size)
     missing = {
         "el2n": "logits_fn",
         "grad_norm_bound": "logits_fn",
@@ -521,7 +526,7 @@ def test_every_method_trains_every_kind_of_task_that_has_what_it_needs(method, t
         "proxy_loss": "num_classes",
     }.get(method)
     if missing and config.task != "classification":
-        message = f"{method} needs {missing}, which the task {config.task} on mnist1d has not"
+        message = f"{method} needs {missing}, which the task {config.task} on mnist1d does not have"
         with pytest.raises(ConfigError, match=message):
             components.make_sampler(config, task, None, made)
         return
@@ -573,11 +578,11 @@ def test_a_method_for_streams_is_to_be_had_from_a_config(method, options, passes
     config.update({"network": "CNN", "network_options": network, "batch_size": 16})
     config.update({"method": method, "method_options": options})
     task = components.make_task(config, from_arrays(part, part, 3))
-    sampler, params = components.make_sampler(config, task), task.init(KEY)[0]
+    sampler, params = compiled(components.make_sampler(config, task)), jax.jit(task.init)(KEY)[0]
     state = sampler.init(KEY, 40)
     assert buffer.size(state.buffer) == 0
     pool = jax.tree.map(lambda x: x[:32], part)
-    draw, _ = jax.jit(sampler.sample)(KEY, state, jnp.arange(32), pool, params)
+    draw, _ = sampler.sample(KEY, state, jnp.arange(32), pool, params)
     assert float(draw.info.passes) == passes and np.ptp(draw.draw_probs) > 0
 
 
@@ -588,16 +593,18 @@ def test_what_is_made_before_training_is_missed_where_it_was_not_made(method, na
     with pytest.raises(ConfigError, match=f"{method} needs {name}, which the task classification"):
         components.make_sampler(config, task)
     config.method_options = {name: [1.0] * 40}  # or given
-    assert components.make_sampler(config, task).init(KEY, 40).scorer.shape == (40,)
+    sampler = compiled(components.make_sampler(config, task))
+    assert sampler.init(KEY, 40).scorer.shape == (40,)
 
 
 def first_draw(losses, **settings):
     """What a sampler draws of 40 examples with these last losses, and its weights for `seen`."""
     config = make_config(method="last_loss", batch_size=8, **settings)
     sampler = components.make_sampler(config, components.make_task(config, make_classes()))
+    sampler = compiled(sampler)
     state = sampler.init(KEY, 40)
     state = state._replace(buffer=state.buffer._replace(losses=losses[:, None]))
-    draw, state = jax.jit(sampler.sample)(KEY, state, jnp.arange(40))
+    draw, state = sampler.sample(KEY, state, jnp.arange(40))
     return sampler, state, draw
 
 

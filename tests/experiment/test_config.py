@@ -150,7 +150,7 @@ def test_a_missing_setting_is_named(setting):
     config = configs.default_config()
     del config[setting]
     with pytest.raises(
-        ConfigError, match=f"config lacks {setting}; start from isjax.experiment.config.def"
+        ConfigError, match=f"config lacks {setting}; start from isjax.experiment.default_config"
     ):
         configs.check(config)
 

@@ -116,7 +116,7 @@ def trained(kept, with_draw=False):
     if kept:
         state = state._replace(record=draw_statistics.init(N, kept))
     step = make_train_step(loss_fn, tx, sampler, pool_size=B, with_draw=kept > 0 or with_draw)
-    return draw_statistics.recorded(step, with_draw=with_draw), state, data
+    return draw_statistics.record_draws(step, with_draw=with_draw), state, data
 
 
 def test_a_step_records_what_it_draws_and_keeps_it_to_itself_unless_asked():

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from isjax.data.dataset import from_arrays
-from isjax.experiment.evaluation import make_evaluation, over_examples
+from isjax.experiment.evaluation import evaluate_batches, make_evaluation
 from isjax.tasks import Task
 from isjax.training import TrainState
 
@@ -170,7 +170,7 @@ def test_nan_is_not_hidden():
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 5, 10, 11, 1000])
-def test_over_examples_every_example_comes_once_in_order(batch_size):
+def test_evaluate_batches_every_example_comes_once_in_order(batch_size):
     """Of a tree of values, in pieces; a step sees batches of one shape."""
     shapes = []
 
@@ -179,7 +179,7 @@ def test_over_examples_every_example_comes_once_in_order(batch_size):
         return {"id": batch["id"], "pair": (state.params * jnp.asarray(batch["id"]) ** 2,)}
 
     state = STATE._replace(params=jnp.float32(2.0))
-    pieces = list(over_examples(step, state, ids(11), batch_size))
+    pieces = list(evaluate_batches(step, state, ids(11), batch_size))
     assert all(len(piece["id"]) <= batch_size for piece in pieces)
     assert all(isinstance(piece["pair"][0], np.ndarray) for piece in pieces)
     np.testing.assert_array_equal(np.concatenate([p["id"] for p in pieces]), np.arange(11))

@@ -12,7 +12,7 @@ import pytest
 from isjax import recipes
 from isjax.base import Draw, DrawInfo
 from isjax.experiment.compiled_steps import compile_steps
-from isjax.experiment.loop import Plan, Progress, describe, train
+from isjax.experiment.loop import Outputs, Plan, Progress, Work, describe, train
 from isjax.training import TrainState, init_train_state
 
 DATA = jnp.arange(5.0)
@@ -85,8 +85,8 @@ def run(
     evaluate = evaluate or (
         lambda state, stop: {"train_loss": 1.0, "test_loss": float(state.params)}
     )
-    data = itertools.repeat(DATA)
-    train(plan, program, state, progress, data, evaluate, recorder, recorder, stop, on_draw)
+    work = Work(program, itertools.repeat(DATA), evaluate)
+    train(plan, work, Outputs(recorder, recorder, on_draw), state, progress, stop)
     return recorder, progress
 
 
@@ -155,15 +155,11 @@ def test_who_loads_is_told_what_was_chosen_while_it_is_computed():
     evaluate = lambda state, stop: {"train_loss": 0.0, "test_loss": 0.0}  # noqa: E731
     train(
         make_plan(checkpoint_every=0),
-        program,
+        Work(program, feed, evaluate),
+        Outputs(Recorder(), on_chosen=told.append),
         state,
         Progress(),
-        feed,
-        evaluate,
-        Recorder(),
-        None,
         lambda: False,
-        on_chosen=told.append,
     )
     assert next(taken) == len(told) == 12 and all(isinstance(ids, jax.Array) for ids in told)
     np.testing.assert_array_equal(told[4], [[50, 51, 52]])
@@ -213,17 +209,8 @@ def test_metrics_are_fetched_while_the_next_call_runs(monkeypatch):
     monkeypatch.setattr(jax, "device_get", lambda x: (events.append("fetch"), fetch(x))[1])
     recorder, plan = Recorder(), make_plan(num_steps=4, num_evals=1, checkpoint_every=0)
     evaluate = lambda state, stop: {"train_loss": 0.0, "test_loss": 0.0}  # noqa: E731
-    train(
-        plan,
-        program._replace(run=dispatch),
-        state,
-        Progress(),
-        itertools.repeat(DATA),
-        evaluate,
-        recorder,
-        None,
-        lambda: False,
-    )
+    work = Work(program._replace(run=dispatch), itertools.repeat(DATA), evaluate)
+    train(plan, work, Outputs(recorder), state, Progress(), lambda: False)
     assert events == ["dispatch"] * 2 + ["fetch", "dispatch"] * 2 + ["fetch"] * 2
 
 
@@ -234,17 +221,9 @@ def test_no_hidden_transfer_in_the_loop():
     recorder = Recorder()
     evaluate = lambda state, stop: {"train_loss": 0.0, "test_loss": 0.0}  # noqa: E731
     with jax.transfer_guard("disallow"):
-        train(
-            make_plan(checkpoint_every=0),
-            program,
-            state,
-            Progress(),
-            itertools.repeat(data),
-            evaluate,
-            recorder,
-            None,
-            lambda: False,
-        )
+        work = Work(program, itertools.repeat(data), evaluate)
+        plan = make_plan(checkpoint_every=0)
+        train(plan, work, Outputs(recorder), state, Progress(), lambda: False)
     assert len(recorder.lines) == 6
 
 

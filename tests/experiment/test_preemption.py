@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from isjax.experiment.preemption import asked_to_stop
+from isjax.experiment.preemption import stop_on_signal
 
 
 @pytest.fixture(params=[(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
@@ -19,7 +19,7 @@ def case(request):
 
 def test_a_signal_asks_to_stop_and_ends_the_process_when_all_is_done(case):
     number, error, calls = case
-    with pytest.raises(error) as raised, asked_to_stop() as stop:
+    with pytest.raises(error) as raised, stop_on_signal() as stop:
         assert not stop()
         os.kill(os.getpid(), number)
         assert stop() and not calls
@@ -31,20 +31,20 @@ def test_a_signal_asks_to_stop_and_ends_the_process_when_all_is_done(case):
 
 def test_a_second_signal_acts_at_once(case):
     number, error, calls = case
-    with pytest.raises(error), asked_to_stop() as stop:
+    with pytest.raises(error), stop_on_signal() as stop:
         os.kill(os.getpid(), number)
         os.kill(os.getpid(), number)
         assert len(calls) == 1 and stop()
 
 
 def test_without_a_signal_nothing_happens(case):
-    with asked_to_stop() as stop:
+    with stop_on_signal() as stop:
         assert not stop()
 
 
 def test_handlers_are_given_back_after_an_error():
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(KeyError), asked_to_stop():
+    with pytest.raises(KeyError), stop_on_signal():
         assert signal.getsignal(signal.SIGTERM) is not before
         raise KeyError
     assert signal.getsignal(signal.SIGTERM) is before
@@ -54,7 +54,7 @@ def test_in_another_thread_it_never_asks():
     answers = []
 
     def work():
-        with asked_to_stop() as stop:
+        with stop_on_signal() as stop:
             answers.append(stop())
 
     thread = threading.Thread(target=work)

@@ -12,11 +12,11 @@ from isjax.data.dataset import from_arrays
 from isjax.experiment import reference_models
 from isjax.experiment.config import ConfigError, default_config
 from isjax.experiment.reference_models import (
+    PreparationStopped,
     Prepared,
-    Stopped,
     cross_fitted_losses,
     early_el2n,
-    needed,
+    placeholders,
     prepare,
 )
 
@@ -190,11 +190,12 @@ def test_el2n_without_logits_or_classes_is_refused(missing):
 
 
 def test_two_methods_need_something_made_unless_it_is_given():
-    wanted = {name: needed(make_config(method=name)) for name in recipes.__all__}
+    wanted = {name: set(placeholders(make_config(method=name), 2)) for name in recipes.__all__}
     wanted = {name: names for name, names in wanted.items() if names}
     assert wanted == {"reducible_loss": {"reference"}, "el2n": {"scores"}}
-    assert needed(make_config(method_options={"reference": [1.0, 2.0]})) == set()
-    assert needed(make_config(method_options={"k": 0.5})) == {"reference"}
+    assert placeholders(make_config(method_options={"reference": [1.0, 2.0]}), 2) == {}
+    zeros = placeholders(make_config(method_options={"k": 0.5}), 2)
+    assert set(zeros) == {"reference"} and zeros["reference"].shape == (2,)
 
 
 def test_what_needs_nothing_costs_nothing(tmp_path):
@@ -220,7 +221,7 @@ def test_what_was_made_is_kept_and_not_made_again(tmp_path, monkeypatch):
 def test_asked_to_stop_it_keeps_nothing(tmp_path, number):
     """Asked before each step of each of two models, of 40 steps."""
     asked = itertools.count()
-    with pytest.raises(Stopped):
+    with pytest.raises(PreparationStopped):
         prepare(make_config(), noting(as_bits), tmp_path, lambda: next(asked) >= number)
     assert next(asked) == number + 1 and not list(tmp_path.iterdir())
 

@@ -1,8 +1,6 @@
 """Runs killed at random moments and resumed, against runs never interrupted; whole processes."""
 
 import json
-import os
-import pathlib
 import random
 import signal
 import subprocess
@@ -11,8 +9,7 @@ import time
 
 import numpy as np
 import pytest
-
-ROOT = pathlib.Path(__file__).parent.parent
+from commands import ENVIRONMENT, ROOT
 
 IMAGES = """
 import sys
@@ -70,7 +67,7 @@ def start(script, workdir, folder):
         stderr=subprocess.STDOUT,
         text=True,
         cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        env=ENVIRONMENT,
     )
 
 

@@ -11,6 +11,7 @@ from test_experiment import lines_of, make_config, make_dataset, stopped_after
 from wandb.proto.wandb_internal_pb2 import Record
 
 from isjax import experiment
+from isjax.experiment import _run
 from isjax.experiment.wandb_writer import WandbWriter
 
 BLOCK = 32768  # https://github.com/google/leveldb/blob/main/doc/log_format.md
@@ -94,17 +95,17 @@ def test_resumed_runs_send_each_line_once_to_the_same_run(tmp_path, monkeypatch)
     config = make_config(wandb="trials", checkpoint_every=25, log_every=7, seed=1)
     for number in (1, 34):
         with monkeypatch.context() as patch, pytest.raises(SystemExit):
-            patch.setattr(experiment, "asked_to_stop", functools.partial(stopped_after, number))
+            patch.setattr(_run, "stop_on_signal", functools.partial(stopped_after, number))
             experiment.run(config, tmp_path, make_dataset())
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        add = WandbWriter.add
+        add = WandbWriter.write
 
         def dies(self, kind, line):  # at step 49: after the checkpoint of 25, and that of 40
             add(self, kind, line)
             if line["step"] == 49:
                 raise KeyboardInterrupt
 
-        patch.setattr(WandbWriter, "add", dies)
+        patch.setattr(WandbWriter, "write", dies)
         experiment.run(config, tmp_path, make_dataset())
     experiment.run(config, tmp_path, make_dataset())
 
@@ -120,10 +121,10 @@ def test_resumed_runs_send_each_line_once_to_the_same_run(tmp_path, monkeypatch)
 def test_a_line_that_was_not_sent_is_sent_by_the_next_process(tmp_path):
     writer = WandbWriter("trials", tmp_path, {})
     with writer:
-        writer.add("evaluation", {"step": 0, "loss": 2.0})
+        writer.write("evaluation", {"step": 0, "loss": 2.0})
     with writer:
         for kind, step in (("evaluation", 0), ("training", 5), ("evaluation", 5), ("training", 5)):
-            writer.add(kind, {"step": step, "loss": 1.0})
+            writer.write(kind, {"step": step, "loss": 1.0})
     assert [[row["step"] for row in rows] for *_, rows, _ in sent(tmp_path)] == [[0], [5, 5]]
 
 
@@ -148,7 +149,7 @@ def test_what_the_server_has_counts_for_more_than_what_was_sent(tmp_path):
     writer._wandb = type("wandb", (), {"init": lambda **_: Run(), "Error": RuntimeError})
     with writer:
         for kind, step in (("training", 10), ("evaluation", 10), ("training", 12)):
-            writer.add(kind, {"step": step, "loss": 1.0})
+            writer.write(kind, {"step": step, "loss": 1.0})
     assert got == [
         (21, {"step": 10, "evaluation/loss": 1.0}),
         (24, {"step": 12, "training/loss": 1.0}),

@@ -59,7 +59,7 @@ def test_the_checker_finds_what_lacks():
     assert {"Writer.write", "Writer.close"} <= {
         name for name, *_ in public_functions("experiment/writers.py")
     }
-    assert "gate" in {name for name, *_ in public_functions("samplers/_combinators.py")}
+    assert "gate" in {name for name, *_ in public_functions("samplers/_gate.py")}
 
 
 def test_types_are_announced():

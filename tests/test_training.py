@@ -928,6 +928,6 @@ def test_strata_of_unequal_length_say_how_to_pad():
     sampler = isjax.samplers.stratified(recipes.default(batch_size=1), 4)
     step = make_train_step(noisy_loss, SGD, sampler)
     with pytest.raises(
-        ValueError, match="10 examples in 12 rows, but the data set has 10.*or pad the data"
+        ValueError, match=r"10 examples in 12 rows, but the data set has 10.*or pad the data"
     ):
         step(start(sampler), regression())

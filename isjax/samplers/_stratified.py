@@ -148,14 +148,11 @@ def stratified(sampler: Sampler, strata: int, pool_size: int | None = None) -> S
         return _merge(draws, starts(state), sizes(state)), state._replace(inner=inner)
 
     def update(state: StrataState, draw: Draw, losses: Array, batch: Batch = None) -> StrataState:
-        rows = draw._replace(info=None)
-        rows, losses, batch = split_rows((rows, losses, batch), strata)
+        info = jax.tree.map(lambda x: jnp.broadcast_to(x, (strata,)), draw.info)
+        rows = Draw(*split_rows(draw[:-1], strata), info=info)
         rows = rows._replace(ids=rows.ids - starts(state)[:, None])
-
-        def of_part(part, rows, losses, batch):
-            return sampler.update(part, rows._replace(info=draw.info), losses, batch)
-
-        inner = jax.vmap(of_part, in_axes=(_axes(state.inner), 0, 0, 0))(
+        losses, batch = split_rows((losses, batch), strata)
+        inner = jax.vmap(sampler.update, in_axes=(_axes(state.inner), 0, 0, 0))(
             state.inner, rows, losses, batch
         )
         scorer = jax.tree.map(_mean, _scorer(inner))
@@ -176,24 +173,21 @@ def _merge(draws: Draw, start: Array, sizes: Array) -> Draw:
     pool_size = jnp.sum(info.pool_size, dtype=jnp.int32)
     probs = info.pool_size / (pool_size * share)
     place = jnp.arange(strata, dtype=jnp.int32) * info.pool_size[0]
-    return merge_parts(
-        draws._replace(
-            ids=draws.ids + start[:, None],
-            index=draws.index + place[:, None],
-            weights=draws.weights * factor[:, None],
-            draw_probs=draws.draw_probs * probs[:, None],
-            info=None,
-        )
-    )._replace(
-        info=DrawInfo(
-            pool_size=pool_size,
-            ess=1.0 / square,
-            nonfinite=jnp.sum(info.nonfinite, dtype=jnp.int32),
-            passes=jnp.sum(info.passes),
-            mass=mass,
-            k=info.k[0],
-        )
+    merged = draws._replace(
+        ids=draws.ids + start[:, None],
+        index=draws.index + place[:, None],
+        weights=draws.weights * factor[:, None],
+        draw_probs=draws.draw_probs * probs[:, None],
     )
+    info = DrawInfo(
+        pool_size=pool_size,
+        ess=1.0 / square,
+        nonfinite=jnp.sum(info.nonfinite, dtype=jnp.int32),
+        passes=jnp.sum(info.passes),
+        mass=mass,
+        k=info.k[0],
+    )
+    return Draw(*merge_parts(merged[:-1]), info=info)
 
 
 def _scorer(state: PyTree) -> PyTree:

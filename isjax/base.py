@@ -9,6 +9,7 @@ resampler only probabilities.
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -139,30 +140,26 @@ class Draw(NamedTuple):
         return self.info.pool_size
 
 
-@jax.tree_util.register_static
+@functools.partial(
+    jax.tree_util.register_dataclass, data_fields=["first"], meta_fields=["size", "rows"]
+)
 @dataclasses.dataclass(frozen=True)
-class Static:
-    """A number that is part of a state's structure: known when a step is traced."""
-
-    value: int
-
-
-class Span(NamedTuple):
+class Span:
     """The examples that a sampler's state keeps record of. `Span.of(N)` makes it.
 
     Attributes:
         first: [] int32 id of the first of them; above 0 in the state of a part of the data set.
-        number: how many.
-        filled: how many rows the data have, with those that pad them for devices.
+        size: how many, known when a step is traced.
+        rows: how many rows the data have: `size`, and those that pad them for devices.
     """
 
     first: Array
-    number: Static
-    filled: Static
+    size: int
+    rows: int
 
     @classmethod
     def of(cls, num_examples: int) -> "Span":
-        """The whole data set of N examples.
+        """The whole data set.
 
         Args:
             num_examples: N, at least 1.
@@ -172,26 +169,16 @@ class Span(NamedTuple):
         """
         if num_examples < 1:
             raise ValueError(f"the data set has {num_examples} examples; sampling needs at least 1")
-        return cls(jnp.zeros((), jnp.int32), Static(num_examples), Static(num_examples))
-
-    @property
-    def size(self) -> int:
-        """Number of examples."""
-        return self.number.value
-
-    @property
-    def rows(self) -> int:
-        """Number of rows of the data, `size` or more."""
-        return self.filled.value
+        return cls(jnp.zeros((), jnp.int32), num_examples, num_examples)
 
     def pad(self, multiple: int) -> "Span":
         """The same examples, among more rows; see `isjax.parallel.padding`."""
-        return self._replace(filled=Static(self.rows + -self.rows % multiple))
+        return dataclasses.replace(self, rows=self.rows + -self.rows % multiple)
 
     def split(self, parts: int, size: int) -> "Span":
         """A span for each part; see `isjax._numerics.leading_axis.split`."""
-        rows = Static(-(-size // parts))
-        return Span(self.first + jnp.arange(parts, dtype=jnp.int32) * rows.value, rows, rows)
+        rows = -(-size // parts)
+        return Span(self.first + jnp.arange(parts, dtype=jnp.int32) * rows, rows, rows)
 
 
 class SamplerState(NamedTuple):
@@ -267,24 +254,3 @@ def take(data: Batch, ids: ArrayLike) -> Batch:
         The same pytree with leading axis b.
     """
     return jax.tree.map(lambda x: x[ids], data)
-
-
-def num_examples(data: Batch) -> int:
-    """N, the length that the leading axes of all arrays in `data` share.
-
-    Args:
-        data: pytree of arrays.
-
-    Raises:
-        ValueError: if there is no array, no example, or no common length.
-    """
-    leaves, _ = jax.tree_util.tree_flatten_with_path(data)
-    shapes = {jax.tree_util.keystr(path) or "data": jnp.shape(leaf) for path, leaf in leaves}
-    sizes = {shape[0] if shape else 0 for shape in shapes.values()}
-    if len(sizes) != 1 or 0 in sizes:
-        listed = ", ".join(f"{name}: {shape}" for name, shape in shapes.items()) or "no arrays"
-        raise ValueError(
-            "a data set needs arrays with one common, non-empty leading axis, an example each; "
-            f"got {listed}"
-        )
-    return sizes.pop()

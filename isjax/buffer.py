@@ -6,7 +6,6 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from isjax._numerics.duplicates import slots
 from isjax.base import Array
 
 
@@ -77,16 +76,6 @@ def read(buffer: ScoreBuffer, ids: Array) -> tuple[Array, Array]:
     return kept[ids], buffer.count[ids]
 
 
-def last_loss(buffer: ScoreBuffer, ids: Array) -> Array | None:
-    """Losses last observed, [B] float32; None if the buffer keeps none.
-
-    Args:
-        buffer: N rows.
-        ids: [B] int32.
-    """
-    return None if buffer.losses is None else buffer.losses[ids, 0]
-
-
 def has_failed(buffer: ScoreBuffer, ids: Array) -> Array:
     """Whether the loss last seen of each example was not finite. [B] -> [B] bool."""
     return jnp.zeros(ids.shape, bool) if buffer.failed is None else buffer.failed[ids]
@@ -141,6 +130,32 @@ def write(
         failed=failed.at[ids].set(~observed),
         seen=seen.at[ids].set(jnp.where(observed, step, seen[ids])),
     )
+
+
+def slots(ids: Array) -> Array:
+    """Numbers each id such that equal ids share a number and others do not.
+
+    Args:
+        ids: [b] int32.
+
+    Returns:
+        [b] int32 in [0, b).
+    """
+    # Unrolled: the binary search has few steps, and a loop over them is slower.
+    return jnp.searchsorted(jnp.sort(ids), ids, method="scan_unrolled")
+
+
+def counts(ids: Array) -> Array:
+    """Counts how often each id occurs in the batch.
+
+    Args:
+        ids: [b] int32.
+
+    Returns:
+        [b] int32, at least 1.
+    """
+    slot = slots(ids)
+    return jnp.zeros(ids.shape, jnp.int32).at[slot].add(1)[slot]
 
 
 def _mean_over_duplicates(ids: Array, losses: Array) -> tuple[Array, Array]:

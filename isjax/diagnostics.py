@@ -56,7 +56,7 @@ def draw_metrics(draw: Draw, losses: Array) -> dict[str, Array]:
     metrics = {
         "loss": mean_loss(draw, losses),
         "batch_loss": _mean(losses, finite),
-        "ess": draw.ess,
+        "ess": draw.info.ess,
         "max_weight": jnp.max(draw.weights),
         "unique": unique_share(draw.ids),
         "score_correlation": correlation(draw.scores, losses),
@@ -73,7 +73,7 @@ def draw_metrics(draw: Draw, losses: Array) -> dict[str, Array]:
 def mean_loss(draw: Draw, losses: Array) -> Array:
     """(1/b) sum L / (B draw_probs): unbiased for the pool's mean loss, whatever k is."""
     finite = jnp.isfinite(losses)
-    return _mean(jnp.where(finite, losses, 0.0) / (draw.pool_size * draw.draw_probs), finite)
+    return _mean(jnp.where(finite, losses, 0.0) / (draw.info.pool_size * draw.draw_probs), finite)
 
 
 def unique_share(ids: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Gradients of weighted batches, and gradient norms of single examples."""
+"""Gradients of weighted batches, gradient norms of single examples, protection from NaN."""
 
 from collections.abc import Callable
 from typing import Any, cast
@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from isjax.base import Array, Batch, Params
+from isjax.base import Array, Batch, Params, PyTree
 
 
 def weighted_value_and_grad(loss_fn: Callable, has_aux: bool = False) -> Callable:
@@ -45,7 +45,8 @@ def weighted_value_and_grad(loss_fn: Callable, has_aux: bool = False) -> Callabl
         if callable(weights):
             weigh = cast(Callable[[Array], Array], weights)
             weights = weigh(jax.lax.stop_gradient(losses))
-        losses = check_losses(losses, weights.shape[0])
+        if jnp.shape(losses) != weights.shape:
+            raise wrong_losses(losses, weights.shape[0])
         return jnp.mean(weights * losses), out
 
     return jax.value_and_grad(weighted_loss, has_aux=True)
@@ -92,21 +93,41 @@ def el2n(logits: Array, labels: Array) -> Array:
 
 
 def check_losses(losses: Array, size: int) -> Array:
-    """Returns the losses if there is one for each example.
+    """Checks that there is one loss per example.
 
     Args:
-        losses: output of a loss function.
+        losses: of a batch or pool.
         size: number of examples.
 
     Returns:
-        The same losses, [size].
+        The losses, [size].
 
     Raises:
-        ValueError: if the shape of the losses is not [size].
+        ValueError: if their shape is another.
     """
     if jnp.shape(losses) != (size,):
-        raise ValueError(
-            f"got losses of shape {jnp.shape(losses)} for {size} examples; return one loss per "
-            f"example, shape ({size},), and leave the mean over the batch to isjax"
-        )
+        raise wrong_losses(losses, size)
     return losses
+
+
+def wrong_losses(losses: Array, size: int) -> ValueError:
+    """The error for losses that are not one per example."""
+    return ValueError(
+        f"got losses of shape {jnp.shape(losses)} for {size} examples; return one loss per "
+        f"example, shape ({size},), and leave the mean over the batch to isjax"
+    )
+
+
+def all_finite(tree: PyTree) -> Array:
+    """Tells whether no floating point array holds NaN or infinity.
+
+    Args:
+        tree: pytree of arrays; integers and keys are ignored.
+
+    Returns:
+        [] bool.
+    """
+    leaves = jax.tree.leaves(tree)
+    leaves = [leaf for leaf in leaves if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)]
+    # 0 * x is NaN where x is not finite, so that one sum per array is enough.
+    return sum((jnp.sum(0 * leaf) for leaf in leaves), jnp.zeros(())) == 0

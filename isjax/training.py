@@ -9,11 +9,10 @@ import jax.numpy as jnp
 import optax
 
 from isjax import resampling
-from isjax._numerics.finite import all_finite
 from isjax._numerics.leading_axis import leading_axes, take_by_part
-from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, Span, num_examples, take
+from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, Span
 from isjax.diagnostics import draw_metrics
-from isjax.gradients import weighted_value_and_grad
+from isjax.gradients import all_finite, weighted_value_and_grad
 from isjax.parallel.mesh import gathered, spread
 from isjax.samplers import pending
 
@@ -23,6 +22,7 @@ __all__ = [
     "make_eval_step",
     "make_loaded_step",
     "make_train_step",
+    "num_examples",
 ]
 
 LossFn = Callable[[Params, PyTree, Batch, Array], tuple[Array, PyTree]]
@@ -138,12 +138,12 @@ def make_train_step(
             elif not sampler.own_pool and size < rows == state.sampler.span.rows:
                 ids = jnp.arange(size, dtype=jnp.int32)
             if ids is not None:
-                pool = spread(take(data, ids))
+                pool = _gather(data, ids)
             stateful = bool(jax.tree.leaves(state.model_state))
             variables = (state.params, state.model_state) if stateful else state.params
             draw, sampler_state = sampler.sample(draw_key, state.sampler, ids, pool, variables)
         with jax.named_scope("train"):
-            batch = spread(take_by_part(data, draw.ids, sampler.parts))
+            batch = _gather(data, draw.ids, sampler.parts)
         return train(state, sampler_state, draw, batch, loss_key)
 
     return step
@@ -208,6 +208,27 @@ def make_eval_step(metrics_fn: EvalFn) -> Callable[[TrainState, Batch], PyTree]:
     return evaluate
 
 
+def num_examples(data: Batch) -> int:
+    """N, the length that the leading axes of all arrays in `data` share.
+
+    Args:
+        data: pytree of arrays.
+
+    Raises:
+        ValueError: if there is no array, no example, or no common length.
+    """
+    leaves, _ = jax.tree_util.tree_flatten_with_path(data)
+    shapes = {jax.tree_util.keystr(path) or "data": jnp.shape(leaf) for path, leaf in leaves}
+    sizes = {shape[0] if shape else 0 for shape in shapes.values()}
+    if len(sizes) != 1 or 0 in sizes:
+        listed = ", ".join(f"{name}: {shape}" for name, shape in shapes.items()) or "no arrays"
+        raise ValueError(
+            "a data set needs arrays with one common, non-empty leading axis, an example each; "
+            f"got {listed}"
+        )
+    return sizes.pop()
+
+
 def _trainer(
     loss_fn: LossFn, tx: optax.GradientTransformation, sampler: Sampler, with_draw: bool
 ) -> Callable[..., tuple[TrainState, dict[str, Any]]]:
@@ -221,19 +242,21 @@ def _trainer(
         state: TrainState, sampler_state: PyTree, draw: Draw, batch: Batch, loss_key: Array
     ) -> tuple[TrainState, dict[str, Any]]:
         with jax.named_scope("train"):
-            weights = functools.partial(sampler.weigh, sampler_state, draw)
+            weights = draw.weights
+            if sampler.reweigh is not None:
+                weights = functools.partial(sampler.reweigh, sampler_state, draw)
             (_, (losses, model_state)), grads = value_and_grad(
                 state.params, batch, weights, state.model_state, loss_key
             )
-            draw = draw._replace(weights=weights(losses))
-
+            sound = all_finite((losses, grads, model_state))
             _check_model_state(model_state, state.model_state)
+            if sampler.reweigh is not None:
+                draw = draw._replace(weights=sampler.reweigh(sampler_state, draw, losses))
 
             def accepted():
                 updates, opt_state = tx.update(grads, state.opt_state, state.params)
                 return optax.apply_updates(state.params, updates), model_state, opt_state
 
-            sound = all_finite((losses, grads, model_state))
             params, model_state, opt_state = jax.lax.cond(
                 sound, accepted, lambda: (state.params, state.model_state, state.opt_state)
             )
@@ -254,6 +277,12 @@ def _trainer(
         return new_state, metrics | {"draw": draw, "losses": losses} if with_draw else metrics
 
     return train
+
+
+def _gather(data: Batch, ids: Array, parts: int = 1) -> Batch:
+    """Gathers examples; on a mesh they are spread over its data axis."""
+    batch = jax.tree.map(lambda x: x[ids], data) if parts == 1 else take_by_part(data, ids, parts)
+    return batch if jax.sharding.get_abstract_mesh().empty else spread(batch)
 
 
 def _keeps_examples(state: PyTree) -> bool:

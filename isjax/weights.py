@@ -20,8 +20,8 @@ import jax
 import jax.core
 import jax.numpy as jnp
 
-from isjax._numerics.duplicates import counts
 from isjax.base import Array, Draw, ScalarOrSchedule, Schedule
+from isjax.buffer import counts
 
 __all__ = ["adjusted", "biased", "correcting", "none"]
 

@@ -32,7 +32,15 @@ def a_draw(index, draw_probs, pool_size, k=1.0, **fields):
     index = jnp.asarray(index, jnp.int32)
     info = {name: fields.pop(name) for name in DrawInfo._fields if name in fields}
     draw = make_draw(
-        index, index, draw_probs, scores=1.0 * index, pool_size=pool_size, k=k, ess=0.5, mass=1.0
+        (),
+        index,
+        index,
+        draw_probs,
+        scores=1.0 * index,
+        pool_size=pool_size,
+        k=k,
+        ess=0.5,
+        mass=1.0,
     )
     return draw._replace(info=draw.info._replace(**info), **fields)
 

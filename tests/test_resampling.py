@@ -9,8 +9,14 @@ import pytest
 from helpers import assert_binomial, assert_mean, draws, probabilities, six_decades
 from scipy import stats
 
-from isjax._numerics.inverse_cdf import invert_cdf
-from isjax.resampling import categorical, presample, systematic, top_k, without_replacement
+from isjax.resampling import (
+    categorical,
+    invert_cdf,
+    presample,
+    systematic,
+    top_k,
+    without_replacement,
+)
 from isjax.weights import importance_weights
 
 INVERSE_CDF = [systematic, categorical]

@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from isjax.base import Array, Batch, PyTree, take
+from isjax.base import Array, Batch, PyTree
 
 
 def take_by_part(data: Batch, ids: Array, parts: int) -> Batch:
@@ -17,8 +17,6 @@ def take_by_part(data: Batch, ids: Array, parts: int) -> Batch:
     Returns:
         The same pytree with leading axis b.
     """
-    if parts == 1:
-        return take(data, ids)
 
     def of_part(data: Batch, ids: Array) -> Batch:
         return jax.tree.map(lambda x: x[ids % x.shape[0]], data)

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from isjax import base
+from isjax import training
 from isjax.base import Array, Batch
 
 __all__ = ["Source", "held", "in_memory", "num_examples"]
@@ -122,4 +122,4 @@ def num_examples(part: Batch | Source) -> int:
     Raises:
         ValueError: if the arrays have no common, non-empty leading axis.
     """
-    return len(part) if isinstance(part, Source) else base.num_examples(part)
+    return len(part) if isinstance(part, Source) else training.num_examples(part)

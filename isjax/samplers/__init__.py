@@ -1,10 +1,9 @@
 """Samplers choose what to train on next, and learn from the losses that follow."""
 
 from isjax.samplers import sum_tree
-from isjax.samplers._draw import make_draw
 from isjax.samplers._epochs import epochs
 from isjax.samplers._gate import break_even, gate
-from isjax.samplers._importance import importance_sampler
+from isjax.samplers._importance import importance_sampler, make_draw
 from isjax.samplers._lagged import lagged, pending
 from isjax.samplers._reweight import reweight
 from isjax.samplers._stratified import stratified

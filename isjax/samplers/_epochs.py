@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from isjax._numerics.leading_axis import split
 from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, Span, take
-from isjax.samplers._checks import require_whole
+from isjax.samplers._importance import require_whole
 
 __all__ = ["epochs"]
 

@@ -6,12 +6,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from isjax import buffer, conditions, resampling
+from isjax import conditions, resampling
 from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, Span
 from isjax.conditions import Condition
-from isjax.samplers import _memory
-from isjax.samplers._draw import make_draw
-from isjax.samplers._importance import pool_of
+from isjax.samplers._importance import make_draw, pool_of
 
 __all__ = ["break_even", "gate"]
 
@@ -76,7 +74,7 @@ def gate(sampler: Sampler, condition: Condition | float) -> Sampler:
         batch: Batch = None,
         params: Params = None,
     ) -> tuple[Draw, GateState]:
-        pool, batch = pool_of(state.inner, ids, batch)
+        pool, batch = pool_of(state.inner, ids, batch, sampler.batch_size)
 
         def opened(inner: PyTree) -> tuple[Draw, PyTree]:
             return sampler.sample(key, inner, pool, batch, params)
@@ -114,6 +112,7 @@ def uniform_draw(key: Array, state: PyTree, pool: Array, batch_size: int) -> Dra
     probs = jnp.full((pool_size,), 1 / pool_size, jnp.float32)
     index, draw_probs = resampling.systematic(key, probs, batch_size)
     return make_draw(
+        state,
         pool[index],
         index,
         draw_probs,
@@ -122,7 +121,6 @@ def uniform_draw(key: Array, state: PyTree, pool: Array, batch_size: int) -> Dra
         k=0.0,  # so that weights are one exactly
         ess=1.0,
         mass=1.0,
-        last_loss=buffer.last_loss(_memory.buffer_of(state), pool[index]),
     )
 
 

@@ -1,38 +1,40 @@
-"""`importance_sampler`: scorer, transform, resampler and weights composed into one `Sampler`."""
+"""`importance_sampler`: scorer, transform, resampler and weights composed into one `Sampler`.
+
+Behind it stand the parts that all samplers share: a memory (buffer and scorer), `make_draw`, and
+refusals.
+"""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import optax
 
 from isjax import buffer, resampling, transforms
-from isjax._numerics.finite import if_finite
 from isjax.base import (
     Array,
     Batch,
     Draw,
+    DrawInfo,
     Params,
     PyTree,
     Resampler,
+    Rows,
     Sampler,
     SamplerState,
     ScalarOrSchedule,
     Scorer,
     ScoreTransform,
+    Span,
     take,
 )
+from isjax.buffer import ScoreBuffer
 from isjax.distributions import effective_sample_size, mean_mass, normalize
-from isjax.samplers import _memory
-from isjax.samplers._checks import (
-    require_batch_size,
-    require_kind,
-    require_pool_of,
-    require_whole,
-)
-from isjax.samplers._draw import make_draw
-from isjax.weights import exponent_schedule
+from isjax.gradients import wrong_losses
+from isjax.weights import exponent_schedule, importance_weights
 
-__all__ = ["importance_sampler"]
+__all__ = ["importance_sampler", "make_draw"]
 
 
 def importance_sampler(
@@ -81,7 +83,7 @@ def importance_sampler(
     exponent = exponent_schedule(k)
 
     def init(key: Array, num_examples: int) -> SamplerState:
-        memory = _memory.begin(scorer, key, num_examples, initial_loss)
+        memory = new_memory(scorer, key, num_examples, initial_loss)
         return SamplerState(**memory, transform=transform.init())
 
     def sample(
@@ -91,10 +93,8 @@ def importance_sampler(
         batch: Batch = None,
         params: Params = None,
     ) -> tuple[Draw, SamplerState]:
-        ids, batch = pool_of(state, ids, batch)
-        pool_size = ids.shape[0]
-        require_pool_of(batch_size, pool_size)
-        raw, finite, drawable = _memory.score(scorer, state, ids, batch, params)
+        ids, batch = pool_of(state, ids, batch, batch_size)
+        raw, finite, drawable = score(scorer, state, ids, batch, params)
         scores = jnp.where(drawable, raw, 0.0).astype(jnp.float32)
         transformed, transform_state = transform.update(scores, state.transform)
         # A transform that prefers low scores must not prefer these: they count as the pool's least.
@@ -102,42 +102,231 @@ def importance_sampler(
         transformed = jnp.where(drawable, transformed, jnp.minimum(transformed, least))
         transformed = jnp.where(finite, transformed, 0.0)
         probs = normalize(transformed)
+        ess, mass = effective_sample_size(probs) / probs.shape[0], mean_mass(transformed)
         index, draw_probs = resample(key, probs, batch_size)
+        transform_state = if_finite(transform_state, state.transform)
         draw = make_draw(
+            state,
             ids[index],
             index,
             draw_probs,
             scores=scores[index],
-            pool_size=pool_size,
-            k=exponent(state.step),
-            ess=effective_sample_size(probs) / pool_size,
-            mass=mean_mass(transformed),
-            last_loss=buffer.last_loss(state.buffer, ids[index]),
+            pool_size=probs.shape[0],
+            k=exponent,
+            ess=ess,
+            mass=mass,
             nonfinite=jnp.sum(~finite, dtype=jnp.int32),
-            passes=pool_size * scorer.passes,
+            passes=probs.shape[0] * scorer.passes,
         )
         if rescale is not None:
             draw = draw._replace(weights=rescale(draw))
-        transform_state = if_finite(transform_state, state.transform)
         return draw, state._replace(step=state.step + 1, transform=transform_state)
 
     def update(state: SamplerState, draw: Draw, losses: Array, batch: Batch = None) -> SamplerState:
-        return _memory.observe(scorer, state, draw.ids, losses, batch)
+        return observe(scorer, state, draw.ids, losses, batch)
 
     return Sampler(init, sample, update, batch_size)
 
 
-def pool_of(state: PyTree, ids: Array | None, batch: Batch) -> tuple[Array, Batch]:
+def make_draw(
+    state: PyTree,
+    ids: Array,
+    index: Array,
+    draw_probs: Array,
+    *,
+    scores: Array,
+    pool_size: Array | int,
+    k: ScalarOrSchedule,
+    ess: Array | float,
+    mass: Array | float,
+    nonfinite: Array | int = 0,
+    passes: Array | float = 0.0,
+) -> Draw:
+    """Makes a draw of b examples, weighted by (1 / (B p))^k: the one function that does.
+
+    Args:
+        state: of the sampler. Where it holds a `ScoreBuffer` called `buffer`, the draw gets the
+            losses last observed.
+        ids: [b] int32 into the data set.
+        index: [b] int32 into the pool.
+        draw_probs: [b] float32, as a resampler returns them.
+        scores: [b] float32 before transforms.
+        pool_size: B.
+        k: exponent of the weights, at most 1: a number, or a schedule of the state's step.
+        ess: effective sample size of the pool, as a share of B.
+        mass: mean unnormalised score of the pool; 0 if the draw fell back to uniform.
+        nonfinite: scores of the pool that were NaN or infinite.
+        passes: forward passes of the main model that scoring took.
+    """
+    losses = buffer_of(state).losses
+    last_loss = None if losses is None else losses[ids, 0]
+    exponent = jnp.asarray(k(state.step) if callable(k) else k, jnp.float32)
+    info = DrawInfo(
+        pool_size=jnp.asarray(pool_size, jnp.int32),
+        ess=jnp.asarray(ess, jnp.float32),
+        nonfinite=jnp.asarray(nonfinite, jnp.int32),
+        passes=jnp.asarray(passes, jnp.float32),
+        mass=jnp.asarray(mass, jnp.float32),
+        k=exponent,
+    )
+    weights = importance_weights(draw_probs, pool_size, exponent)
+    return Draw(ids, index, weights, draw_probs, scores, last_loss, info)
+
+
+# The memory of a sampler: the fields `step`, `span`, `buffer` and `scorer` of its state.
+
+
+def new_memory(scorer: Scorer, key: Array, num_examples: int, initial_loss: float) -> dict:
+    """The four fields, before anything was drawn."""
+    keeps_losses = scorer.remember is None
+    return {
+        "step": jnp.zeros((), jnp.int32),
+        "span": Span.of(num_examples),
+        "buffer": buffer.init(
+            num_examples, scorer.history, initial_loss, keeps_losses=keeps_losses
+        ),
+        "scorer": scorer.init(key),
+    }
+
+
+def buffer_of(state: PyTree) -> ScoreBuffer:
+    """The buffer of a state, also of one inside wrappers; an empty one if it has none."""
+    found = optax.tree.get(state, "buffer")
+    return ScoreBuffer() if found is None else found
+
+
+def rows_of(state: Any, ids: Array, batch: Batch, params: Params = None) -> Rows:
+    """What a scorer may see of the examples `ids` [B], of which `batch` holds the data."""
+    with jax.named_scope("buffer"):
+        history, count = buffer.read(state.buffer, ids)
+        age = buffer.age(state.buffer, ids, state.step)
+    return Rows(history, count, batch, params, ids + state.span.first, age)
+
+
+def score(
+    scorer: Scorer, state: Any, ids: Array, batch: Batch, params: Params = None
+) -> tuple[Array, Array, Array]:
+    """Scores a pool.
+
+    Returns:
+        Scores [B] as the scorer gave them; whether each is finite, [B] bool; and whether the
+        example may be drawn by it, [B] bool. One whose last loss was not finite may not: otherwise
+        such examples are drawn more often as other losses fall.
+
+    Raises:
+        ValueError: if the scorer does not return one score for each example.
+    """
+    rows = rows_of(state, ids, batch, params)
+    failed = buffer.has_failed(state.buffer, ids)
+    with jax.named_scope("score"):
+        # The gradient of a step is that of the loss, not of the choice.
+        scores = jax.lax.stop_gradient(scorer.score(state.scorer, rows))
+    if jnp.shape(scores) != ids.shape:
+        raise ValueError(
+            f"the scorer returned shape {jnp.shape(scores)} for a pool of {ids.shape[0]}; "
+            f"return one score per row, shape {ids.shape}"
+        )
+    finite = jnp.isfinite(scores)
+    return scores, finite, finite & ~failed
+
+
+def observe(scorer: Scorer, state: Any, ids: Array, losses: Array, batch: Batch) -> Any:
+    """Lets scorer and buffer learn the losses [b] of the examples `ids`, whose data is `batch`."""
+    if jnp.shape(losses) != ids.shape:
+        raise wrong_losses(losses, ids.shape[0])
+    losses = losses.astype(jnp.float32)
+    # The scorer learns from what was known when the batch was drawn, before these losses.
+    rows = rows_of(state._replace(step=jnp.maximum(state.step - 1, 0)), ids, batch)
+    remember = scorer.remember or buffer.shift
+    written = buffer.write(state.buffer, ids, losses, state.step, remember)
+    with jax.named_scope("learn"):
+        learned = if_finite(scorer.update(state.scorer, rows, losses), state.scorer)
+    return state._replace(scorer=learned, buffer=written)
+
+
+def if_finite(new: PyTree, old: PyTree) -> PyTree:
+    """The new state if all of it is finite, else the old one."""
+
+    def finite(x: Array) -> Array | bool:
+        return jnp.all(jnp.isfinite(x)) if jnp.issubdtype(x.dtype, jnp.inexact) else True
+
+    sound = jax.tree.reduce(jnp.logical_and, jax.tree.map(finite, new), True)
+    return jax.tree.map(lambda new, old: jnp.where(sound, new, old), new, old)
+
+
+def pool_of(state: PyTree, ids: Array | None, batch: Batch, batch_size: int) -> tuple[Array, Batch]:
     """The ids of the pool [B], and its examples.
 
     Without ids the pool is the whole data set or, where nothing is remembered, `batch`.
     """
     if ids is not None:
-        return jnp.asarray(ids), batch
-    size, leaves = state.span.size, jax.tree.leaves(batch)
-    if not buffer.size(_memory.buffer_of(state)) and leaves:
-        return jnp.arange(leaves[0].shape[0], dtype=jnp.int32), batch
-    require_whole(batch, size, "importance_sampler")
-    ids = jnp.arange(size, dtype=jnp.int32)
-    padded = leaves and leaves[0].shape[0] > size
-    return ids, take(batch, ids) if padded else batch
+        ids = jnp.asarray(ids)
+    else:
+        size, leaves = state.span.size, jax.tree.leaves(batch)
+        if leaves and not buffer.size(buffer_of(state)):
+            ids = jnp.arange(leaves[0].shape[0], dtype=jnp.int32)
+        else:
+            require_whole(batch, size, "importance_sampler")
+            ids = jnp.arange(size, dtype=jnp.int32)
+            batch = take(batch, ids) if leaves and leaves[0].shape[0] > size else batch
+    if ids.shape[0] < batch_size:
+        raise ValueError(
+            f"a pool of {ids.shape[0]} is smaller than the batch of {batch_size}; "
+            "enlarge the pool or shrink the batch"
+        )
+    return ids, batch
+
+
+# Refusals.
+
+
+def require_kind(given: Any, kind: type, name: str) -> None:
+    """Refuses what is no scorer or transform; `name` is the argument's."""
+    if not isinstance(given, kind):
+        raise TypeError(
+            f"{name} is {getattr(given, '__name__', given)}, no isjax.{kind.__name__}; pass what "
+            "its function returns, as in importance_sampler(scorers.last_loss(), "
+            "transforms.smooth(0.1), batch_size=128)"
+        )
+
+
+def require_batch_size(batch_size: int) -> None:
+    """Refuses an empty batch."""
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; draw at least 1 example")
+
+
+def refuse_ids(ids: Array | None, subject: str) -> None:
+    """Refuses a pool from outside; `subject` says which sampler chooses, and where."""
+    if ids is not None:
+        raise ValueError(f"{subject}; pass no ids, no pool_size")
+
+
+def require_pool(sampler: Sampler, pool_size: int | None, name: str) -> None:
+    """Refuses a presample for a sampler that has a pool of its own, or none for one without."""
+    if sampler.own_pool and pool_size is not None:
+        raise ValueError(f"{name}: this sampler has a pool of its own; leave pool_size out")
+    if not sampler.own_pool and pool_size is None:
+        raise ValueError(f"{name}: give pool_size, of the presample to choose from")
+
+
+def require_weights_of_the_draw(sampler: Sampler, name: str, remedy: str) -> None:
+    """Refuses a sampler that is gated, or weighs by the losses of a batch."""
+    if sampler.reweigh is not None:
+        raise ValueError(
+            f"{name}: this sampler is gated, or weighs by the losses of a batch; {remedy}"
+        )
+
+
+def require_whole(batch: Batch, size: int, name: str) -> None:
+    """Refuses a batch that is less than the data set of `size`; `name` is for the message.
+
+    It may have more rows than that, which are no examples: see `isjax.parallel.padding`.
+    """
+    sizes = sorted({leaf.shape[0] for leaf in jax.tree.leaves(batch)})
+    if sizes and (sizes[0] < size or len(sizes) > 1):
+        wrong = next(number for number in sizes if number != size)
+        raise ValueError(
+            f"{name}: got a batch of {wrong} examples, but the data set has {size}; pass all of "
+            "it, or none"
+        )

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from isjax import resampling
 from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, Span
-from isjax.samplers._checks import refuse_ids, require_pool, require_weights_of_the_draw
+from isjax.samplers._importance import refuse_ids, require_pool, require_weights_of_the_draw
 
 __all__ = ["lagged", "pending"]
 

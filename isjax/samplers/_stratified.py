@@ -21,10 +21,9 @@ from isjax.base import (
     PyTree,
     Sampler,
     Span,
-    Static,
     take,
 )
-from isjax.samplers._checks import refuse_ids, require_pool, require_weights_of_the_draw
+from isjax.samplers._importance import refuse_ids, require_pool, require_weights_of_the_draw
 
 __all__ = ["stratified"]
 
@@ -35,28 +34,22 @@ class StrataState(NamedTuple):
     Attributes:
         inner: the states of the parts, each array with a leading axis S, but for the scorer's,
             which is common to all.
-        number: N, of all parts together.
+        span: the examples of all parts together.
     """
 
     inner: PyTree
-    number: Static
+    span: Span
 
     @property
     def step(self) -> Array:
         """[] int32 draws so far."""
         return self.inner.step[0]
 
-    @property
-    def span(self) -> Span:
-        """The examples that the state is of."""
-        first, rows = self.inner.span.first, self.inner.span.size
-        return Span(first[0], self.number, Static(first.shape[0] * rows))
-
     def leading_axes(self) -> "StrataState":
         """A row for each part; see `isjax._numerics.leading_axis.leading_axes`."""
         rows = jax.tree.map(lambda x: "parts", self.inner)
         scorer = jax.tree.map(lambda x: "whole", _scorer(self.inner))
-        return self._replace(inner=_with_scorer(rows, scorer))
+        return StrataState(_with_scorer(rows, scorer), jax.tree.map(lambda x: "whole", self.span))
 
 
 def stratified(sampler: Sampler, strata: int, pool_size: int | None = None) -> Sampler:
@@ -112,12 +105,13 @@ def stratified(sampler: Sampler, strata: int, pool_size: int | None = None) -> S
                 "sampler needs parts of one size; leave some out, or choose other strata"
             )
         inner = split(whole, strata)
-        return StrataState(_with_scorer(inner, _scorer(whole)), Static(num_examples))
+        span = Span.of(num_examples).pad(strata)
+        return StrataState(_with_scorer(inner, _scorer(whole)), span)
 
     def sizes(state: StrataState) -> Array:
         """Examples of each part, [S] int32."""
         rows = state.inner.span.size
-        return jnp.minimum(state.number.value - jnp.arange(strata, dtype=jnp.int32) * rows, rows)
+        return jnp.minimum(state.span.size - jnp.arange(strata, dtype=jnp.int32) * rows, rows)
 
     def starts(state: StrataState) -> Array:
         """Id of the first example of each part, [S] int32."""

@@ -20,14 +20,17 @@ from isjax.base import (
     take,
 )
 from isjax.distributions import effective_sample_size, normalize
-from isjax.samplers import _memory, sum_tree
-from isjax.samplers._checks import (
+from isjax.samplers import sum_tree
+from isjax.samplers._importance import (
+    make_draw,
+    new_memory,
+    observe,
+    pool_of,
     require_batch_size,
     require_kind,
-    require_pool_of,
     require_whole,
+    score,
 )
-from isjax.samplers._draw import make_draw
 from isjax.weights import exponent_schedule
 
 __all__ = ["tree_sampler"]
@@ -109,13 +112,13 @@ def tree_sampler(
     smooth = cast(Schedule, smoothing) if callable(smoothing) else lambda step: smoothing
 
     def init(key: Array, num_examples: int) -> TreeState:
-        memory = _memory.begin(scorer, key, num_examples, initial_loss)
+        memory = new_memory(scorer, key, num_examples, initial_loss)
         scores = sum_tree.init(jnp.full((num_examples,), initial_loss, jnp.float32))
         return TreeState(**memory, scores=scores, next=jnp.zeros((), jnp.int32))
 
     def rescored(state: TreeState, ids: Array, batch: Batch) -> tuple[TreeState, Array]:
         """Scores these examples anew. Counts the scores that are not finite."""
-        scores, finite, drawable = _memory.score(scorer, state, ids, batch)
+        scores, finite, drawable = score(scorer, state, ids, batch)
         scores = jnp.where(drawable, scores, 0.0)
         with jax.named_scope("buffer"):
             updated = sum_tree.update(state.scores, ids, scores)
@@ -128,39 +131,6 @@ def tree_sampler(
         following = (state.next + refresh) % state.scores.size
         state, nonfinite = rescored(state, stale, take(batch, stale))
         return state._replace(next=following), nonfinite
-
-    def draw_of_all(key: Array, state: TreeState, constant: Array) -> Draw:
-        ids, draw_probs, scores = sum_tree.sample(key, state.scores, batch_size, constant)
-        size = state.scores.size
-        return make_draw(
-            ids,
-            ids,
-            draw_probs,
-            scores=scores,
-            pool_size=size,
-            k=exponent(state.step),
-            # sum p^2 is the mean of p over draws by p.
-            ess=jnp.minimum(1 / (size * jnp.mean(draw_probs)), 1.0),
-            mass=sum_tree.total(state.scores) / size + constant,
-            last_loss=buffer.last_loss(state.buffer, ids),
-        )
-
-    def draw_of_pool(key: Array, state: TreeState, constant: Array, pool: Array) -> Draw:
-        require_pool_of(batch_size, pool.shape[0])
-        scores = sum_tree.scores_of(state.scores, pool)
-        probs = normalize(scores + constant)
-        index, draw_probs = resampling.systematic(key, probs, batch_size)
-        return make_draw(
-            pool[index],
-            index,
-            draw_probs,
-            scores=scores[index],
-            pool_size=pool.shape[0],
-            k=exponent(state.step),
-            ess=effective_sample_size(probs) / pool.shape[0],
-            mass=jnp.mean(scores) + constant,
-            last_loss=buffer.last_loss(state.buffer, pool[index]),
-        )
 
     def sample(
         key: Array,
@@ -175,22 +145,53 @@ def tree_sampler(
                 "tree_sampler: the rolling refresh reads the whole data set, not a pool; pass no "
                 "ids, or leave refresh at 0"
             )
-        nonfinite = jnp.int32(0)
-        if ids is None:
-            require_whole(batch, state.span.size, "tree_sampler")
-            if refresh:
-                state, nonfinite = refreshed(state, batch)
         share = jnp.minimum(jnp.asarray(smooth(state.step), jnp.float32), _UNIFORM)
-        constant = share * sum_tree.total(state.scores) / state.scores.size
-        if ids is None:
-            draw = draw_of_all(key, state, constant)
-        else:
-            draw = draw_of_pool(key, state, constant, jnp.asarray(ids))
-        draw = draw._replace(info=draw.info._replace(nonfinite=nonfinite))
+        if ids is not None:
+            draw = draw_from_pool(key, state, share, *pool_of(state, ids, None, batch_size))
+            return draw, state._replace(step=state.step + 1)
+        require_whole(batch, state.span.size, "tree_sampler")
+        nonfinite = jnp.int32(0)
+        if refresh:
+            state, nonfinite = refreshed(state, batch)
+        ids, draw_probs, scores, mass = sum_tree.sample(key, state.scores, batch_size, share)
+        size = state.scores.size
+        draw = make_draw(
+            state,
+            ids,
+            ids,
+            draw_probs,
+            scores=scores,
+            pool_size=size,
+            k=exponent,
+            # sum p^2 is the mean of p over draws by p.
+            ess=jnp.minimum(1 / (size * jnp.mean(draw_probs)), 1.0),
+            mass=mass,
+            nonfinite=nonfinite,
+        )
         return draw, state._replace(step=state.step + 1)
 
+    def draw_from_pool(key: Array, state: TreeState, share: Array, pool: Array, _: None) -> Draw:
+        scores = sum_tree.scores_of(state.scores, pool)
+        smoothed = scores + share * sum_tree.total(state.scores) / state.scores.size
+        probs = normalize(smoothed)
+        index, draw_probs = resampling.systematic(key, probs, batch_size)
+        return make_draw(
+            state,
+            pool[index],
+            index,
+            draw_probs,
+            scores=scores[index],
+            pool_size=pool.shape[0],
+            k=exponent,
+            ess=effective_sample_size(probs) / pool.shape[0],
+            mass=jnp.mean(smoothed),
+        )
+
     def update(state: TreeState, draw: Draw, losses: Array, batch: Batch = None) -> TreeState:
-        state = _memory.observe(scorer, state, draw.ids, losses, batch)
-        return rescored(state, draw.ids, batch)[0]
+        state = observe(scorer, state, draw.ids, losses, batch)
+        scores, _, drawable = score(scorer, state, draw.ids, batch)
+        with jax.named_scope("buffer"):
+            scores = sum_tree.update(state.scores, draw.ids, jnp.where(drawable, scores, 0.0))
+        return state._replace(scores=scores)
 
     return Sampler(init, sample, update, batch_size, own_pool=True)

@@ -14,9 +14,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from isjax._numerics.inverse_cdf import at_root, descend
 from isjax._numerics.leading_axis import pad, split_rows
 from isjax.base import Array
+from isjax.resampling import at_root, draw_children
 
 # On a CPU 64 take 1.6 times as long at 10^6 examples, 16 about as long (benchmarks/draw.py).
 FANOUT = 32
@@ -91,40 +91,41 @@ def total(tree: SumTree) -> Array:
 
 
 def sample(
-    key: Array, tree: SumTree, num: int, constant: Array | float = 0.0
-) -> tuple[Array, Array, Array]:
-    """A systematic draw from the whole tree, p_i = (s_i + c) / sum (s + c).
+    key: Array, tree: SumTree, num: int, smoothing: Array | float = 0.0
+) -> tuple[Array, Array, Array, Array]:
+    """Draws from the whole tree by systematic draws, p_i = (s_i + c m) / sum (s + c m).
 
     A child of a node that is drawn n times is itself drawn floor or ceil of its expected number of
     times, given n, as in `resampling.systematic`. O(num FANOUT log N).
 
     Args:
         key: typed PRNG key.
-        tree: of N examples. Where it has no mass, and c is 0, every example is as probable.
+        tree: of N examples. Where it has no mass, every example is as probable.
         num: draws.
-        constant: c >= 0, in units of the score: a mixture with the uniform distribution.
+        smoothing: c >= 0, the share of the mean score m that is added to each score: a mixture
+            with the uniform distribution.
 
     Returns:
-        ids [num] int32, ascending; their probability per draw, [num] float32; their scores, [num].
+        ids [num] int32, ascending; their probability per draw, [num] float32; their scores, [num];
+        and the mean of s + c m over the tree, [] float32.
     """
-    constant = jnp.asarray(constant, jnp.float32)
-    constant = jnp.where((total(tree) > 0) | (constant > 0), constant, 1.0)
-    ids, draws, top = jnp.zeros((num,), jnp.int32), at_root(num), len(tree.levels) - 1
+    whole, size = total(tree), tree.size
+    constant = jnp.asarray(smoothing, jnp.float32) * whole / size
+    mass = whole / size + constant
+    constant = jnp.where(mass > 0, constant, 1.0)
+    top = len(tree.levels) - 1
     points = jax.random.uniform(key, (top + 1, num))
+    ids, ranks = jnp.zeros((num,), jnp.int32), at_root(num)
     for height in range(top, -1, -1):
         sums = tree.levels[height] if height == top else tree.levels[height][ids]
         entries = ids[: len(sums), None] * FANOUT + jnp.arange(FANOUT)[None, :]
-        masses = sums + constant * _examples_below(entries, height, tree.size)
-        child, draws = descend(points[height], draws, masses)
+        # Examples below each entry, of which there are fewer below the last.
+        full, rest = size // FANOUT**height, size % FANOUT**height
+        below = jnp.where(entries < full, FANOUT**height, jnp.where(entries == full, rest, 0))
+        child, ranks = draw_children(points[height], ranks, sums + constant * below)
         ids = ids * FANOUT + child
     scores = jnp.take_along_axis(sums, child[:, None], axis=1)[:, 0]
-    return ids, (scores + constant) / (total(tree) + constant * tree.size), scores
-
-
-def _examples_below(entries: Array, height: int, size: Array) -> Array:
-    """How many of `size` examples lie below each entry of the level of that height."""
-    full, rest = size // FANOUT**height, size % FANOUT**height
-    return jnp.where(entries < full, FANOUT**height, jnp.where(entries == full, rest, 0))
+    return ids, (scores + constant) / (whole + constant * size), scores, mass
 
 
 def _mass(scores: Array) -> Array:

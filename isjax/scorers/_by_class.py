@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from isjax.base import Array, Rows, Scorer
-from isjax.scorers._common import LabelFn, labels_of
+from isjax.scorers._common import LabelFn
+from isjax.scorers._learned import labels_of
 
 __all__ = ["class_gaussian"]
 

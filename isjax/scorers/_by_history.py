@@ -5,7 +5,6 @@ from collections.abc import Callable
 import jax.numpy as jnp
 
 from isjax.base import Array, Rows, Scorer
-from isjax.scorers._common import stateless
 
 __all__ = ["cached", "difficulty", "last_loss", "loss_change", "uncertainty"]
 
@@ -120,3 +119,31 @@ def loss_change(change: float = 0.7, decay: float = 0.9) -> Scorer:
         return jnp.stack([average + change * (losses - before), average], axis=1)
 
     return stateless(lambda rows: jnp.maximum(rows.history[:, 0], 0.0), 2, remember=remember)
+
+
+def stateless(
+    score: Callable[[Rows], Array],
+    history: int,
+    *,
+    passes: float = 0.0,
+    remember: Callable[[Array, Array, Array], Array] | None = None,
+) -> Scorer:
+    """A scorer without state, which learns nothing.
+
+    Args:
+        score: `(rows) -> scores [B]`.
+        history: see `Scorer.history`.
+        passes: see `Scorer.passes`.
+        remember: see `Scorer.remember`.
+
+    Returns:
+        A `Scorer` with an empty state.
+    """
+    return Scorer(
+        init=lambda key: (),
+        score=lambda state, rows: score(rows),
+        update=lambda state, rows, losses: state,
+        history=history,
+        remember=remember,
+        passes=passes,
+    )

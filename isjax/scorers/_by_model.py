@@ -7,16 +7,16 @@ import jax.numpy as jnp
 
 from isjax.base import Array, Batch, Rows, Scorer
 from isjax.gradients import el2n, per_example_grad_norms
+from isjax.scorers._by_history import stateless
 from isjax.scorers._common import (
     LabelFn,
     LogitsFn,
     LossFn,
     by_id,
-    labels_of,
     model_losses,
     require_model,
-    stateless,
 )
+from isjax.scorers._learned import labels_of
 
 __all__ = ["grad_norm", "grad_norm_bound", "loss", "reducible_loss"]
 

@@ -1,4 +1,4 @@
-"""Parts that several scorers share: input checks, and scorers that learn nothing."""
+"""Parts that several scorers share: the main model's losses, numbers known by id."""
 
 from collections.abc import Callable
 
@@ -12,10 +12,8 @@ __all__ = [
     "LogitsFn",
     "LossFn",
     "by_id",
-    "labels_of",
     "model_losses",
     "require_model",
-    "stateless",
 ]
 
 LossFn = Callable[[Params, Batch], Array]
@@ -57,70 +55,6 @@ def model_losses(loss_fn: LossFn, rows: Rows, name: str) -> Array:
     """
     require_model(rows, name)
     return check_losses(loss_fn(rows.params, rows.batch), rows.count.shape[0]).astype(jnp.float32)
-
-
-def labels_of(rows: Rows, label_fn: LabelFn | None, name: str) -> Array:
-    """Classes of the examples.
-
-    Args:
-        rows: with a batch.
-        label_fn: `(batch) -> classes [B] int`; None = `batch["label"]`.
-        name: of the scorer, for the message.
-
-    Returns:
-        [B] int.
-
-    Raises:
-        ValueError: if the batch or its classes are missing, or not one integer per example.
-    """
-    if rows.batch is None:
-        raise ValueError(
-            f"{name} reads classes from the batch, but got none; "
-            "pass batch= to sampler.sample and sampler.update"
-        )
-    try:
-        labels = rows.batch["label"] if label_fn is None else label_fn(rows.batch)
-    except (KeyError, TypeError, IndexError):
-        if label_fn is not None:
-            raise
-        raise ValueError(
-            f'{name} reads classes from batch["label"], but this batch has no "label"; '
-            "pass label_fn=, a function of the batch"
-        ) from None
-    if labels.shape != rows.count.shape or not jnp.issubdtype(labels.dtype, jnp.integer):
-        raise ValueError(
-            f"{name} got labels of shape {labels.shape} and type {labels.dtype}; "
-            f"it needs one integer per example, shape {rows.count.shape}"
-        )
-    return labels
-
-
-def stateless(
-    score: Callable[[Rows], Array],
-    history: int,
-    *,
-    passes: float = 0.0,
-    remember: Callable[[Array, Array, Array], Array] | None = None,
-) -> Scorer:
-    """A scorer without state, which learns nothing.
-
-    Args:
-        score: `(rows) -> scores [B]`.
-        history: see `Scorer.history`.
-        passes: see `Scorer.passes`.
-        remember: see `Scorer.remember`.
-
-    Returns:
-        A `Scorer` with an empty state.
-    """
-    return Scorer(
-        init=lambda key: (),
-        score=lambda state, rows: score(rows),
-        update=lambda state, rows, losses: state,
-        history=history,
-        remember=remember,
-        passes=passes,
-    )
 
 
 def by_id(known: Array, score: Callable[[Array, Rows], Array], passes: float = 0.0) -> Scorer:

@@ -3,7 +3,8 @@
 import jax.numpy as jnp
 
 from isjax.base import Array, Scorer
-from isjax.scorers._common import by_id, stateless
+from isjax.scorers._by_history import stateless
+from isjax.scorers._common import by_id
 
 __all__ = ["given", "uniform"]
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from isjax.base import Array, PyTree, Rows, Scorer
-from isjax.scorers._common import LabelFn, labels_of
+from isjax.scorers._common import LabelFn
 
 __all__ = ["HistoryLSTM", "HistoryMLP", "Network", "history_lstm", "history_mlp", "learned"]
 
@@ -284,3 +284,39 @@ def _of_module(
         init=lambda key: module.init(key, *example, jnp.zeros((1,), jnp.int32)),
         apply=lambda params, rows: jnp.asarray(module.apply(params, *inputs(rows), labels(rows))),
     )
+
+
+def labels_of(rows: Rows, label_fn: LabelFn | None, name: str) -> Array:
+    """Classes of the examples.
+
+    Args:
+        rows: with a batch.
+        label_fn: `(batch) -> classes [B] int`; None = `batch["label"]`.
+        name: of the scorer, for the message.
+
+    Returns:
+        [B] int.
+
+    Raises:
+        ValueError: if the batch or its classes are missing, or not one integer per example.
+    """
+    if rows.batch is None:
+        raise ValueError(
+            f"{name} reads classes from the batch, but got none; "
+            "pass batch= to sampler.sample and sampler.update"
+        )
+    try:
+        labels = rows.batch["label"] if label_fn is None else label_fn(rows.batch)
+    except (KeyError, TypeError, IndexError):
+        if label_fn is not None:
+            raise
+        raise ValueError(
+            f'{name} reads classes from batch["label"], but this batch has no "label"; '
+            "pass label_fn=, a function of the batch"
+        ) from None
+    if labels.shape != rows.count.shape or not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise ValueError(
+            f"{name} got labels of shape {labels.shape} and type {labels.dtype}; "
+            f"it needs one integer per example, shape {rows.count.shape}"
+        )
+    return labels

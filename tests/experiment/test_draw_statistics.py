@@ -18,6 +18,7 @@ RINGS = ("scores", "losses", "probs")
 
 def a_draw(rng, size=b, pool_size=B, **fields):
     draw = make_draw(
+        state=(),
         ids=jnp.asarray(rng.integers(0, N, size), jnp.int32),
         index=jnp.zeros(size, jnp.int32),
         draw_probs=jnp.asarray(rng.uniform(0.01, 0.5, size), jnp.float32),

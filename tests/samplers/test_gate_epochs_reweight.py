@@ -55,7 +55,9 @@ def some_draw(ids, pool_size=SIZE):
     """Drawn uniformly."""
     index, ones = jnp.asarray(ids, jnp.int32), jnp.ones(len(ids))
     probs = ones / pool_size
-    return make_draw(index, index, probs, scores=ones, pool_size=pool_size, k=0.0, ess=1, mass=1)
+    return make_draw(
+        (), index, index, probs, scores=ones, pool_size=pool_size, k=0.0, ess=1, mass=1
+    )
 
 
 def observe(sampler, state, losses):

@@ -348,7 +348,7 @@ def some_draw(ids, scores=1.0):
     ones = jnp.ones(b)
     index = jnp.asarray(ids, jnp.int32)
     scores = ones * scores
-    return make_draw(index, index, ones / b, scores=scores, pool_size=b, k=0, ess=1, mass=1)
+    return make_draw((), index, index, ones / b, scores=scores, pool_size=b, k=0, ess=1, mass=1)
 
 
 def test_scorer_learns_from_rows_read_before_write_back():

@@ -51,6 +51,7 @@ def by_running_mean(batch_size, own_pool=True):
         probs = normalize(scores)
         index, draw_probs = resampling.systematic(key, probs, batch_size)
         draw = make_draw(
+            state,
             ids[index],
             index,
             draw_probs,

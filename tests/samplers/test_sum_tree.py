@@ -15,7 +15,15 @@ from isjax.samplers import sum_tree
 SIZES = [1, 5, 32, 33, 1025, 300_000]  # a row, two, three levels
 KEY = jax.random.key(0)
 
-sample = jax.jit(sum_tree.sample, static_argnums=2)
+
+def with_constant(key, whole, num, constant=0.0):
+    """Draws with so much added to each score: ids, draw_probs, scores and the mean mass."""
+    mean = sum_tree.total(whole) / whole.size
+    share = jnp.where(mean > 0, constant / jnp.where(mean > 0, mean, 1.0), 1.0)
+    return sum_tree.sample(key, whole, num, share)
+
+
+sample = jax.jit(lambda *arguments: with_constant(*arguments)[:3], static_argnums=2)
 update = jax.jit(sum_tree.update)
 
 
@@ -28,7 +36,7 @@ def many(scores, num, trials, constant=0.0, seed=0):
 
 @functools.cache
 def _over_keys(num):
-    draw = jax.vmap(lambda key, whole, c: sum_tree.sample(key, whole, num, c), (0, None, None))
+    draw = jax.vmap(lambda key, whole, c: with_constant(key, whole, num, c)[:3], (0, None, None))
     return jax.jit(draw)
 
 
@@ -57,6 +65,13 @@ def exact_probs(scores, constant=0.0):
 
 
 # Draws
+
+
+def test_the_mean_mass_is_that_of_the_smoothed_scores():
+    scores = six_decades(300)
+    _, _, _, mass = sum_tree.sample(KEY, sum_tree.init(jnp.asarray(scores)), 4, 0.5)
+    np.testing.assert_allclose(mass, 1.5 * scores.mean(dtype=np.float64), rtol=1e-6)
+    assert sum_tree.sample(KEY, sum_tree.init(jnp.zeros(5)), 4, 0.5)[3] == 0
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5], ids=["no constant", "half the mean"])
@@ -204,7 +219,7 @@ def test_sampling_and_updating_are_traced_once():
     @jax.jit
     def step(key, whole, constant):
         traces.append(0)
-        ids, _, scores = sum_tree.sample(key, whole, 16, constant)
+        ids, _, scores, _ = sum_tree.sample(key, whole, 16, constant)
         return sum_tree.update(whole, ids, scores + 1)
 
     whole = sum_tree.init(jnp.asarray(six_decades(5000)))

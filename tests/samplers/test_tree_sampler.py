@@ -30,7 +30,7 @@ def started(sampler, losses=None, size=N):
 def draw_of(ids):
     ids = jnp.asarray(ids, jnp.int32)
     ones = jnp.ones(ids.shape)
-    return make_draw(ids, ids, ones, scores=ones, pool_size=1, k=0, ess=1, mass=1)
+    return make_draw((), ids, ids, ones, scores=ones, pool_size=1, k=0, ess=1, mass=1)
 
 
 def many(sampler, state, trials=2000, batch=None, seed=1):

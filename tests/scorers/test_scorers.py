@@ -232,7 +232,7 @@ def test_each_scorer_says_what_it_reads_and_what_it_costs():
 def uniform_draw(ids):
     ids = jnp.asarray(ids, jnp.int32)
     ones = jnp.ones(ids.shape)
-    return make_draw(ids, ids, ones, scores=ones, pool_size=1, k=0, ess=1, mass=1)
+    return make_draw((), ids, ids, ones, scores=ones, pool_size=1, k=0, ess=1, mass=1)
 
 
 def everything(state):

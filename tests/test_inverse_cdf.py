@@ -7,7 +7,7 @@ import pytest
 from helpers import assert_binomial, assert_mean, six_decades
 from scipy import stats
 
-from isjax._numerics.inverse_cdf import Ranks, at_root, draw_children, invert_cdf
+from isjax.resampling import Ranks, at_root, draw_children, invert_cdf
 
 BELOW_ONE = np.nextafter(np.float32(1), np.float32(0))
 EDGES = np.array([0, np.finfo(np.float32).tiny, 2**-24, 0.5, 1 - 2**-23, BELOW_ONE, 1], np.float32)

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from isjax._numerics.duplicates import counts, slots
+from isjax.buffer import counts, slots
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 128, 1000])

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from isjax._numerics.finite import all_finite
+from isjax.gradients import all_finite
 
 TREE = {"a": jnp.ones((3, 2)), "b": (jnp.zeros(()), jnp.arange(4)), "c": jnp.ones(2, jnp.bfloat16)}
 

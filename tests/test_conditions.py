@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_mean
+from helpers import assert_mean, innermost, with_innermost
 
 from isjax import conditions, scorers
 from isjax.conditions import after, mean_loss, tau, total_variation, until
@@ -201,14 +201,14 @@ def test_behind_a_gate_what_is_not_finite_is_left_out_and_negative_losses_are_ze
     state = sampler.update(state, draw, jnp.float32(losses))
     now = of_pool(np.array([3.0, 0.0, 0.5, 0.0, 1.5]))
     want = now if start is None else 0.5 * start + 0.5 * now
-    assert float(state.transform.condition) == pytest.approx(want, rel=1e-5)
+    assert float(state.condition) == pytest.approx(want, rel=1e-5)
     after_bad = state
     for bad in (NAN, INF, -INF):
         after_bad = sampler.update(after_bad, draw, jnp.full(8, bad))
-        assert float(after_bad.transform.condition) == float(state.transform.condition)
+        assert float(after_bad.condition) == float(state.condition)
     sound = sampler.update(after_bad, draw, jnp.arange(8.0))
     want = 0.5 * want + 0.5 * of_pool(np.arange(8.0))
-    assert float(sound.transform.condition) == pytest.approx(want, rel=1e-5)
+    assert float(sound.condition) == pytest.approx(want, rel=1e-5)
 
 
 @every
@@ -217,7 +217,7 @@ def test_behind_a_gate_a_start_without_a_finite_loss_is_no_start(name):
     sampler = gated(make, 0.5, 0.5)
     draw, state = sampler.sample(KEY, sampler.init(KEY, 40))
     state = sampler.update(state, draw, jnp.full(8, NAN))
-    assert float(state.transform.condition) == (INF if start is None else start)
+    assert float(state.condition) == (INF if start is None else start)
 
 
 @functools.cache
@@ -232,12 +232,12 @@ def estimates(is_open):
         condition = condition._replace(is_open=lambda state, step: is_open)
         sampler = gate(importance_sampler(scorers.last_loss(), batch_size=200), condition)
         state = sampler.init(KEY, 400)
-        known = state.buffer._replace(losses=stale[:, None], count=jnp.ones(400, jnp.int32))
-        state = state._replace(buffer=known)
+        known = {"losses": stale[:, None], "count": jnp.ones(400, jnp.int32)}
+        state = with_innermost(state, buffer=innermost(state).buffer._replace(**known))
 
         def one(key):
             draw, drawn = sampler.sample(key, state)
-            return sampler.update(drawn, draw, jnp.float32(losses)[draw.ids]).transform.condition
+            return sampler.update(drawn, draw, jnp.float32(losses)[draw.ids]).condition
 
         return one
 

@@ -4,6 +4,7 @@ import threading
 from collections.abc import Iterator
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -49,7 +50,7 @@ class Loader(Iterator[Batch]):
         starts, stops = zip(*(bounds(place, self._batch_size) for place in places), strict=True)
         self._rows = slice(min(starts), max(stops))
         self._queue = _Queue()
-        self.post(pending)
+        self.post(jnp.copy(pending))  # a step that takes their state's buffers deletes them
         options = grain.ReadOptions(num_threads=ahead, prefetch_buffer_size=ahead)
         batches = grain.MapDataset.source(self._queue).map(lambda ids: source[ids[self._rows]])
         self._batches = iter(batches.to_iter_dataset(options))

@@ -198,7 +198,10 @@ def test_a_run_that_reads_its_batches_writes_what_one_in_memory_does(tmp_path, m
     ("settings", "message"),
     [
         ({"method": "biased_loss"}, "biased_loss needs loss_fn, which is of examples"),
-        ({"method": "reducible_loss"}, "needs loss_fn, which is of examples, but these are chosen"),
+        (
+            {"method": "reducible_loss"},
+            "of examples, but here batches are chosen before",
+        ),
         ({"label_noise": 0.1}, "the labels are not in memory"),
         ({"gate": "tau", "gate_options": {"threshold": 1.5}}, "cannot have one"),
         ({"steps_per_call": 5}, "each step waits for a batch of its own"),

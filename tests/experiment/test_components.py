@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import compiled
+from helpers import compiled, innermost, with_innermost
 
 from isjax import buffer, conditions, data, networks, recipes, tasks, weights
 from isjax.data.dataset import from_arrays
@@ -554,7 +554,10 @@ def test_every_method_trains_every_kind_of_task_that_has_what_it_needs(method, t
         ({"method": "uniform", "method_options": {"k": 0.5}}, "k is not an option"),
         ({"method_options": {"batch_size": 9}}, "batch_size is decided by the run"),
         ({"method": "learned_loss", "method_options": {"num_classes": 9}}, "num_classes is decid"),
-        ({"method": "learned_loss", "method_options": {"history": 0}}, "history is 0; the default"),
+        (
+            {"method": "learned_loss", "method_options": {"history": 0}},
+            "history is 0; choose 1 or more",
+        ),
         ({"method": "biased_loss", "method_options": {"view": "half"}}, "view is 'half'; choose"),
         ({"method": "proxy_loss", "method_options": {"example": 1}}, "example is decided by the r"),
     ],
@@ -603,8 +606,8 @@ def first_draw(losses, **settings):
     sampler = components.make_sampler(config, components.make_task(config, make_classes()))
     sampler = compiled(sampler)
     state = sampler.init(KEY, 40)
-    state = state._replace(buffer=state.buffer._replace(losses=losses[:, None]))
-    draw, state = sampler.sample(KEY, state, jnp.arange(40))
+    known = innermost(state).buffer._replace(losses=losses[:, None])
+    draw, state = sampler.sample(KEY, with_innermost(state, buffer=known), jnp.arange(40))
     return sampler, state, draw
 
 
@@ -627,10 +630,10 @@ def test_a_gate_says_when_to_sample_by_the_method(name):
     if name == "mean_loss":  # no loss was seen: the mean is thought to be infinite
         assert np.all(np.asarray(draw.weights) == 1)
     else:
-        assert state.transform.is_open and np.ptp(np.asarray(draw.weights)) > 0.1
+        assert state.is_open and np.ptp(np.asarray(draw.weights)) > 0.1
         jax.tree.map(np.testing.assert_array_equal, draw, plain)
     _, state, draw = first_draw(LOSSES, gate=name, gate_options=closed)
-    assert not state.transform.is_open
+    assert not state.is_open
     np.testing.assert_array_equal(draw.weights, np.ones(8))
     np.testing.assert_allclose(draw.draw_probs, 1 / 40)
 
@@ -691,7 +694,7 @@ def test_inside_a_closed_gate_a_weighting_is_idle():
         ),
         (
             {"method": "infobatch", "weighting": "correcting"},
-            r"config\.weighting: infobatch cannot have one; reweight: this sampler switches",
+            r"config\.weighting: infobatch cannot have one; reweight: this sampler is gated",
         ),
     ],
 )

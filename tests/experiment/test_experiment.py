@@ -414,7 +414,7 @@ def test_what_each_step_drew_is_passed_on(tmp_path, settings, steps_per_call):
         seen, by_hand(config, make_dataset(), 14), strict=True
     ):
         assert isinstance(draw, Draw)
-        assert all(isinstance(x, np.ndarray | np.generic) for x in draw)
+        assert all(isinstance(x, np.ndarray | np.generic) for x in jax.tree.leaves(draw))
         np.testing.assert_array_equal(draw.ids, expected.ids)
         np.testing.assert_array_equal(draw.index, expected.index)
         for name in ("weights", "draw_probs", "scores", "ess"):

@@ -642,7 +642,7 @@ def stretches(beta, size):
         keys = jax.random.split(jax.random.fold_in(KEY, t), TRIALS)
         draws, states = jax.tree.map(np.asarray, many(keys, state, None, data, PARAMS[t]))
         start = t % (size // candidates) * candidates
-        stretch = states.transform.order[:, start : start + candidates]
+        stretch = states.order[:, start : start + candidates]
         losses = np.asarray(losses_at(PARAMS[t], data))
         places = np.argsort(np.argsort(losses[stretch], axis=1), axis=1)
         yield stretch, np.take_along_axis(places, draws.index, axis=1), draws
@@ -704,7 +704,9 @@ def test_predicted_loss_draws_by_what_its_network_says_of_every_example():
     for t in range(12):
         age = np.array([t - max((s for s, ids in enumerate(log) if i in ids), default=0)
                         for i in range(N)])  # fmt: skip
-        history, count = (np.asarray(x, np.float64) for x in state.buffer[:2])
+        history, count = (
+            np.asarray(x, np.float64) for x in (state.buffer.losses, state.buffer.count)
+        )
         output = mlp_output(state.scorer.params["params"], history, count, age, LABEL)
         scores = np.where(count > 0, np.logaddexp(0, output), 1.0)
         draw, state = sampler.sample(jax.random.fold_in(KEY, t), state, None, data)

@@ -209,7 +209,7 @@ def test_each_part_of_a_step_is_found_in_its_program(steps_per_call):
     params = (jnp.ones((8, 8)) / 8, jnp.ones(8))
     state = init_train_state(jax.random.key(0), params, tx, sampler, size)
     state = state._replace(record=draw_statistics.init(size))
-    step = draw_statistics.recorded(
+    step = draw_statistics.record_draws(
         make_train_step(loss_fn, tx, sampler, pool_size=32, with_draw=True)
     )
     compiled = compile_steps(step, state, data, steps_per_call)

@@ -644,7 +644,7 @@ def test_a_gate_by_the_mean_loss_opens_when_losses_are_low():
     for seen, is_open in ((2.0, False), (0.5, True)):
         after = sampler.update(state, draw, jnp.full(8, seen))
         _, after = sampler.sample(KEY, after, jnp.arange(40))
-        assert after.transform.is_open == is_open
+        assert after.is_open == is_open
 
 
 @pytest.mark.parametrize("name", weights.__all__)

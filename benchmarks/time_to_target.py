@@ -193,7 +193,7 @@ def main():
     folder.mkdir(parents=True, exist_ok=True)
     config = load_config(args.config)
     config.update(
-        {"data_dir": args.data_dir, "num_evals": 1, "checkpoint_every": 0, "exhibits": False}
+        {"data_dir": args.data_dir, "num_evals": 1, "checkpoint_every": 0, "artifacts": False}
     )
     override(config, args.set)
     options = {"uniform": {}, args.method: settings(args.options)}

@@ -14,10 +14,11 @@ from isjax import (
     transforms,
     weights,
 )
-from isjax.base import Draw, Rows, Sampler, SamplerState, Scorer, ScoreTransform
+from isjax.base import Draw, Rows, Sampler, Scorer, ScoreTransform
 from isjax.gradients import weighted_value_and_grad
 from isjax.resampling import presample
 from isjax.samplers import (
+    SamplerState,
     break_even,
     epochs,
     gate,

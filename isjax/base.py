@@ -181,24 +181,6 @@ class Span:
         return Span(self.first + jnp.arange(parts, dtype=jnp.int32) * rows, rows, rows)
 
 
-class SamplerState(NamedTuple):
-    """State of `importance_sampler`. Arrays only: donated, sharded and checkpointed whole.
-
-    Attributes:
-        step: [] int32 draws so far.
-        span: the examples that it is of.
-        buffer: `isjax.buffer.ScoreBuffer`.
-        scorer: the scorer's state.
-        transform: the transform's state.
-    """
-
-    step: Array
-    span: Span
-    buffer: PyTree
-    scorer: PyTree
-    transform: PyTree
-
-
 class Sampler(NamedTuple):
     """Chooses what to train on next, and learns from the losses that follow.
 

@@ -128,6 +128,22 @@ def test_networks_imports_nothing_of_isjax():
     assert not own_imports(MODULES["networks"].read_text())
 
 
+def test_no_module_outside_samplers_names_the_type_of_a_samplers_state():
+    states = {
+        node.name
+        for module in ORDERED
+        if package(module) == "samplers"
+        for node in ast.walk(ast.parse(MODULES[module].read_text()))
+        if isinstance(node, ast.ClassDef) and node.name.endswith("State")
+    }
+    assert {"SamplerState", "TreeState", "GateState", "EpochState", "LagState"} < states
+    for module in ORDERED:
+        if package(module) != "samplers":
+            names = {getattr(n, "id", getattr(n, "attr", getattr(n, "name", None)))
+                     for n in ast.walk(ast.parse(MODULES[module].read_text()))}  # fmt: skip
+            assert not names & states, module
+
+
 @pytest.mark.parametrize("module", [module for module in ORDERED if package(module) in CORE])
 def test_the_core_needs_jax_flax_optax_and_numpy_alone(module):
     assert foreign_imports(MODULES[module].read_text()) <= {"jax", "flax", "optax", "numpy"}

@@ -2,13 +2,13 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from isjax import base, training
+from isjax import base, samplers, training
 
 FIELDS = {
     base.Rows: ["history", "count", "batch", "params", "ids", "age"],
     base.Scorer: ["init", "score", "update", "history", "remember", "passes"],
     base.ScoreTransform: ["init", "update"],
-    base.SamplerState: ["step", "span", "buffer", "scorer", "transform"],
+    samplers.SamplerState: ["step", "span", "buffer", "scorer", "transform"],
     base.Sampler: ["init", "sample", "update", "batch_size", "reweigh", "own_pool", "parts"],
     base.Draw: ["ids", "index", "weights", "draw_probs", "scores", "last_loss", "info"],
     base.DrawInfo: ["pool_size", "ess", "nonfinite", "passes", "mass", "k"],
@@ -47,6 +47,6 @@ def test_a_scorer_reads_one_loss_unless_it_says_otherwise():
 
 
 def test_state_goes_through_jit_whole():
-    state = base.SamplerState(jnp.int32(3), base.Span.of(5), {"a": jnp.ones(2)}, (), None)
+    state = samplers.SamplerState(jnp.int32(3), base.Span.of(5), {"a": jnp.ones(2)}, (), None)
     out = jax.jit(lambda s: s._replace(step=s.step + 1))(state)
-    assert isinstance(out, base.SamplerState) and int(out.step) == 4
+    assert isinstance(out, samplers.SamplerState) and int(out.step) == 4

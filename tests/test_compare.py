@@ -18,7 +18,7 @@ from isjax.experiment.config import default_config
 
 def get_config():
     config = default_config()
-    config.exhibits = False
+    config.artifacts = False
     config.update({"task": "regression", "dataset": "friedman", "network": "MLP"})
     config.dataset_options = {"num_train": 64, "num_test": 16}
     config.network_options = {"hidden": (4,)}
@@ -29,7 +29,7 @@ def get_config():
 
 def make_config(**settings):
     config = default_config()
-    config.exhibits = False
+    config.artifacts = False
     config.update({"task": "regression", "dataset": "friedman", "num_steps": 100})
     config.dataset_options = {"num_train": 64, "num_test": 16}
     config.network_options = {"hidden": (4,)}

@@ -69,7 +69,7 @@ def test_a_run_from_the_command_line(tmp_path):
         (["--config.num_steps=ten"], "flag --config.num_steps=ten: an int is needed"),
         (["--config.batch_size=1.5"], "flag --config.batch_size=1.5: an int is needed"),
         (["--config.learning_rate=fast"], "flag --config.learning_rate=fast: a number is needed"),
-        (["--config.exhibits=maybe"], "flag --config.exhibits=maybe: True or False is needed"),
+        (["--config.artifacts=maybe"], "flag --config.artifacts=maybe: True or False is needed"),
         (["--config.method_options=3"], "flag --config.method_options=3: "),
     ],
 )

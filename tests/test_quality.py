@@ -20,7 +20,7 @@ SIZE, BATCH = 24, 4
 
 def make_config(**settings):
     config = default_config()
-    config.exhibits = False
+    config.artifacts = False
     config.update({"task": "regression", "dataset": "friedman", "network": "MLP"})
     config.dataset_options = {"num_train": 64, "num_test": 16}
     config.network_options = {"hidden": (4,)}

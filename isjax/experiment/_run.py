@@ -91,7 +91,7 @@ def run(
     - `training.jsonl`, a line of diagnostics every `config.log_every` steps;
     - `tensorboard/`, the numbers of both files as TensorBoard events;
     - `wandb.json` and `wandb/` with `config.wandb`, see `isjax.experiment.wandb_writer`;
-    - `draws.npz`, `examples.npz` and `time.json` with `config.exhibits`, see
+    - `draws.npz`, `examples.npz` and `time.json` with `config.artifacts`, see
       `isjax.experiment.artifacts`;
     - `prepared.npz` for a method with reference models, see `isjax.experiment.reference_models`;
     - `checkpoints/`: the newest, and the best by `valid_loss`, or by `test_loss` where the data
@@ -207,7 +207,7 @@ def _first_state(setup: Setup, sampler: Sampler) -> TrainState:
 
     def begin(key: Array, params: Params, model_state: PyTree) -> TrainState:
         state = init_train_state(key, params, setup.tx, sampler, setup.size, model_state)
-        if setup.config.exhibits:
+        if setup.config.artifacts:
             state = state._replace(record=draw_statistics.init(setup.size))
         return pad_state(state, setup.parts)
 
@@ -248,7 +248,7 @@ def _compile(
     except (TypeError, ValueError) as error:
         raise ConfigError(str(error)) from error
     progress.compile_seconds += program.seconds
-    if config.exhibits:
+    if config.artifacts:
         further.append(make_artifacts(setup.workdir, task, program, data))
     evaluate = make_evaluation(task, config.eval_batch_size, config.eval_examples, further)
     return Work(program, feed, evaluate), Outputs(writer, checkpoints, on_draw, on_chosen)
@@ -263,7 +263,7 @@ def _step_and_data(
 ) -> tuple[Step, Batch, Iterator[Batch], Callable[[Array], None] | None]:
     """The training step, an example of its data, an iterator over them, and `on_chosen`."""
     config, task = setup.config, setup.task
-    with_draw = config.exhibits or on_draw is not None
+    with_draw = config.artifacts or on_draw is not None
     if in_memory(task.dataset.train):
         step = make_train_step(
             task.loss_fn,

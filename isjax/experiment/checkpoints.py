@@ -97,7 +97,8 @@ class Checkpoints:
             if ours.get(name) != theirs.get(name):
                 raise ValueError(
                     f"{name} is {theirs.get(name, 'missing')} in the checkpoint of step "
-                    f"{self.step}, but would be {ours.get(name, 'missing')} now"
+                    f"{self.step}, but would be {ours.get(name, 'missing')} now: another config or "
+                    "another version of isjax has saved it"
                 )
         # Not strict: padding is added or left out as these devices need it.
         how = jax.tree.map(

@@ -107,7 +107,7 @@ def default_config() -> ConfigDict:
             "num_evals": 20,  # evaluations, evenly spaced, after the one before training
             "eval_examples": 0,  # examples evaluated of each part, evenly spaced; 0 = all
             "eval_batch_size": 1000,  # examples evaluated at once
-            "exhibits": True,  # write draws, examples and times for isjax.report
+            "artifacts": True,  # write draws, examples and times for isjax.report
             "wandb": "",  # project of Weights & Biases that also gets the metrics; "" = none
             "log_every": 100,  # steps averaged in a line of training.jsonl
             "stop_on_nonfinite": True,  # end a run that skips every step between two evaluations

@@ -5,7 +5,7 @@ refusals.
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,7 +22,6 @@ from isjax.base import (
     Resampler,
     Rows,
     Sampler,
-    SamplerState,
     ScalarOrSchedule,
     Scorer,
     ScoreTransform,
@@ -34,7 +33,25 @@ from isjax.distributions import effective_sample_size, mean_mass, normalize
 from isjax.gradients import wrong_losses
 from isjax.weights import exponent_schedule, importance_weights
 
-__all__ = ["importance_sampler", "make_draw"]
+__all__ = ["SamplerState", "importance_sampler", "make_draw"]
+
+
+class SamplerState(NamedTuple):
+    """State of `importance_sampler`. Arrays only: donated, sharded and checkpointed whole.
+
+    Attributes:
+        step: [] int32 draws so far.
+        span: the examples that it is of.
+        buffer: `isjax.buffer.ScoreBuffer`.
+        scorer: the scorer's state.
+        transform: the transform's state.
+    """
+
+    step: Array
+    span: Span
+    buffer: PyTree
+    scorer: PyTree
+    transform: PyTree
 
 
 def importance_sampler(

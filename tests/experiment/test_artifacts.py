@@ -159,9 +159,9 @@ def untimed(folder, *without):
     ]
 
 
-def test_without_exhibits_there_are_no_artifacts_and_every_number_is_the_same(told, tmp_path):
+def test_a_run_without_artifacts_writes_none_and_every_number_is_the_same(told, tmp_path):
     """So measuring the time, on a copy, has trained nothing."""
-    experiment.run(make_config(exhibits=False), tmp_path, make_dataset())
+    experiment.run(make_config(artifacts=False), tmp_path, make_dataset())
     assert not any((tmp_path / name).exists() for name in FILES)
     assert untimed(tmp_path) == untimed(told.folder, "coverage")
     assert "coverage" not in lines_of(tmp_path)[0]

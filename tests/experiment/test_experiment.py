@@ -29,7 +29,7 @@ def make_dataset(num=300, nan=0):
 
 def make_config(**settings):
     config = default_config()
-    config.exhibits = False
+    config.artifacts = False
     config.update(
         {"network": "MLP", "network_options": {"hidden": (16,)}, "num_steps": 60, "num_evals": 3}
     )

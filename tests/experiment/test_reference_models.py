@@ -25,7 +25,7 @@ SIZE = 20
 
 def make_config(**settings):
     config = default_config()
-    config.exhibits = False
+    config.artifacts = False
     config.update({"network": "MLP", "method": "reducible_loss", "num_steps": 200})
     config.update({"batch_size": 4, "pool_size": 8, "learning_rate": 0.1} | settings)
     return config

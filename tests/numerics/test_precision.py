@@ -27,7 +27,7 @@ def dataset(size=64):
 
 def config(**settings):
     made = default_config()
-    made.exhibits = False
+    made.artifacts = False
     made.update({"batch_size": 16, "pool_size": 32, "num_steps": 100, "num_evals": 1, **settings})
     return made
 

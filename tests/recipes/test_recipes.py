@@ -143,7 +143,7 @@ def mnist1d(tmp_path_factory):
 @pytest.mark.parametrize("method", recipes.__all__)
 def test_recipe_trains_a_network_by_config(method, mnist1d, tmp_path):
     config = default_config()  # as configs/mnist1d.py, but shorter
-    config.exhibits = False
+    config.artifacts = False
     config.update({"dataset": "mnist1d", "network": "CNN", "num_steps": 150, "num_evals": 2})
     config.update({"method": method, "pool_size": 512, "eval_examples": 1000})
     if method == "grad_norm":  # the gradient of each example by itself

@@ -27,7 +27,7 @@ Resampler = Callable[[Array, Array, int], tuple[Array, Array]]
 
 
 class Rows(NamedTuple):
-    """All that a scorer may see of `B` examples.
+    """The inputs of a scorer, for `B` examples.
 
     Attributes:
         history: [B, H] float32 past losses, newest first, or other numbers that the scorer
@@ -54,7 +54,7 @@ class Scorer(NamedTuple):
     Attributes:
         init: `(key) -> state`.
         score: `(state, rows) -> scores`, [B] float32. Scores that are negative after the
-            transforms, or not finite, get probability zero.
+            transforms, or not finite, get probability zero (in `tree_sampler`: count as zero).
         update: `(state, rows, losses) -> state`. `rows` are those of the batch as read before its
             losses, [b] float32, are written back. Losses may be NaN or infinite. A new state that
             is not finite is discarded.
@@ -91,8 +91,8 @@ class DrawInfo(NamedTuple):
     Attributes:
         pool_size: [] int32 B.
         ess: [] float32 effective sample size of the pool, as a share of B.
-        nonfinite: [] int32 scores of the pool that were NaN or infinite. Those examples are not
-            drawn.
+        nonfinite: [] int32 scores of the pool that were NaN or infinite. They count as zero; in
+            `tree_sampler`, smoothing may still draw those examples.
         passes: [] float32 forward passes of the main model that scoring took: B times
             `Scorer.passes`.
         mass: [] float32 mean unnormalised score of the pool; 0 if the draw fell back to uniform.
@@ -150,7 +150,7 @@ class Span:
     Attributes:
         first: [] int32 id of the first of them; above 0 in the state of a part of the data set.
         size: how many, known when a step is traced.
-        rows: how many rows the data have: `size`, and those that pad them for devices.
+        rows: rows of the data: the examples and the padding.
     """
 
     first: Array
@@ -184,23 +184,29 @@ class Span:
 class Sampler(NamedTuple):
     """Chooses what to train on next, and learns from the losses that follow.
 
-    A state is a NamedTuple of arrays, of which training and wrappers ask two things, as fields or
-    properties: `step`, [] int32, the draws so far, and `span`, the `Span` of examples that it is
-    of. Types of arrays with a row for each example say so, and how they are cut into parts: see
-    `isjax._numerics.leading_axis`. A field `scorer` is common to all parts of `stratified`.
+    A state is a NamedTuple of arrays. It has the fields `step`, [] int32, the draws so far, which
+    `sample` increases by one, and `span`, made by `Span.of(num_examples)`. A wrapper keeps the
+    state of the wrapped sampler in a field `inner`, and has `step` and `span` as properties.
+
+    Put arrays with a row for each example into a NamedTuple of their own, with a method
+    `leading_axes` that returns the same structure with "examples" for each such array. Devices and
+    `samplers.stratified` then divide them. A field `scorer` is shared by all parts of `stratified`.
+    Rows beyond `span.size` are padding: never draw them. Make draws with `samplers.make_draw`.
+    `tests/samplers/test_own_sampler.py` is an example.
 
     Attributes:
         init: `(key, num_examples) -> state`.
         sample: `(key, state, ids=None, batch=None, params=None) -> (Draw, state)`. `ids` [B] is the
-            pool; None leaves it to the sampler where to look. `batch` holds the examples `ids` or,
-            without ids, those of the whole data set, perhaps with more rows than there are
-            examples. `params` are for a scorer that runs the main model.
-        update: `(state, draw, losses, batch=None) -> state`, with the losses [b] of the batch.
+            pool. Without it the sampler draws from the whole data set, or chooses a pool itself.
+            `batch` holds the examples `ids` or, without ids, the whole data set, perhaps padded.
+            `params` are for a scorer that runs the main model.
+        update: `(state, draw, losses, batch=None) -> state`. `losses` [b] of the batch may be NaN
+            or infinite, and `draw.ids` may repeat.
         batch_size: b.
         reweigh: `(state, draw, losses) -> weights`, [b] float32; None = `draw.weights`, whatever
             the losses.
-        own_pool: whether it chooses by itself where to look: `make_train_step` then passes no ids.
-        parts: stretches of the data set that it draws from, each b / parts.
+        own_pool: True if the sampler chooses its own pool; `make_train_step` then passes no ids.
+        parts: S stretches of the data set, each of which gives b / S examples.
     """
 
     init: Callable[[Array, int], PyTree]

@@ -1,4 +1,4 @@
-"""The past losses of every example: the only scatter by id."""
+"""Score buffer: the past losses of every example."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -18,7 +18,7 @@ class ScoreBuffer(NamedTuple):
         numbers: [N, H] float32 of a scorer that does; None where it remembers losses.
         count: [N] int32 times observed.
         failed: [N] bool, whether the loss last seen was not finite, and so not observed.
-        seen: [N] int32 number of the draw that last observed the example, from 1; 0 = never.
+        seen: [N] int32 draws made when the example was last observed; 0 = never.
     """
 
     losses: Array | None = None
@@ -28,7 +28,7 @@ class ScoreBuffer(NamedTuple):
     seen: Array | None = None
 
     def leading_axes(self) -> "ScoreBuffer":
-        """See `base.leading_axes`."""
+        """See `isjax._numerics.leading_axis.leading_axes`."""
         return jax.tree.map(lambda x: "examples", self)
 
 
@@ -116,8 +116,8 @@ def write(
         step: draws so far, the one of this batch included.
         remember: see `Scorer.remember`; by default the loss is put in front of the history.
     """
-    counts, failed, seen = buffer.count, buffer.failed, buffer.seen
-    if counts is None or failed is None or seen is None:
+    all_counts, failed, seen = buffer.count, buffer.failed, buffer.seen
+    if all_counts is None or failed is None or seen is None:
         return buffer
     loss, observed = _mean_over_duplicates(ids, losses.astype(jnp.float32))
     history, count = read(buffer, ids)
@@ -126,7 +126,7 @@ def write(
     return ScoreBuffer(
         losses=written(buffer.losses),
         numbers=written(buffer.numbers),
-        count=counts.at[ids].set(count + observed),
+        count=all_counts.at[ids].set(count + observed),
         failed=failed.at[ids].set(~observed),
         seen=seen.at[ids].set(jnp.where(observed, step, seen[ids])),
     )

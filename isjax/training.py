@@ -1,4 +1,4 @@
-"""A training step that chooses its batch, trains on it, and tells the sampler what it saw."""
+"""Training steps: draw a batch, train on it, update the sampler."""
 
 import functools
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from isjax import resampling
-from isjax._numerics.leading_axis import leading_axes, take_by_part
+from isjax._numerics.leading_axis import keeps_examples, take_by_part
 from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, Span
 from isjax.diagnostics import draw_metrics
 from isjax.gradients import all_finite, weighted_value_and_grad
@@ -125,7 +125,7 @@ def make_train_step(
     @functools.partial(jax.jit, donate_argnums=0)
     def step(state: TrainState, data: Batch) -> tuple[TrainState, dict[str, Any]]:
         size, rows = state.sampler.span.size, num_examples(data)
-        if pool_size is not None or sampler.own_pool or _keeps_examples(state.sampler):
+        if pool_size is not None or sampler.own_pool or keeps_examples(state.sampler):
             _check_rows(state.sampler.span, rows)
         key = jax.random.fold_in(state.key, state.step)
         pool_key, draw_key, loss_key = jax.random.split(key, 3)
@@ -285,13 +285,14 @@ def _gather(data: Batch, ids: Array, parts: int = 1) -> Batch:
     return batch if jax.sharding.get_abstract_mesh().empty else spread(batch)
 
 
-def _keeps_examples(state: PyTree) -> bool:
-    """Whether a sampler's state has a row for each example; otherwise it serves streams, too."""
-    return "examples" in jax.tree.leaves(leading_axes(state))
-
-
 def _check_rows(span: Span, rows: int) -> None:
     """Refuses data of another number of rows than the sampler was initialised for."""
+    if rows == span.size < span.rows:
+        raise ValueError(
+            f"this sampler takes {span.size} examples in {span.rows} rows, but the data set has "
+            f"{rows}; pad it to a multiple of the strata or devices, as in "
+            "isjax.parallel.padding.pad(data, 8)"
+        )
     if rows != span.rows:
         raise ValueError(
             f"the sampler was initialised for {span.size} examples in {span.rows} rows, but the "

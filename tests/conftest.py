@@ -21,20 +21,31 @@ def pytest_configure(config):
     jax.config.update("jax_compilation_cache_dir", str(ROOT / ".pytest_cache" / "jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    # Most of the suite's time is compilation, and optimised programs run little here.
+    jax.config.update("jax_disable_most_optimizations", True)
+
+
+def pytest_collection_modifyitems(items):
+    """Marks runs of `learned_loss` as slow: its LSTM takes seconds to compile in each."""
+    for item in items:
+        values = getattr(item, "callspec", None) and item.callspec.params.values()
+        if values and "learned_loss" in map(str, values) and "recipes" not in item.path.parts:
+            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture
-def no_compilation_cache():
-    """Makes a test compile all that it runs: the cache is neither read nor written."""
+def compiled_as_for_users():
+    """Makes a test compile all that it runs, with all optimisations and without the cache."""
 
-    def switch(enabled):
+    def switch(quick):
+        jax.clear_caches()
         compilation_cache.reset_cache()
-        jax.config.update("jax_enable_compilation_cache", enabled)
+        jax.config.update("jax_enable_compilation_cache", quick)
+        jax.config.update("jax_disable_most_optimizations", quick)
 
-    jax.clear_caches()
-    switch(False)
+    switch(quick=False)
     yield
-    switch(True)
+    switch(quick=True)
 
 
 @pytest.fixture

@@ -30,6 +30,7 @@ def code_of(text):
 
 
 @pytest.mark.parametrize("page", [page for page, text in PAGES.items() if code_of(text)])
+@pytest.mark.slow
 def test_the_python_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with jax.numpy_rank_promotion("allow"):  # the tests' setting is stricter than a reader's

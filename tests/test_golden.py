@@ -67,6 +67,6 @@ def golden_run():
     }
 
 
-def test_thirty_steps_give_the_golden_metrics(no_compilation_cache):
+def test_thirty_steps_give_the_golden_metrics(compiled_as_for_users):
     now = {name: float(f"{value:.6g}") for name, value in golden_run().items()}
     assert now == pytest.approx(GOLDEN, rel=1e-3), ADVICE.format(now=now, file=__file__)

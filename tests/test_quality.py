@@ -157,6 +157,7 @@ def test_a_method_is_measured_as_its_state_has_it(method):
 # Along a run.
 
 
+@pytest.mark.slow
 def test_a_run_prints_a_row_for_each_evaluation_and_writes_it(tmp_path, capsys):
     config = make_config(method="last_loss", optimizer="adam", learning_rate=1e-3)
     quality.run(config, tmp_path / "measured", 5)
@@ -182,6 +183,7 @@ def test_a_run_prints_a_row_for_each_evaluation_and_writes_it(tmp_path, capsys):
             assert ours[name] == theirs[name]
 
 
+@pytest.mark.slow
 def test_a_rate_that_has_decayed_leaves_an_update_without_columns(tmp_path, capsys):
     quality.run(make_config(schedule="cosine", num_evals=1), tmp_path, 3)
     first, last = lines_of(tmp_path)

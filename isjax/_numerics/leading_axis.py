@@ -52,7 +52,7 @@ def pad(data: Batch, multiple: int) -> Batch:
 
 
 def leading_axes(state: PyTree) -> PyTree:
-    """What the leading axis of each array of a state counts.
+    """Names the leading axis of each array of a state.
 
     A type of its own says so by a method `leading_axes(self)` that returns the same structure with
     a string for each array: "examples" (a row for each of N; devices pad it), "parts" (a row for
@@ -68,6 +68,15 @@ def leading_axes(state: PyTree) -> PyTree:
     return jax.tree.map(
         lambda part: part.leading_axes() if says(part) else "whole", state, is_leaf=says
     )
+
+
+def keeps_examples(state: PyTree) -> bool:
+    """Tells whether a sampler's state has a row for each example; otherwise it serves streams, too.
+
+    Args:
+        state: of a sampler.
+    """
+    return "examples" in jax.tree.leaves(leading_axes(state))
 
 
 def split(state: PyTree, parts: int) -> PyTree:

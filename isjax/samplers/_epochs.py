@@ -45,15 +45,18 @@ class EpochState(NamedTuple):
 
 
 def epochs(sampler: Sampler, pool_size: int) -> Sampler:
-    """The pool is the next stretch of a shuffled data set, so that all are looked at equally often.
+    """Takes the next stretch of the shuffled data set as the pool: all are looked at equally often.
 
-    Each epoch has another order; what is left at its end, less than a pool, is not looked at. The
-    order takes 4 bytes an example.
+    Each epoch has a new order. The rest at its end, less than a pool, is left out. The order takes
+    4 bytes per example. If `sample` gets `ids`, it draws from these, and that step's stretch is
+    left out.
 
     Args:
-        sampler: chooses from the pool.
-        pool_size: B; with the batch size and a scorer that does not care, each example is trained
-            on once an epoch.
+        sampler: draws from the pool.
+        pool_size: B. With B = b and `scorers.uniform()`, each example is trained on once an epoch.
+
+    Returns:
+        A `Sampler` with a pool of its own.
 
     Raises:
         ValueError: here if `sampler` has a pool of its own or B < 1; at `init` if B exceeds the

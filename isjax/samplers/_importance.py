@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from isjax import buffer, resampling, transforms
+from isjax._numerics.leading_axis import keeps_examples
 from isjax.base import (
     Array,
     Batch,
@@ -74,8 +74,8 @@ def importance_sampler(
             which values above 1 count as 1. 1 corrects fully and 0 is no correction; smaller
             prefers harder examples.
         resample: see `isjax.resampling`.
-        initial_loss: what an example never seen is thought to lose; the logarithm of the number
-            of classes suits classification.
+        initial_loss: loss assumed for an example never seen; the logarithm of the number of
+            classes suits classification.
         rescale: `(draw) -> weights`, of the draw as weighted by k: `weights.preserve_mean_score`,
             `weights.divide_by_largest`, or one's own; None = they stay.
 
@@ -97,7 +97,7 @@ def importance_sampler(
     require_kind(scorer, Scorer, "scorer")
     require_kind(transform, ScoreTransform, "transform")
     require_batch_size(batch_size)
-    exponent = exponent_schedule(k)
+    k_of_step = exponent_schedule(k)
 
     def init(key: Array, num_examples: int) -> SamplerState:
         memory = new_memory(scorer, key, num_examples, initial_loss)
@@ -129,7 +129,7 @@ def importance_sampler(
             draw_probs,
             scores=scores[index],
             pool_size=probs.shape[0],
-            k=exponent,
+            k=k_of_step,
             ess=ess,
             mass=mass,
             nonfinite=jnp.sum(~finite, dtype=jnp.int32),
@@ -159,7 +159,9 @@ def make_draw(
     nonfinite: Array | int = 0,
     passes: Array | float = 0.0,
 ) -> Draw:
-    """Makes a draw of b examples, weighted by (1 / (B p))^k: the one function that does.
+    """Makes a draw of b examples, weighted by (1 / (B p))^k.
+
+    Make every draw of a sampler of your own with it: `gate` needs draws of one structure and type.
 
     Args:
         state: of the sampler. Where it holds a `ScoreBuffer` called `buffer`, the draw gets the
@@ -187,7 +189,15 @@ def make_draw(
         k=exponent,
     )
     weights = importance_weights(draw_probs, pool_size, exponent)
-    return Draw(ids, index, weights, draw_probs, scores, last_loss, info)
+    return Draw(
+        ids=ids.astype(jnp.int32),
+        index=index.astype(jnp.int32),
+        weights=weights,
+        draw_probs=draw_probs.astype(jnp.float32),
+        scores=scores.astype(jnp.float32),
+        last_loss=last_loss,
+        info=info,
+    )
 
 
 # The memory of a sampler: the fields `step`, `span`, `buffer` and `scorer` of its state.
@@ -207,13 +217,15 @@ def new_memory(scorer: Scorer, key: Array, num_examples: int, initial_loss: floa
 
 
 def buffer_of(state: PyTree) -> ScoreBuffer:
-    """The buffer of a state, also of one inside wrappers; an empty one if it has none."""
-    found = optax.tree.get(state, "buffer")
-    return ScoreBuffer() if found is None else found
+    """The buffer of a state, or of the state inside wrappers; an empty one if there is none."""
+    while hasattr(state, "inner"):
+        state = state.inner
+    found = getattr(state, "buffer", None)
+    return found if isinstance(found, ScoreBuffer) else ScoreBuffer()
 
 
 def rows_of(state: Any, ids: Array, batch: Batch, params: Params = None) -> Rows:
-    """What a scorer may see of the examples `ids` [B], of which `batch` holds the data."""
+    """Returns the rows of the examples `ids` [B], of which `batch` holds the data."""
     with jax.named_scope("buffer"):
         history, count = buffer.read(state.buffer, ids)
         age = buffer.age(state.buffer, ids, state.step)
@@ -280,8 +292,10 @@ def pool_of(state: PyTree, ids: Array | None, batch: Batch, batch_size: int) -> 
         ids = jnp.asarray(ids)
     else:
         size, leaves = state.span.size, jax.tree.leaves(batch)
-        if leaves and not buffer.size(buffer_of(state)):
-            ids = jnp.arange(leaves[0].shape[0], dtype=jnp.int32)
+        if leaves and not keeps_examples(state):  # a stream, or data that devices pad
+            rows = leaves[0].shape[0]
+            ids = jnp.arange(size if rows == state.span.rows else rows, dtype=jnp.int32)
+            batch = take(batch, ids) if ids.shape[0] < rows else batch
         else:
             require_whole(batch, size, "importance_sampler")
             ids = jnp.arange(size, dtype=jnp.int32)

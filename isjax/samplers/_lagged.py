@@ -42,29 +42,26 @@ class LagState(NamedTuple):
 
 
 def lagged(sampler: Sampler, lag: int, pool_size: int | None = None) -> Sampler:
-    """Chooses by what is known after step t the batch of step t + 1 + d.
+    """Chooses batches d steps ahead, so that they can be loaded meanwhile.
 
-    `sample` gives the next of the batches chosen, by whatever key; `update` learns the losses and
-    then chooses one more, so that they take turns. The ids of the d + 1 batches to come are
-    `pending(state)`: part of the state, so that a checkpoint has them, and none is lost or drawn
-    twice when training goes on from it. The first d + 1 are drawn when the state is made. At d = 0
-    a draw knows all that it would without `lagged`, at d > 0 not the last d batches. Weights are
-    those of the draw as it was made: unbiased at k = 1.
+    The batch of step t + 1 + d is chosen after step t. `sample` returns the next of the batches
+    chosen, whatever its key. `update` learns the losses, then chooses one more batch; call the two
+    in turns. The state holds the d + 1 batches to come, `pending(state)`: a checkpoint has them,
+    and none is lost or drawn twice when training resumes. A draw does not know the losses of the
+    last d batches. Its weights are unbiased at k = 1 all the same.
 
     Args:
-        sampler: one that goes by what is remembered, and weighs a draw when it makes it.
-        lag: d.
-        pool_size: B, of the uniform presample that a sampler without a pool of its own chooses
-            from.
+        sampler: needs neither data nor model to draw, and its weights do not depend on the losses.
+        lag: d, 0 or more.
+        pool_size: B, of the uniform presample, for a sampler without a pool of its own.
 
     Returns:
         A `Sampler` with a pool of its own, for `training.make_loaded_step`.
 
     Raises:
-        ValueError: here if d < 0, if a pool is given to a sampler that has one or is lacking for
-            one that has none, or if the sampler is gated or weighs by losses; at `init` if the
-            pool is larger than the data set, or the sampler cannot choose without seeing data or
-            the main model.
+        ValueError: here if d < 0, if `pool_size` is given to a sampler with a pool of its own or
+            missing for one without, or if the sampler is gated or weighs by losses; at `init` if
+            the pool is larger than the data set, or the sampler needs data or the main model.
     """
     if lag < 0:
         raise ValueError(f"lagged: lag is {lag}; choose 0 steps or more")
@@ -93,7 +90,7 @@ def lagged(sampler: Sampler, lag: int, pool_size: int | None = None) -> Sampler:
             inner, draws = jax.lax.scan(
                 lambda inner, _: choose(key, inner)[::-1], inner, length=lag + 1
             )
-        except Exception as error:
+        except (AttributeError, TypeError, ValueError) as error:
             raise ValueError(
                 f"lagged: this sampler cannot choose by what is remembered alone ({error}); take "
                 "one that needs neither the data nor the main model, such as default"

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import optax
 
 from isjax import resampling
 from isjax._numerics.leading_axis import merge_parts, split, split_rows
@@ -55,31 +54,30 @@ class StrataState(NamedTuple):
 def stratified(sampler: Sampler, strata: int, pool_size: int | None = None) -> Sampler:
     """Draws b / S examples from each of S equal stretches of the data set.
 
-    With s_i what a draw is proportional to, m the mean of it over a part and M over all parts, an
-    example drawn with weight (m / s_i)^k of its part gets (m / M)^(1 - k) times that, by which the
-    expected gradient is that of a draw from the whole, for every k; and at k = 1 it is unbiased.
-    Parts that differ in size, N not being a multiple of S, are weighed by their sizes.
+    Let s_i be the unnormalised score of an example, m its mean over a part and M its mean over all
+    parts. A part weighs its draws by (m / s_i)^k; here they get (m / M)^(1 - k) times that weight.
+    The expected gradient is then that of a draw from the whole, for every k, and unbiased at k = 1.
+    If S does not divide N, parts are weighed by their sizes.
 
-    That is with s_i as its part has it. What is taken relative to a pool, such as smoothing by the
-    mean score, ranks, or `mix_uniform`, by which m is the same everywhere, is taken relative to the
-    part: at k < 1 this follows the whole as closely as parts are alike. Shuffled, they are.
-
-    The scorer is common to all parts: it becomes the mean of those that each has updated. What
-    else a sampler keeps, such as moving averages of scores, each part has for itself.
+    Transforms that depend on the pool (mean smoothing, ranks, `mix_uniform`) are computed within
+    each part. At k < 1 the result then equals a draw from the whole only if parts are alike:
+    shuffle the data. All parts share one scorer, the mean of those that each part has updated. Each
+    part has the rest of the state for itself, such as moving averages of scores.
 
     Args:
-        sampler: of batches of b / S, which weighs a draw when it makes it.
+        sampler: draws batches of b / S; its weights do not depend on the losses.
         strata: S.
         pool_size: B / S, of the presample in each part; None = the sampler has a pool of its own.
 
     Returns:
-        A `Sampler` with a pool of its own. Arrays by example have S ceil(N / S) rows, those of the
-        last part perhaps beyond N: `padding.pad(data, S)` is the data set that it takes.
+        A `Sampler` with a pool of its own. It takes data of S ceil(N / S) rows, as
+        `parallel.padding.pad(data, S)` makes them.
 
     Raises:
-        ValueError: here if S < 1, if a pool is given to a sampler that has one or is lacking for
-            one that has none, or if the sampler is gated or weighs by losses; at `init` if a part
-            is smaller than its pool, or parts differ in size and the sampler cannot tell it.
+        ValueError: here if S < 1, if `pool_size` is given to a sampler with a pool of its own or
+            missing for one without, or if the sampler is gated or weighs by losses; at `init` if a
+            part is smaller than its pool, or if parts differ in size and the sampler cannot take
+            such parts.
     """
     if strata < 1:
         raise ValueError(f"stratified: strata is {strata}; draw from 1 part or more")
@@ -185,17 +183,19 @@ def _merge(draws: Draw, start: Array, sizes: Array) -> Draw:
 
 
 def _scorer(state: PyTree) -> PyTree:
-    """The field `scorer` of a state; None if it has none."""
-    return optax.tree.get(state, "scorer")
+    """The field `scorer` of a state, or of the state inside wrappers; None if it has none."""
+    return _scorer(state.inner) if hasattr(state, "inner") else getattr(state, "scorer", None)
 
 
 def _with_scorer(state: PyTree, scorer: PyTree) -> PyTree:
     """The state with another scorer, if it has one."""
-    return state if _scorer(state) is None else optax.tree.set(state, scorer=scorer)
+    if hasattr(state, "inner"):
+        return state._replace(inner=_with_scorer(state.inner, scorer))
+    return state._replace(scorer=scorer) if hasattr(state, "scorer") else state
 
 
 def _axes(state: PyTree) -> PyTree:
-    """What `jax.vmap` goes over: the parts, but not the scorer that they have in common."""
+    """`in_axes` for `jax.vmap`: the parts, but not the shared scorer."""
     over = jax.tree.map(lambda x: 0, state)
     return _with_scorer(over, jax.tree.map(lambda x: None, _scorer(state)))
 

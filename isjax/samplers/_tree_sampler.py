@@ -83,7 +83,7 @@ def tree_sampler(
         refresh: R examples, or all if there are fewer, that are scored before each draw, in the
             order of their ids; 0 = none. For a scorer that reads classes, `sample` then needs
             `batch`, the whole data set.
-        initial_loss: what an example never seen is thought to lose.
+        initial_loss: loss assumed for an example never seen.
 
     Returns:
         A `Sampler` with a pool of its own. `Draw.ess` is an estimate, from the examples drawn. Its
@@ -108,7 +108,7 @@ def tree_sampler(
         raise ValueError(f"tree_sampler: smoothing is {smoothing}; choose 0 or more")
     if refresh < 0:
         raise ValueError(f"tree_sampler: refresh is {refresh}; choose 0 or more examples a step")
-    exponent = exponent_schedule(k)
+    k_of_step = exponent_schedule(k)
     smooth = cast(Schedule, smoothing) if callable(smoothing) else lambda step: smoothing
 
     def init(key: Array, num_examples: int) -> TreeState:
@@ -145,15 +145,18 @@ def tree_sampler(
                 "tree_sampler: the rolling refresh reads the whole data set, not a pool; pass no "
                 "ids, or leave refresh at 0"
             )
-        share = jnp.minimum(jnp.asarray(smooth(state.step), jnp.float32), _UNIFORM)
+        smoothing_now = jnp.minimum(jnp.asarray(smooth(state.step), jnp.float32), _UNIFORM)
         if ids is not None:
-            draw = draw_from_pool(key, state, share, *pool_of(state, ids, None, batch_size))
+            pool, _ = pool_of(state, ids, None, batch_size)
+            draw = draw_from_pool(key, state, smoothing_now, pool)
             return draw, state._replace(step=state.step + 1)
         require_whole(batch, state.span.size, "tree_sampler")
         nonfinite = jnp.int32(0)
         if refresh:
             state, nonfinite = refreshed(state, batch)
-        ids, draw_probs, scores, mass = sum_tree.sample(key, state.scores, batch_size, share)
+        ids, draw_probs, scores, mass = sum_tree.sample(
+            key, state.scores, batch_size, smoothing_now
+        )
         size = state.scores.size
         draw = make_draw(
             state,
@@ -162,7 +165,7 @@ def tree_sampler(
             draw_probs,
             scores=scores,
             pool_size=size,
-            k=exponent,
+            k=k_of_step,
             # sum p^2 is the mean of p over draws by p.
             ess=jnp.minimum(1 / (size * jnp.mean(draw_probs)), 1.0),
             mass=mass,
@@ -170,9 +173,9 @@ def tree_sampler(
         )
         return draw, state._replace(step=state.step + 1)
 
-    def draw_from_pool(key: Array, state: TreeState, share: Array, pool: Array, _: None) -> Draw:
+    def draw_from_pool(key: Array, state: TreeState, smoothing_now: Array, pool: Array) -> Draw:
         scores = sum_tree.scores_of(state.scores, pool)
-        smoothed = scores + share * sum_tree.total(state.scores) / state.scores.size
+        smoothed = scores + smoothing_now * sum_tree.total(state.scores) / state.scores.size
         probs = normalize(smoothed)
         index, draw_probs = resampling.systematic(key, probs, batch_size)
         return make_draw(
@@ -182,7 +185,7 @@ def tree_sampler(
             draw_probs,
             scores=scores[index],
             pool_size=pool.shape[0],
-            k=exponent,
+            k=k_of_step,
             ess=effective_sample_size(probs) / pool.shape[0],
             mass=jnp.mean(smoothed),
         )

@@ -36,7 +36,7 @@ class SumTree(NamedTuple):
     size: Array
 
     def leading_axes(self) -> "SumTree":
-        """The lowest level has a row for each example; see `leading_axis.leading_axes`."""
+        """Devices divide the lowest level; each of its rows holds `FANOUT` examples."""
         whole = ["whole"] * (len(self.levels) - 1)
         return SumTree(("examples", *whole), "whole")  # type: ignore
 

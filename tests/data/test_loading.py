@@ -218,6 +218,7 @@ def test_what_is_made_in_memory_cannot_be_read(tmp_path):
         experiment.run(config(in_memory=False), tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_only_with_the_lag_it_began_with(tmp_path):
     experiment.run(config(lag=1), tmp_path, examples())
     with pytest.raises(ConfigError, match="lag"):

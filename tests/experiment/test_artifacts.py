@@ -168,6 +168,7 @@ def test_a_run_without_artifacts_writes_none_and_every_number_is_the_same(told, 
     assert all((told.folder / name).exists() for name in FILES)
 
 
+@pytest.mark.slow
 def test_several_steps_a_call_and_a_run_stopped_and_resumed_write_the_same(
     told, tmp_path, monkeypatch
 ):

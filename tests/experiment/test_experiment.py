@@ -437,6 +437,7 @@ def test_being_told_of_draws_changes_no_number(tmp_path):
             assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_a_run_that_is_resumed_passes_on_each_draw_once(tmp_path, monkeypatch):
     seen, config = [], make_config(method="last_loss", num_steps=30, checkpoint_every=7)
     run = functools.partial(

@@ -403,6 +403,7 @@ def test_scores_and_losses_that_are_not_finite(tmp_path):
     assert (tmp_path / "report/draws.png").exists() and len(found.all("figure")) == 4
 
 
+@pytest.mark.slow
 def test_twelve_methods(tmp_path):
     for i in range(12):
         finish(tmp_path / str(i), f"method{i:02}" if i else "uniform", seeds_end=0.4 + i / 100)

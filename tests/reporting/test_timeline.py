@@ -192,7 +192,7 @@ def test_other_threads_do_not_disturb():
     assert sum(found.values()) == pytest.approx(1) and found["train"] > 0.3
 
 
-@pytest.mark.parametrize("steps_per_call", [1, 3])
+@pytest.mark.parametrize("steps_per_call", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_each_part_of_a_step_is_found_in_its_program(steps_per_call):
     size, b = 64, 16
     rng = np.random.default_rng(0)

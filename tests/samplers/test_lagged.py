@@ -4,13 +4,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_mean
+from helpers import assert_mean, compiled
 
 import isjax
-from isjax import recipes, scorers, weights
-from isjax.samplers import lagged, pending
+from isjax import recipes, samplers, scorers, weights
+from isjax.samplers import pending
 
 SIZE, BATCH = 50, 4
+
+
+def lagged(*arguments, **named):
+    """The sampler, its functions jitted."""
+    return compiled(samplers.lagged(*arguments, **named))
 
 
 def by_tree(k=1.0):
@@ -26,7 +31,7 @@ def pooled():
 def trained(sampler, steps, state=None, start=0):
     """What is drawn and what is pending after each step; the loss of example i is i + 1."""
     state = sampler.init(jax.random.key(0), SIZE) if state is None else state
-    sample, update = jax.jit(sampler.sample), jax.jit(sampler.update)
+    sample, update = sampler.sample, sampler.update
     drawn, ahead = [], []
     for number in range(start, start + steps):
         draw, state = sample(jax.random.key(number), state)
@@ -52,7 +57,7 @@ def test_what_is_drawn_is_what_was_pending_in_its_order(lag):
 @pytest.mark.parametrize("pool_size", [None, 16])
 def test_without_lag_a_draw_knows_all_that_the_sampler_would(pool_size):
     """The draws of the sampler itself, of the same keys, taught by the same losses."""
-    plain = by_tree(0.5) if pool_size is None else pooled()
+    plain = compiled(by_tree(0.5) if pool_size is None else pooled())
     drawn, _, _ = trained(lagged(plain, 0, pool_size), 6)
     key, init_key = jax.random.split(jax.random.key(0))
     state = plain.init(init_key, SIZE)

@@ -11,7 +11,7 @@ from helpers import compiled
 from jax.sharding import PartitionSpec as P
 from processes import python
 
-from isjax import conditions, resampling, weights
+from isjax import buffer, conditions, resampling, weights
 from isjax.base import Sampler, Span
 from isjax.distributions import effective_sample_size, normalize
 from isjax.experiment.checkpoints import Checkpoints
@@ -46,8 +46,8 @@ def by_running_mean(batch_size, own_pool=True):
         return State(jnp.zeros((), jnp.int32), Span.of(num_examples), worth)
 
     def sample(key, state, ids=None, batch=None, params=None):
-        ids = jnp.arange(state.worth.values.shape[0]) if ids is None else ids
-        scores = state.worth.values[ids]  # of rows that pad the data: zero
+        ids = jnp.arange(state.span.size) if ids is None else ids  # rows beyond are no examples
+        scores = state.worth.values[ids]
         probs = normalize(scores)
         index, draw_probs = resampling.systematic(key, probs, batch_size)
         draw = make_draw(
@@ -64,8 +64,10 @@ def by_running_mean(batch_size, own_pool=True):
         return draw, state._replace(step=state.step + 1)
 
     def update(state, draw, losses, batch=None):
-        values = 0.5 * (state.worth.values[draw.ids] + losses)
-        return state._replace(worth=Worth(state.worth.values.at[draw.ids].set(values)))
+        known = state.worth.values
+        change = 0.5 * (losses - known[draw.ids]) / buffer.counts(draw.ids)  # ids may repeat
+        change = jnp.where(jnp.isfinite(losses), change, 0.0)
+        return state._replace(worth=Worth(known.at[draw.ids].add(change)))
 
     return Sampler(init, sample, update, batch_size, own_pool=own_pool)
 
@@ -84,15 +86,15 @@ def begin(sampler, num_examples=N):
 
 
 def train(sampler, state=None, data=None, steps=5, **arguments):
-    """The state after some steps, and the ids drawn."""
+    """The state after some steps, and ids and weights of the draws."""
     step = make_train_step(loss_fn, TX, sampler, with_draw=True, **arguments)
     state = begin(sampler) if state is None else state
     data, drawn = jax.device_put(regression() if data is None else data), []
     for _ in range(steps):
         state, metrics = step(state, data)
         assert np.isfinite(metrics["loss"]) and not metrics["skipped"]
-        drawn.append(np.asarray(metrics["draw"].ids))
-    return state, np.stack(drawn)
+        drawn.append((metrics["draw"].ids, metrics["draw"].weights))
+    return state, *(np.stack(each) for each in zip(*drawn, strict=True))
 
 
 @pytest.mark.parametrize(
@@ -121,7 +123,7 @@ def train(sampler, state=None, data=None, steps=5, **arguments):
     ],
 )
 def test_it_trains_alone_and_in_every_wrapper(sampler, pool_size):
-    state, drawn = train(sampler, pool_size=pool_size)
+    state, drawn, _ = train(sampler, pool_size=pool_size)
     assert drawn.shape == (5, BATCH) and drawn.min() >= 0 and drawn.max() < N
     assert int(state.step) == 5 and int(state.sampler.step) >= 5
     assert state.sampler.span.size == N
@@ -141,12 +143,22 @@ def test_parts_draw_their_own_examples_by_their_own_numbers():
 def test_padded_it_draws_as_without_padding():
     sampler = by_running_mean(BATCH)
     data = {name: x[:29] for name, x in regression().items()}
-    _, drawn = train(sampler, begin(sampler, 29), data)
+    _, drawn, weights = train(sampler, begin(sampler, 29), data)
     padded = padding.pad_state(begin(sampler, 29), 8)
-    padded, found = train(sampler, padded, padding.pad(data, 8))
+    padded, found, found_weights = train(sampler, padded, padding.pad(data, 8))
     assert padded.sampler.worth.values.shape == (32,) and not padded.sampler.worth.values[29:].any()
     np.testing.assert_array_equal(found, drawn)
+    np.testing.assert_array_equal(found_weights, weights)
     assert padded.sampler.span.rows == 32
+
+
+def test_behind_a_gate_its_draws_have_one_structure_in_double_precision_too():
+    sampler = gate(by_running_mean(BATCH, own_pool=False), conditions.after(1))
+    with jax.enable_x64(True):
+        state = sampler.init(jax.random.key(0), N)
+        for _ in range(2):
+            draw, state = jax.jit(sampler.sample)(jax.random.key(1), state, jnp.arange(N))
+    assert draw.scores.dtype == jnp.float32 and draw.ids.dtype == jnp.int32
 
 
 def test_on_a_mesh_its_numbers_are_divided():
@@ -163,7 +175,7 @@ sampler, mesh = by_running_mean(BATCH), make_mesh()
 with jax.set_mesh(mesh):
     state = sharding.build(lambda: padding.pad_state(begin(sampler), 2), (), mesh)
     data = sharding.place(regression(), mesh)
-    state, drawn = train(sampler, state, data)
+    state, drawn, _ = train(sampler, state, data)
 print(json.dumps([drawn.tolist(), len(state.sampler.worth.values.sharding.device_set)]))
 """
 
@@ -176,12 +188,12 @@ def test_on_two_devices_it_draws_what_it_draws_on_one():
 
 def test_a_checkpoint_goes_on_as_if_never_interrupted(tmp_path):
     sampler = lagged(stratified(by_running_mean(BATCH // 2), 2), 1)
-    middle, _ = train(sampler, steps=3)
+    middle, *_ = train(sampler, steps=3)
     with Checkpoints(tmp_path / "checkpoints", N) as checkpoints:
         checkpoints.save(middle, {"step": 3}, 0.0)
         restored, progress = checkpoints.restore(begin(sampler))
     assert progress["step"] == 3
-    _, after = train(sampler, restored, steps=2)
+    _, after, _ = train(sampler, restored, steps=2)
     np.testing.assert_array_equal(after, train(sampler)[1][3:])
 
 

@@ -2,15 +2,19 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_mean
+from helpers import assert_mean, compiled
 
 import isjax
-from isjax import recipes, scorers, transforms, weights
+from isjax import recipes, samplers, scorers, transforms, weights
 from isjax._numerics.leading_axis import take_by_part
 from isjax.parallel import padding
-from isjax.samplers import stratified
 
 SIZE, STRATA, BATCH, POOL = 61, 4, 3, 8  # the last part has 13 examples, the others 16
+
+
+def stratified(*arguments):
+    """The sampler, its functions jitted."""
+    return compiled(samplers.stratified(*arguments))
 
 
 def pooled(k=1.0, batch_size=BATCH, scorer=None):
@@ -85,7 +89,7 @@ def test_biased_weights_follow_the_objective_of_a_draw_from_the_whole(k):
 
 
 def test_of_one_part_it_is_the_sampler_itself():
-    sampler, plain = stratified(by_tree(0.5), 1), by_tree(0.5)
+    sampler, plain = stratified(by_tree(0.5), 1), compiled(by_tree(0.5))
     state, expected = sampler.init(jax.random.key(0), 50), plain.init(jax.random.key(0), 50)
     for number in range(5):
         key = jax.random.key(number)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from isjax.base import Rows
-from isjax.scorers._common import labels_of, require_model
+from isjax.scorers._common import require_model
+from isjax.scorers._learned import labels_of
 
 
 def rows_of(batch=None, params=None, size=3):

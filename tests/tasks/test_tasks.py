@@ -741,6 +741,7 @@ def learned_loss(task, **options):
     )
 
 
+@pytest.mark.slow
 def test_classification_learns_with_learned_losses():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(300, 6)).astype(np.float32)
@@ -752,6 +753,7 @@ def test_classification_learns_with_learned_losses():
     assert int(state.sampler.buffer.count.sum()) > 0.5 * 80 * 16
 
 
+@pytest.mark.slow
 def test_a_language_model_learns_with_learned_losses_of_no_classes():
     task = tasks.language(make_contexts(200), Bigrams(every_position=False))
     sampler = learned_loss(task, network=LINEAR)

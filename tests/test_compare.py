@@ -16,6 +16,8 @@ from isjax.experiment.config import ConfigError, default_config
 CONFIG = """
 from isjax.experiment.config import default_config
 
+pytestmark = pytest.mark.slow  # whole runs
+
 def get_config():
     config = default_config()
     config.artifacts = False

@@ -18,6 +18,8 @@ from isjax import recipes, resampling, scorers
 from isjax.diagnostics import make_gradient_quality
 from isjax.training import TrainState
 
+pytestmark = pytest.mark.slow  # hundreds of gradients
+
 POOL, FEATURES, CLASSES, BATCH = 12, 4, 3, 4
 TRIALS, DRAWS = 40, 40
 KEY = jax.random.key(0)

@@ -9,6 +9,8 @@ import pytest
 from isjax import buffer, recipes, scorers
 from isjax.training import init_train_state, make_train_step
 
+pytestmark = pytest.mark.slow  # compiles a step for every recipe
+
 N, B, b = 40, 20, 8
 RATE = 0.05
 DIM = 3

@@ -14,6 +14,8 @@ from isjax.experiment import components
 from isjax.experiment.config import ConfigError, default_config
 from isjax.training import init_train_state
 
+pytestmark = pytest.mark.slow  # whole runs
+
 COLUMNS = ("variance", "optimum", "bias", "cosine")
 SIZE, BATCH = 24, 4
 

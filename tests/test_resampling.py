@@ -386,6 +386,7 @@ def test_large_pools_tell_the_items_of_one_block_apart(resample):
 
 
 @pytest.mark.parametrize("size", LARGE)
+@pytest.mark.slow
 def test_hardly_an_item_of_a_block_is_beyond_the_reach_of_a_float32_number(size):
     width = int(np.sqrt(size - 1)) + 1
     scores = np.random.default_rng(0).exponential(size=width) / size  # as in a pool of that size

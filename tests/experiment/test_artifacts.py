@@ -14,6 +14,8 @@ from isjax.experiment import _run, artifacts
 from isjax.experiment.config import default_config
 from isjax.reporting.timeline import PARTS
 
+pytestmark = pytest.mark.slow  # whole runs
+
 N, b, B, STEPS = 40, 8, 16, 30
 FILES = ("draws.npz", "examples.npz", "time.json")
 

@@ -15,6 +15,8 @@ from isjax.experiment import _run, components
 from isjax.experiment.config import ConfigError, default_config
 from isjax.training import init_train_state, make_train_step
 
+pytestmark = pytest.mark.slow  # whole runs; test_main.py has a quick one
+
 METHODS = {"uniform": 1, "last_loss": 1, "learned_loss": 1, "biased_loss": 3}  # forward passes / b
 
 

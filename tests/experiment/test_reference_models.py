@@ -20,6 +20,8 @@ from isjax.experiment.reference_models import (
     prepare,
 )
 
+pytestmark = pytest.mark.slow  # trains reference models
+
 SIZE = 20
 
 

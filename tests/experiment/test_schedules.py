@@ -21,6 +21,7 @@ def warmed(steps, warmup_steps, after):
 
 
 @pytest.mark.parametrize(("warmup", "steps"), [(0.0, 0), (0.1, 20), (0.5, 100), (0.001, 0)])
+@pytest.mark.usefixtures("compiled_as_for_users")  # else it rounds to 3e-6
 def test_constant_stays_after_warmup(warmup, steps):
     when = np.arange(0, 260)
     want = warmed(when, steps, lambda step: np.full(step.shape, RATE))

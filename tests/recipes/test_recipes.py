@@ -17,6 +17,8 @@ from isjax import experiment, recipes, scorers
 from isjax.experiment.config import default_config
 from isjax.training import init_train_state, make_train_step
 
+pytestmark = pytest.mark.slow  # trains by every recipe
+
 KEY = jax.random.key(0)
 N, CLASSES = 24, 3
 QUICK_TO_COMPILE = {"xla_backend_optimization_level": 0}

@@ -14,6 +14,8 @@ from isjax.reporting import timeline
 from isjax.reporting.timeline import PARTS, shares
 from isjax.training import init_train_state, make_train_step
 
+pytestmark = pytest.mark.slow  # profiles programs
+
 
 @pytest.fixture(autouse=True, scope="module")
 def scopes_in_cache_key():

@@ -9,6 +9,8 @@ from scipy import stats
 
 from isjax.tasks.augmentations import mixup, per_source, ricap
 
+pytestmark = pytest.mark.slow  # statistics of many images
+
 BATCH, HEIGHT, WIDTH = 16, 7, 5
 
 

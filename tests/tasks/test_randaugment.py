@@ -12,6 +12,8 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from isjax.tasks.augmentations._randaugment import OPERATIONS, apply, rand_augment
 
+pytestmark = pytest.mark.slow  # statistics of many images
+
 HEIGHT, WIDTH = 22, 30
 MAGNITUDES = [0, 9, 30]
 MOVES = ["rotate", "shear_x", "shear_y", "translate_x", "translate_y"]

@@ -28,7 +28,8 @@ def weighted_value_and_grad(loss_fn: Callable, has_aux: bool = False) -> Callabl
         [b] to them; no gradient flows through that function. `grads` is of `params`.
 
     Raises:
-        ValueError: when traced, if `loss_fn` does not return one loss per weight.
+        ValueError: when traced, if the weights are not [b], or `loss_fn` does not return one loss
+            per weight.
     """
 
     def weighted_loss(
@@ -45,8 +46,13 @@ def weighted_value_and_grad(loss_fn: Callable, has_aux: bool = False) -> Callabl
         if callable(weights):
             weigh = cast(Callable[[Array], Array], weights)
             weights = weigh(jax.lax.stop_gradient(losses))
-        if jnp.shape(losses) != weights.shape:
-            raise wrong_losses(losses, weights.shape[0])
+        if jnp.ndim(weights) != 1:
+            raise ValueError(
+                f"got weights of shape {jnp.shape(weights)}; give one weight per example, as in "
+                "draw.weights, of shape [b]"
+            )
+        if jnp.shape(losses) != jnp.shape(weights):
+            raise wrong_losses(losses, jnp.shape(weights)[0])
         return jnp.mean(weights * losses), out
 
     return jax.value_and_grad(weighted_loss, has_aux=True)

@@ -80,7 +80,7 @@ def systematic(key: Array, probs: Array, num: int) -> tuple[Array, Array]:
     Returns:
         `index` [num] int32 into the pool, ascending, and `draw_probs` [num] float32, p_index.
     """
-    blocks, points = _blocks(probs), jax.random.uniform(key, (2, num))
+    blocks, points = _blocks(probs), jax.random.uniform(key, (2, num), jnp.float32)
     block, ranks = draw_children(points[0], at_root(num), jnp.sum(blocks, axis=1)[None])
     item, _ = draw_children(points[1], ranks, blocks[block])
     index = block * blocks.shape[1] + item
@@ -104,8 +104,10 @@ def categorical(key: Array, probs: Array, num: int) -> tuple[Array, Array]:
     """
     block_key, key = jax.random.split(key)
     blocks = _blocks(probs)
-    block = invert_cdf(jnp.sum(blocks, axis=1)[None], jax.random.uniform(block_key, (num,)))
-    points = jax.random.uniform(key, (num,))
+    block = invert_cdf(
+        jnp.sum(blocks, axis=1)[None], jax.random.uniform(block_key, (num,), jnp.float32)
+    )
+    points = jax.random.uniform(key, (num,), jnp.float32)
     index = block * blocks.shape[1] + invert_cdf(blocks[block], points)
     return index, probs[index]
 
@@ -136,8 +138,9 @@ def without_replacement(key: Array, probs: Array, num: int) -> tuple[Array, Arra
         return jnp.arange(num, dtype=jnp.int32), jnp.full((num,), 1 / num, jnp.float32)
     largest, index = jax.lax.top_k(keys, num + 1)
     threshold, index = largest[num], index[:num]
-    inclusion = -jnp.expm1(-jnp.exp(log_probs[index] - threshold))
-    return index, jnp.where(jnp.isneginf(threshold), 1.0, inclusion) / num
+    everyone = jnp.isneginf(threshold)  # fewer than num have mass; -inf less -inf would be NaN
+    distance = log_probs[index] - jnp.where(everyone, 0.0, threshold)
+    return index, jnp.where(everyone, 1.0, -jnp.expm1(-jnp.exp(distance))) / num
 
 
 def top_k(key: Array, probs: Array, num: int) -> tuple[Array, Array]:

@@ -170,3 +170,13 @@ def test_softmax_minus_one_hot_is_the_gradient_of_a_last_layer_of_biases():
     np.testing.assert_allclose(
         scorer.score(scorer.init(jax.random.key(0)), rows), expected, rtol=1e-4
     )
+
+
+@pytest.mark.parametrize("shape", [(4, 1), (1, 4), ()])
+def test_weights_of_another_shape_are_refused(shape):
+    value_and_grad = weighted_value_and_grad(lambda params, x: jnp.square(x @ params))
+    x, weights = jnp.ones((4, 1)), jnp.ones(4).reshape(shape) if shape else jnp.float32(1)
+    with pytest.raises(ValueError, match=r"weights of shape .*; give one weight per example"):
+        value_and_grad(jnp.ones(1), x, weights)
+    with pytest.raises(ValueError, match=r"weights of shape .*; give one weight per example"):
+        value_and_grad(jnp.ones(1), x, lambda losses: weights)

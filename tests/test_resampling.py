@@ -9,6 +9,7 @@ import pytest
 from helpers import assert_binomial, assert_mean, draws, probabilities, six_decades
 from scipy import stats
 
+from isjax import resampling
 from isjax.resampling import (
     categorical,
     invert_cdf,
@@ -452,3 +453,24 @@ def test_impossible_pools_are_refused_by_name(num_examples, size):
 def test_a_pool_of_more_than_there_are_is_refused_for_numpy_sizes_too():
     with pytest.raises(ValueError, match="a pool of 8 cannot be drawn from 5 examples"):
         presample(jax.random.key(0), np.int64(5), 8)
+
+
+@pytest.mark.parametrize("name", resampling.__all__)
+def test_draws_do_not_depend_on_double_precision(name):
+    draw = getattr(resampling, name)
+    first = 40 if name == "presample" else probabilities(six_decades(40))
+    found = []
+    for x64 in (False, True):
+        with jax.enable_x64(x64):
+            drawn = draw(jax.random.key(1), first, 8)
+            found.append(drawn if name == "presample" else drawn[0])
+    np.testing.assert_array_equal(*found)
+    assert found[0].dtype == found[1].dtype == jnp.int32
+
+
+def test_fewer_items_with_mass_than_draws_make_no_nan_on_the_way():
+    probs = probabilities([1.0, 1.0, 1.0, 0, 0, 0, 0, 0])
+    with jax.debug_nans(True):
+        index, draw_probs = resampling.without_replacement(jax.random.key(0), probs, 5)
+    assert {0, 1, 2} <= set(index.tolist()) and len(set(index.tolist())) == 5
+    np.testing.assert_allclose(draw_probs, 1 / 5)

@@ -114,6 +114,8 @@ def importance_sampler(
         raw, finite, drawable = score(scorer, state, ids, batch, params)
         scores = jnp.where(drawable, raw, 0.0).astype(jnp.float32)
         transformed, transform_state = transform.update(scores, state.transform)
+        if jnp.shape(transformed) != ids.shape:
+            raise wrong_shape("the transform", transformed, ids.shape)
         # A transform that prefers low scores must not prefer these: they count as the pool's least.
         least = jnp.min(jnp.where(drawable, transformed, jnp.inf))
         transformed = jnp.where(drawable, transformed, jnp.minimum(transformed, least))
@@ -121,6 +123,9 @@ def importance_sampler(
         probs = normalize(transformed)
         ess, mass = effective_sample_size(probs) / probs.shape[0], mean_mass(transformed)
         index, draw_probs = resample(key, probs, batch_size)
+        for drawn in (index, draw_probs):
+            if jnp.shape(drawn) != (batch_size,):
+                raise wrong_shape("the resampler", drawn, (batch_size,))
         transform_state = if_finite(transform_state, state.transform)
         draw = make_draw(
             state,
@@ -251,10 +256,7 @@ def score(
         # The gradient of a step is that of the loss, not of the choice.
         scores = jax.lax.stop_gradient(scorer.score(state.scorer, rows))
     if jnp.shape(scores) != ids.shape:
-        raise ValueError(
-            f"the scorer returned shape {jnp.shape(scores)} for a pool of {ids.shape[0]}; "
-            f"return one score per row, shape {ids.shape}"
-        )
+        raise wrong_shape("the scorer", scores, ids.shape)
     finite = jnp.isfinite(scores)
     return scores, finite, finite & ~failed
 
@@ -319,6 +321,14 @@ def require_kind(given: Any, kind: type, name: str) -> None:
             "its function returns, as in importance_sampler(scorers.last_loss(), "
             "transforms.smooth(0.1), batch_size=128)"
         )
+
+
+def wrong_shape(who: str, found: Array, wanted: tuple[int, ...]) -> ValueError:
+    """The error for what a caller's function returned."""
+    return ValueError(
+        f"{who} returned shape {jnp.shape(found)} for {wanted[0]} examples; return one number for "
+        f"each, shape {wanted}"
+    )
 
 
 def require_batch_size(batch_size: int) -> None:

@@ -36,9 +36,9 @@ class SumTree(NamedTuple):
     size: Array
 
     def leading_axes(self) -> "SumTree":
-        """Devices divide the lowest level; each of its rows holds `FANOUT` examples."""
-        whole = ["whole"] * (len(self.levels) - 1)
-        return SumTree(("examples", *whole), "whole")  # type: ignore
+        """Devices divide the lowest level, unless it is the root; a row holds `FANOUT` examples."""
+        lowest = "examples" if len(self.levels) > 1 else "whole"
+        return SumTree((lowest, *["whole"] * (len(self.levels) - 1)), "whole")  # type: ignore
 
     def split(self, parts: int, size: int) -> "SumTree":
         """A tree for each part, the last perhaps of fewer examples; see `leading_axis.split`."""
@@ -114,7 +114,7 @@ def sample(
     mass = whole / size + constant
     constant = jnp.where(mass > 0, constant, 1.0)
     top = len(tree.levels) - 1
-    points = jax.random.uniform(key, (top + 1, num))
+    points = jax.random.uniform(key, (top + 1, num), jnp.float32)
     ids, ranks = jnp.zeros((num,), jnp.int32), at_root(num)
     for height in range(top, -1, -1):
         sums = tree.levels[height] if height == top else tree.levels[height][ids]

@@ -85,3 +85,12 @@ def test_data_and_state_are_padded_alike():
     step = make_train_step(lambda p, s, batch, key: (batch["x"] @ p, s), optax.sgd(0.1), sampler)
     with pytest.raises(ValueError, match="13 examples in 13 rows, but the data set has 16"):
         step(state, {"x": jnp.ones((16, 3))})
+
+
+@pytest.mark.parametrize("size", [8, 20, 32, 33])
+def test_a_small_data_set_is_drawn_from_alike_however_it_is_padded(size):
+    sampler = isjax.recipes.default(batch_size=8)
+    state = sampler.init(jax.random.key(0), size)
+    draw, _ = sampler.sample(jax.random.key(1), state)
+    padded, _ = sampler.sample(jax.random.key(1), padding.pad_state(state, 8))
+    np.testing.assert_array_equal(padded.ids, draw.ids)

@@ -635,3 +635,18 @@ def test_a_batch_that_is_not_the_whole_data_set_needs_ids():
     sampler = importance_sampler(scorers.last_loss(), batch_size=2)
     with pytest.raises(ValueError, match="a batch of 10 examples, but the data set has 100"):
         sampler.sample(KEY, sampler.init(KEY, 100), batch=jnp.zeros(10))
+
+
+def test_what_a_transform_or_a_resampler_returns_is_checked_for_its_shape():
+    column = ScoreTransform(lambda: (), lambda scores, state: (scores[:, None], state))
+    sampler = importance_sampler(scorers.last_loss(), column, batch_size=2)
+    with pytest.raises(ValueError, match=r"the transform returned shape \(8, 1\) for 8 examples"):
+        sampler.sample(KEY, sampler.init(KEY, 8))
+
+    def columns(key, probs, num):
+        index, draw_probs = resampling.systematic(key, probs, num)
+        return index, draw_probs[:, None]
+
+    sampler = importance_sampler(scorers.last_loss(), batch_size=2, resample=columns)
+    with pytest.raises(ValueError, match=r"the resampler returned shape \(2, 1\) for 2 examples"):
+        sampler.sample(KEY, sampler.init(KEY, 8))

@@ -311,3 +311,25 @@ def test_losses_of_another_shape_and_missing_labels_are_refused():
     sampler = tree_sampler(labelled, batch_size=b, refresh=4)
     with pytest.raises(ValueError, match="pass batch= to"):
         sampler.sample(KEY, started(sampler))
+
+
+def test_draws_do_not_depend_on_double_precision():
+    found = []
+    for x64 in (False, True):
+        with jax.enable_x64(x64):
+            sampler = tree_sampler(scorers.last_loss(), batch_size=8)
+            found.append(jax.jit(sampler.sample)(KEY, sampler.init(KEY, 40))[0].ids)
+    np.testing.assert_array_equal(*found)
+
+
+def test_no_gradient_flows_through_the_choice():
+    sampler = tree_sampler(scorers.last_loss(), batch_size=b)
+
+    def weights(rate):
+        state = started(sampler)
+        for step in range(3):
+            draw, state = sampler.sample(jax.random.key(step), state)
+            state = sampler.update(state, draw, rate * (1.0 + draw.ids))
+        return jnp.sum(draw.weights)
+
+    assert jax.grad(weights)(0.5) == 0

@@ -83,7 +83,7 @@ def mean_loss(threshold: float, decay: float = 0.9) -> Condition:
 def total_variation(threshold: float = 0.5, decay: float = 0.9) -> Condition:
     """Opens the gate while normalised losses are far from uniform, in total variation.
 
-    The distance is (1/2) sum_i |L_i / sum L - 1/B| over the pool, between 0 and 1: the share of
+    The distance is `(1/2) sum_i |L_i / sum L - 1/B|` over the pool, between 0 and 1: the share of
     draws that sampling by the loss moves from one example to another.
 
     Args:

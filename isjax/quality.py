@@ -44,10 +44,10 @@ def measurement(
         num_draws: batches drawn by each scheme.
 
     Returns:
-        `(state) -> {name: number}`: `variance` of the method, of the `optimum`, and the method's
-        squared `bias`, each over the variance of uniform draws; and the `cosine` between the mean
-        gradient of the method and that of the pool. With the prefix `update_` the same of the
-        optimiser's update.
+        A function of the train state that returns numbers by name. They are `variance` of the
+        method, `optimum` and the method's squared `bias`, each over the variance of uniform draws,
+        and the `cosine` between the mean gradient of the method and that of the pool. Names that
+        begin with "update" are the same of the optimiser's update.
 
     Raises:
         ConfigError: if the config's method cannot be made.

@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 # Two workers. The tests of one file stay in one worker, which sets up their fixtures once.
-PYTEST_ARGS ?= -n 2 --dist loadfile
+PYTEST_ARGS ?= -n 2 --dist loadfile --no-loadscope-reorder
 SEEDS ?= 0
 
 METHODS := uniform default learned_loss

@@ -26,11 +26,12 @@ run() {  # name, seconds, arguments
   [ "${PIPESTATUS[0]}" = 0 ] || echo "stopped or failed: see $out/$name.err"
 }
 
-run draw 100 draw.py --rounds 7 --sizes 1e5 1e6 1e7 1e8
-run step_cost 150 step_cost.py --rounds 9 --networks mlp cifar_cnn wrn \
+run draw 80 draw.py --rounds 7 --sizes 1e5 1e6 1e7 1e8
+run step_cost 90 step_cost.py --rounds 9 --networks mlp cifar_cnn \
   --methods plain uniform last_loss mlp tree_last_loss tree_mlp tree_lstm
-run step_cost_bfloat16 100 step_cost.py --rounds 9 --networks wrn --bfloat16 \
-  --methods plain uniform last_loss tree_last_loss tree_mlp tree_lstm
+run step_cost_wrn 140 step_cost.py --rounds 9 --networks wrn --methods plain uniform tree_last_loss
+run step_cost_bfloat16 110 step_cost.py --rounds 9 --networks wrn --bfloat16 \
+  --methods plain uniform tree_last_loss
 export XLA_FLAGS="${XLA_FLAGS:-} --xla_gpu_enable_command_buffer="
-run profile 80 profile_step.py --networks mlp wrn
-run profile_bfloat16 80 profile_step.py --networks wrn --bfloat16
+run profile 80 profile_step.py --networks mlp
+run profile_wrn 80 profile_step.py --networks wrn

@@ -25,8 +25,15 @@ def pytest_configure(config):
     jax.config.update("jax_disable_most_optimizations", True)
 
 
+_LONG = ("test_survival.py", "test_many_processes.py", "test_many_devices.py")
+
+
 def pytest_collection_modifyitems(items):
-    """Marks runs of `learned_loss` as slow: its LSTM takes seconds to compile in each."""
+    """Begins with the files that take minutes, so that no worker ends with one of them.
+
+    Marks runs of `learned_loss` as slow: its LSTM takes seconds to compile in each.
+    """
+    items.sort(key=lambda item: item.path.name not in _LONG)
     for item in items:
         values = getattr(item, "callspec", None) and item.callspec.params.values()
         if values and "learned_loss" in map(str, values) and "recipes" not in item.path.parts:

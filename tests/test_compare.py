@@ -13,10 +13,10 @@ from isjax.data.dataset import from_arrays
 from isjax.experiment import components
 from isjax.experiment.config import ConfigError, default_config
 
+pytestmark = pytest.mark.slow  # whole runs
+
 CONFIG = """
 from isjax.experiment.config import default_config
-
-pytestmark = pytest.mark.slow  # whole runs
 
 def get_config():
     config = default_config()

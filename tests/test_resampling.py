@@ -258,7 +258,9 @@ def test_points_at_either_end_fall_on_items_with_mass(resample, size, monkeypatc
 
     @jax.jit
     def draw(point):
-        monkeypatch.setattr(jax.random, "uniform", lambda key, shape=(): jnp.full(shape, point))
+        monkeypatch.setattr(
+            jax.random, "uniform", lambda key, shape=(), dtype=None: jnp.full(shape, point)
+        )
         return resample(jax.random.key(0), probs, 1000)[0]
 
     for uniform in (0.0, BELOW_ONE, 1.0):

@@ -178,6 +178,7 @@ def arrays():
 
 
 @pytest.mark.parametrize("method", ["default", "reshuffled", "learned_loss"])
+@pytest.mark.slow
 def test_a_run_that_reads_its_batches_writes_what_one_in_memory_does(tmp_path, method):
     lines, drawn = [], {"read": [], "held": []}
     for kind, dataset in (("read", examples()), ("held", arrays())):

@@ -90,6 +90,7 @@ def test_without_the_setting_nothing_is_sent(tmp_path, monkeypatch):
     assert not list(tmp_path.glob("wandb*"))
 
 
+@pytest.mark.slow
 def test_resumed_runs_send_each_line_once_to_the_same_run(tmp_path, monkeypatch):
     """Also where a process sent lines after its last checkpoint, and was then killed."""
     config = make_config(wandb="trials", checkpoint_every=25, log_every=7, seed=1)

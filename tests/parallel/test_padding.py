@@ -56,6 +56,7 @@ def run(sampler, data, size, pool_size, parts):
     return np.stack(drawn), state
 
 
+@pytest.mark.slow
 def test_a_padded_run_draws_what_one_without_padding_draws():
     size = 3 * sum_tree.FANOUT + 5
     rng = np.random.default_rng(0)

@@ -458,6 +458,7 @@ def test_what_comes_before_and_after_a_mixing_is_applied():
 
 
 @pytest.mark.parametrize("mix", [mixup, ricap])
+@pytest.mark.slow
 def test_images_are_mixed_as_the_key_says(mix):
     """The true mixings, on bytes: the loss by the mixture that they return for the task's key."""
     part = {"x": images_of(12), "label": labels_of(12)}
@@ -797,6 +798,7 @@ def test_a_task_of_your_own_may_have_batches_of_any_shape():
     assert abs(signs.sum()) == 6  # all of one sign: the product is right, as are both or neither
 
 
+@pytest.mark.slow
 def test_an_lstm_knows_one_sentence_by_heart(tmp_path):
     """Words recur in it: no letter has a fixed successor, so what stands before it is needed."""
     sentence = "the cat sat on the mat and the dog sat on the cat\n"

@@ -61,7 +61,7 @@ def size(buffer: ScoreBuffer) -> int:
 
 
 def read(buffer: ScoreBuffer, ids: Array) -> tuple[Array, Array]:
-    """Reads what is remembered of some examples.
+    """Reads history and count of some examples.
 
     Args:
         buffer: N rows.

@@ -124,9 +124,9 @@ def make_train_step(
 
     @functools.partial(jax.jit, donate_argnums=0)
     def step(state: TrainState, data: Batch) -> tuple[TrainState, dict[str, Any]]:
-        size, rows = state.sampler.span.size, num_examples(data)
+        span, rows = state.sampler.span, num_examples(data)
         if pool_size is not None or sampler.own_pool or keeps_examples(state.sampler):
-            _check_rows(state.sampler.span, rows)
+            _check_rows(span, rows)
         key = jax.random.fold_in(state.key, state.step)
         pool_key, draw_key, loss_key = jax.random.split(key, 3)
 
@@ -134,10 +134,7 @@ def make_train_step(
             # XLA drops what no scorer reads of the pool.
             ids, pool = None, data
             if pool_size is not None:
-                ids = resampling.presample(pool_key, size, pool_size)
-            elif not sampler.own_pool and size < rows == state.sampler.span.rows:
-                ids = jnp.arange(size, dtype=jnp.int32)
-            if ids is not None:
+                ids = resampling.presample(pool_key, span.size, pool_size)
                 pool = _gather(data, ids)
             stateful = bool(jax.tree.leaves(state.model_state))
             variables = (state.params, state.model_state) if stateful else state.params

@@ -111,8 +111,7 @@ def importance_sampler(
         params: Params = None,
     ) -> tuple[Draw, SamplerState]:
         ids, batch = pool_of(state, ids, batch, batch_size)
-        raw, finite, drawable = score(scorer, state, ids, batch, params)
-        scores = jnp.where(drawable, raw, 0.0).astype(jnp.float32)
+        scores, finite, drawable = score(scorer, state, ids, batch, params)
         transformed, transform_state = transform.update(scores, state.transform)
         if jnp.shape(transformed) != ids.shape:
             raise wrong_shape("the transform", transformed, ids.shape)
@@ -243,9 +242,9 @@ def score(
     """Scores a pool.
 
     Returns:
-        Scores [B] as the scorer gave them; whether each is finite, [B] bool; and whether the
-        example may be drawn by it, [B] bool. One whose last loss was not finite may not: otherwise
-        such examples are drawn more often as other losses fall.
+        Scores [B] float32, zero where the example may not be drawn by its score; whether each was
+        finite, [B] bool; and whether the example may be drawn, [B] bool. An example whose last loss
+        was not finite may not: otherwise such examples are drawn more often as other losses fall.
 
     Raises:
         ValueError: if the scorer does not return one score for each example.
@@ -258,7 +257,8 @@ def score(
     if jnp.shape(scores) != ids.shape:
         raise wrong_shape("the scorer", scores, ids.shape)
     finite = jnp.isfinite(scores)
-    return scores, finite, finite & ~failed
+    drawable = finite & ~failed
+    return jnp.where(drawable, scores, 0.0).astype(jnp.float32), finite, drawable
 
 
 def observe(scorer: Scorer, state: Any, ids: Array, losses: Array, batch: Batch) -> Any:

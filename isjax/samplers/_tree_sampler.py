@@ -118,8 +118,7 @@ def tree_sampler(
 
     def rescored(state: TreeState, ids: Array, batch: Batch) -> tuple[TreeState, Array]:
         """Scores these examples anew. Counts the scores that are not finite."""
-        scores, finite, drawable = score(scorer, state, ids, batch)
-        scores = jnp.where(drawable, scores, 0.0)
+        scores, finite, _ = score(scorer, state, ids, batch)
         with jax.named_scope("buffer"):
             updated = sum_tree.update(state.scores, ids, scores)
         return state._replace(scores=updated), jnp.sum(~finite, dtype=jnp.int32)
@@ -192,9 +191,9 @@ def tree_sampler(
 
     def update(state: TreeState, draw: Draw, losses: Array, batch: Batch = None) -> TreeState:
         state = observe(scorer, state, draw.ids, losses, batch)
-        scores, _, drawable = score(scorer, state, draw.ids, batch)
+        scores, _, _ = score(scorer, state, draw.ids, batch)
         with jax.named_scope("buffer"):
-            scores = sum_tree.update(state.scores, draw.ids, jnp.where(drawable, scores, 0.0))
-        return state._replace(scores=scores)
+            updated = sum_tree.update(state.scores, draw.ids, scores)
+        return state._replace(scores=updated)
 
     return Sampler(init, sample, update, batch_size, own_pool=True)

@@ -92,7 +92,7 @@ def lagged(sampler: Sampler, lag: int, pool_size: int | None = None) -> Sampler:
             )
         except (AttributeError, TypeError, ValueError) as error:
             raise ValueError(
-                f"lagged: this sampler cannot choose by what is remembered alone ({error}); take "
+                f"lagged: this sampler cannot draw by its buffer alone ({error}); take "
                 "one that needs neither the data nor the main model, such as default"
             ) from error
         return LagState(inner, draws, key)

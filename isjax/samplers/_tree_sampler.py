@@ -74,8 +74,8 @@ def tree_sampler(
     scorer has learned since.
 
     Args:
-        scorer: one that goes by what is remembered of an example; see `isjax.scorers`. Examples
-            not yet observed score `initial_loss`, until a refresh comes to them.
+        scorer: scores by the buffer, without the main model; see `isjax.scorers`. Examples not
+            yet observed score `initial_loss`, until a refresh scores them.
         batch_size: b, the examples drawn.
         k: as in `importance_sampler`.
         smoothing: c >= 0, a number or a schedule of the sampler's step; p ~ s + c mean(s), the mean
@@ -100,8 +100,8 @@ def tree_sampler(
     require_batch_size(batch_size)
     if not scorer.history or scorer.passes:
         raise ValueError(
-            "tree_sampler keeps scores of examples that it does not look at: it needs a scorer of "
-            "what is remembered, such as scorers.last_loss() or scorers.learned(); use "
+            "tree_sampler keeps scores of examples that it does not load: it needs a scorer that "
+            "reads past losses, such as scorers.last_loss() or scorers.learned(); use "
             "importance_sampler for this one"
         )
     if not (callable(smoothing) or smoothing >= 0):

@@ -132,7 +132,7 @@ def test_what_cannot_be_lagged_is_refused(arguments, message):
 
 def test_who_needs_the_data_or_the_model_is_refused():
     model = recipes.biased_loss(batch_size=BATCH, loss_fn=lambda params, batch: batch)
-    with pytest.raises(ValueError, match=r"cannot choose by what is remembered alone .*default"):
+    with pytest.raises(ValueError, match=r"cannot draw by its buffer alone .*default"):
         lagged(model, 2, 16).init(jax.random.key(0), SIZE)
     by_class = recipes.learned_loss(batch_size=BATCH, num_classes=3)
     with pytest.raises(ValueError, match="reads classes from the batch, but got none"):

@@ -257,7 +257,7 @@ def test_refresh_rescores_with_a_learned_scorer_that_reads_labels():
         ({"smoothing": -0.1}, "smoothing is -0.1; choose 0 or more"),
         ({"smoothing": np.nan}, "smoothing is nan; choose 0 or more"),
         ({"refresh": -1}, "refresh is -1; choose 0 or more examples"),
-        ({"scorer": scorers.uniform()}, "needs a scorer of what is remembered"),
+        ({"scorer": scorers.uniform()}, "needs a scorer that reads past losses"),
         ({"scorer": scorers.loss(lambda params, batch: batch)}, "use importance_sampler"),
         ({"scorer": scorers.last_loss()._replace(passes=1)}, "use importance_sampler"),
     ],

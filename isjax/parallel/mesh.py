@@ -1,7 +1,8 @@
 """A mesh of devices: over one axis the examples are spread, over another perhaps the parameters.
 
 Within `jax.set_mesh(mesh)` the functions here say where arrays lie, and XLA finds the
-communication. Without a mesh they do nothing.
+communication. Without a mesh they do nothing, nor with an axis "data" that is not `AxisType.Auto`:
+inside of `jax.pmap` and `jax.shard_map`, and on JAX's default meshes, the caller places arrays.
 """
 
 import jax
@@ -44,8 +45,7 @@ def make_mesh(data: int = 0, model: int = 1) -> Mesh:
 
 def shards() -> int:
     """Devices along the data axis of the mesh that is set; 1 without a mesh."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return mesh.shape[DATA] if DATA in mesh.axis_names else 1
+    return jax.sharding.get_abstract_mesh().shape[DATA] if _has_data_axis() else 1
 
 
 def spread(batch: PyTree) -> PyTree:
@@ -60,5 +60,11 @@ def gathered(tree: PyTree) -> PyTree:
 
 
 def _constrained(x: Array, spec: P) -> Array:
-    meshed = DATA in jax.sharding.get_abstract_mesh().axis_names
-    return jax.lax.with_sharding_constraint(x, spec) if meshed else x
+    return jax.lax.with_sharding_constraint(x, spec) if _has_data_axis() else x
+
+
+def _has_data_axis() -> bool:
+    """Whether the mesh that is set has an axis "data", along which XLA may spread arrays."""
+    mesh = jax.sharding.get_abstract_mesh()
+    types = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    return types.get(DATA) == AxisType.Auto

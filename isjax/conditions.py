@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
+from isjax._numerics.limits import violated
 from isjax.base import Array, PyTree
 
 __all__ = ["after", "mean_loss", "tau", "total_variation", "until"]
@@ -32,7 +33,7 @@ class Condition(NamedTuple):
     is_open: Callable[[PyTree, Array], Array]
 
 
-def after(steps: int) -> Condition:
+def after(steps: float | Array) -> Condition:
     """Opens the gate after a number of draws.
 
     Args:
@@ -44,7 +45,7 @@ def after(steps: int) -> Condition:
     return _by_step(lambda step: step >= steps)
 
 
-def until(steps: int) -> Condition:
+def until(steps: float | Array) -> Condition:
     """Closes the gate after a number of draws.
 
     Args:
@@ -152,7 +153,7 @@ def _by_average(
     decay: float,
 ) -> Condition:
     """Condition on a moving average of a statistic; an infinite start is replaced by the first."""
-    if not 0 <= decay < 1:
+    if violated(decay >= 0, decay < 1):
         raise ValueError(f"conditions: decay is {decay}; choose one in [0, 1)")
 
     def update(average: Array, losses: Array, share: Array) -> Array:

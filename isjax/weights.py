@@ -20,6 +20,7 @@ import jax
 import jax.core
 import jax.numpy as jnp
 
+from isjax._numerics.limits import violated
 from isjax.base import Array, Draw, ScalarOrSchedule, Schedule
 from isjax.buffer import counts
 
@@ -44,7 +45,8 @@ def importance_weights(draw_probs: Array, pool_size: Array | int, k: Array | flo
     Returns:
         [b] float32; exactly one at k = 0.
     """
-    return jnp.power(pool_size * draw_probs.astype(jnp.float32), -jnp.asarray(k, jnp.float32))
+    inverse = jnp.asarray(pool_size, jnp.float32) * draw_probs.astype(jnp.float32)
+    return jnp.power(inverse, -jnp.asarray(k, jnp.float32))
 
 
 def exponent_schedule(k: ScalarOrSchedule) -> Schedule:
@@ -206,7 +208,7 @@ def correcting(low: float = 0.0, high: float = 2.0) -> Policy:
     Raises:
         ValueError: unless 0 <= low <= high.
     """
-    if not 0 <= low <= high:
+    if violated(low >= 0, low <= high):
         raise ValueError(
             f"weights.correcting: (low, high) is {(low, high)}; choose 0 <= low <= high"
         )
@@ -216,7 +218,7 @@ def correcting(low: float = 0.0, high: float = 2.0) -> Policy:
 
 
 def _require_exponent(function: str, k: float) -> None:
-    if not -jnp.inf < k <= 1:
+    if violated(-jnp.inf < k, k <= 1):
         raise ValueError(
             f"weights.{function}: k is {k}; choose k <= 1, and finite: 1 corrects the bias fully, "
             "smaller values prefer harder examples"

@@ -280,7 +280,7 @@ def infobatch(
     )
     if num_steps is None:
         return sampler
-    return gate(sampler, conditions.until(round((1 - annealing) * num_steps)))
+    return gate(sampler, conditions.until((1 - annealing) * num_steps))
 
 
 def p_sgd(*, batch_size: int, smoothing: float = 1.0) -> Sampler:

@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 from isjax import conditions, resampling, scorers, transforms
+from isjax._numerics.limits import violated
 from isjax.base import Array, Batch, Sampler, ScalarOrSchedule
 from isjax.samplers import break_even, epochs, gate, importance_sampler
 from isjax.scorers import LabelFn, LogitsFn, LossFn
@@ -170,13 +171,14 @@ def el2n(*, batch_size: int, scores: Array, keep: float = 0.5) -> Sampler:
     Raises:
         ValueError: if `keep` is outside its range, or scores are NaN.
     """
-    if not 0 < keep <= 1:
+    if violated(keep > 0, keep <= 1):
         raise ValueError(f"recipes.el2n: keep is {keep}; choose a share above 0, at most 1")
     if np.isnan(scores).any():
         raise ValueError(
             f"recipes.el2n: {np.isnan(scores).sum()} scores are NaN; give those examples a number"
         )
-    kept = np.asarray(scores) >= np.quantile(scores, 1 - keep)
+    scores = jnp.asarray(scores, jnp.float32)
+    kept = scores >= jnp.quantile(scores, 1 - keep)
     return importance_sampler(scorers.given(jnp.float32(kept)), batch_size=batch_size, k=0.0)
 
 

@@ -3,10 +3,10 @@
 Each says in its docstring which part is the paper's and which part is our choice.
 """
 
-import optax
+import jax.numpy as jnp
 
 from isjax import scorers, transforms
-from isjax.base import Sampler
+from isjax.base import Array, Sampler
 from isjax.samplers import importance_sampler
 
 __all__ = ["loss_change", "online_batch_selection"]
@@ -40,10 +40,13 @@ def online_batch_selection(
     Returns:
         A `Sampler` that chooses from the pool it is given.
     """
-    schedule = optax.constant_schedule(pressure)
-    if num_steps is not None:
-        ratio = final_pressure / pressure
-        schedule = optax.exponential_decay(pressure, num_steps, ratio, end_value=final_pressure)
+
+    def schedule(step: Array) -> Array | float:
+        if num_steps is None:
+            return pressure
+        passed = jnp.minimum(step.astype(jnp.float32) / num_steps, 1.0)
+        return pressure * jnp.power(final_pressure / pressure, passed)
+
     return importance_sampler(
         scorers.last_loss(),
         transforms.exponential_rank(schedule),

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from isjax._numerics.limits import violated
 from isjax.base import Array, Rows, Scorer
 from isjax.scorers._common import LabelFn
 from isjax.scorers._learned import labels_of
@@ -45,7 +46,7 @@ def class_gaussian(num_classes: int, label_fn: LabelFn | None = None, decay: flo
     Raises:
         ValueError: if `decay` is outside its range.
     """
-    if not 0 <= decay < 1:
+    if violated(decay >= 0, decay < 1):
         raise ValueError(f"scorers.class_gaussian: decay is {decay}; choose one in [0, 1)")
 
     def init(key: Array) -> ClassState:

@@ -22,8 +22,10 @@ A transform of your own takes a few lines:
 
 from typing import NamedTuple, cast
 
+import jax
 import jax.numpy as jnp
 
+from isjax._numerics.limits import violated
 from isjax.base import Array, ScalarOrSchedule, Schedule, ScoreTransform
 from isjax.distributions import normalize
 
@@ -89,7 +91,7 @@ def smooth(constant: float) -> ScoreTransform:
     Raises:
         ValueError: if c is negative.
     """
-    _require(constant >= 0, "smooth", "constant", constant, ">= 0")
+    _require("smooth", "constant", constant, ">= 0", constant >= 0)
     return ScoreTransform(stateless, lambda scores, state: (scores + constant, state))
 
 
@@ -109,7 +111,9 @@ def smooth_by_mean(constant: float = 0.5, decay: float = 0.9) -> ScoreTransform:
     """Adds a share of the moving average of the mean score: s_i + c EMA(mean s).
 
     This is `smooth` with a constant that follows the scores, such as losses that fall in training.
-    Where the average equals the pool's mean, a weight at k = 1 is at most (1 + c) / c.
+    Where the average equals the pool's mean, a weight at k = 1 is at most (1 + c) / c. A mean above
+    ten times the average counts as ten times the average, so that one huge score does no lasting
+    harm.
 
     Args:
         constant: c >= 0, relative to the mean score; 0.5 is a good start.
@@ -119,18 +123,20 @@ def smooth_by_mean(constant: float = 0.5, decay: float = 0.9) -> ScoreTransform:
     Raises:
         ValueError: if c is negative, or the decay lies outside [0, 1).
     """
-    _require(constant >= 0, "smooth_by_mean", "constant", constant, ">= 0")
-    _require(0 <= decay < 1, "smooth_by_mean", "decay", decay, "in [0, 1)")
+    _require("smooth_by_mean", "constant", constant, ">= 0", constant >= 0)
+    _require("smooth_by_mean", "decay", decay, "in [0, 1)", decay >= 0, decay < 1)
 
     def init():
         return MeanState(jnp.zeros((), jnp.float32), jnp.zeros((), jnp.int32))
 
     def update(scores, state):
-        average = decay * state.average + (1 - decay) * jnp.sum(scores / scores.shape[0])
-        step = state.step + 1
         # Under jit a Python number to an int32 power is float64 if jax_enable_x64 is set.
-        correction = 1 - jnp.float32(decay) ** step
-        return scores + constant * average / correction, MeanState(average, step)
+        correction = lambda step: 1 - jax.lax.pow(jnp.float32(decay), step)  # noqa: E731
+        mean, step = jnp.sum(scores / scores.shape[0]), state.step + 1
+        highest = 10 * state.average / correction(jnp.maximum(state.step, 1))
+        mean = jnp.where(highest > 0, jnp.minimum(mean, highest), mean)
+        average = decay * state.average + (1 - decay) * mean
+        return scores + constant * average / correction(step), MeanState(average, step)
 
     return ScoreTransform(init, update)
 
@@ -149,11 +155,13 @@ def power(exponent: float, floor: float = 1e-6) -> ScoreTransform:
     Raises:
         ValueError: if the floor is not above 0.
     """
-    _require(floor > 0, "power", "floor", floor, "> 0")
-    floor = floor if exponent < 0 else 0.0
-    return ScoreTransform(
-        stateless, lambda scores, state: (jnp.power(jnp.maximum(scores, floor), exponent), state)
-    )
+    _require("power", "floor", floor, "> 0", floor > 0)
+
+    def update(scores, state):
+        least = jnp.where(exponent < 0, floor, 0.0)
+        return jnp.power(jnp.maximum(scores, least), exponent), state
+
+    return ScoreTransform(stateless, update)
 
 
 def mix_uniform(share: float) -> ScoreTransform:
@@ -168,7 +176,7 @@ def mix_uniform(share: float) -> ScoreTransform:
     Raises:
         ValueError: if the share lies outside [0, 1].
     """
-    _require(0 <= share <= 1, "mix_uniform", "share", share, "in [0, 1]")
+    _require("mix_uniform", "share", share, "in [0, 1]", share >= 0, share <= 1)
 
     def update(scores, state):
         return (1 - share) * normalize(scores) + share / scores.shape[0], state
@@ -188,7 +196,7 @@ def warm_up(steps: int) -> ScoreTransform:
     Raises:
         ValueError: if the number is negative.
     """
-    _require(steps >= 0, "warm_up", "steps", steps, ">= 0")
+    _require("warm_up", "steps", steps, ">= 0", steps >= 0)
 
     def update(scores, step):
         return jnp.where(step < steps, jnp.ones_like(scores), scores), step + 1
@@ -206,7 +214,7 @@ def clip(low: float = 0.0, high: float = jnp.inf) -> ScoreTransform:
     Raises:
         ValueError: unless 0 <= low <= high.
     """
-    _require(0 <= low <= high, "clip", "(low, high)", (low, high), "0 <= low <= high")
+    _require("clip", "(low, high)", (low, high), "0 <= low <= high", low >= 0, low <= high)
     return ScoreTransform(stateless, lambda scores, state: (jnp.clip(scores, low, high), state))
 
 
@@ -246,7 +254,7 @@ def exponential_rank(pressure: ScalarOrSchedule) -> ScoreTransform:
         ValueError: if a number below 1 is given.
     """
     if not callable(pressure):
-        _require(pressure >= 1, "exponential_rank", "pressure", pressure, ">= 1")
+        _require("exponential_rank", "pressure", pressure, ">= 1", pressure >= 1)
     schedule = cast(Schedule, pressure) if callable(pressure) else lambda step: pressure
 
     def update(scores, step):
@@ -274,7 +282,7 @@ def prune_below_mean(rate: float = 0.5) -> ScoreTransform:
     Raises:
         ValueError: if the rate lies outside [0, 1).
     """
-    _require(0 <= rate < 1, "prune_below_mean", "rate", rate, "in [0, 1)")
+    _require("prune_below_mean", "rate", rate, "in [0, 1)", rate >= 0, rate < 1)
 
     def update(scores, state):
         below = scores < jnp.sum(scores / scores.shape[0])
@@ -283,6 +291,6 @@ def prune_below_mean(rate: float = 0.5) -> ScoreTransform:
     return ScoreTransform(stateless, update)
 
 
-def _require(holds: bool, function: str, name: str, value: object, limit: str) -> None:
-    if not holds:
+def _require(function: str, name: str, value: object, limit: str, *conditions: object) -> None:
+    if violated(*conditions):
         raise ValueError(f"transforms.{function}: {name} is {value}; choose {limit}")

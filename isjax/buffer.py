@@ -87,7 +87,7 @@ def age(buffer: ScoreBuffer, ids: Array, step: Array | int) -> Array:
     The batch of the last draw has age 1 when the next one is made.
     """
     seen = jnp.zeros(ids.shape, jnp.int32) if buffer.seen is None else buffer.seen[ids]
-    return step - seen + (seen > 0)
+    return step - seen + (seen > 0).astype(jnp.int32)
 
 
 def shift(history: Array, count: Array, losses: Array) -> Array:
@@ -126,7 +126,7 @@ def write(
     return ScoreBuffer(
         losses=written(buffer.losses),
         numbers=written(buffer.numbers),
-        count=all_counts.at[ids].set(count + observed),
+        count=all_counts.at[ids].set(count + observed.astype(jnp.int32)),
         failed=failed.at[ids].set(~observed),
         seen=seen.at[ids].set(jnp.where(observed, step, seen[ids])),
     )
@@ -161,6 +161,6 @@ def counts(ids: Array) -> Array:
 def _mean_over_duplicates(ids: Array, losses: Array) -> tuple[Array, Array]:
     """For each position, the mean finite loss of its id, and whether there was one."""
     slot, finite = slots(ids), jnp.isfinite(losses)
-    number = jnp.zeros(ids.shape, jnp.int32).at[slot].add(finite)[slot]
-    share = jnp.where(finite, losses, 0.0) / jnp.maximum(number, 1)
+    number = jnp.zeros(ids.shape, jnp.int32).at[slot].add(finite.astype(jnp.int32))[slot]
+    share = jnp.where(finite, losses, 0.0) / jnp.maximum(number, 1).astype(jnp.float32)
     return jnp.zeros(ids.shape, jnp.float32).at[slot].add(share)[slot], number > 0

@@ -56,7 +56,8 @@ def presample(key: Array, num_examples: Array | int, size: int) -> Array:
     length, longer = divmod(num_examples, size)
     stretch = jnp.arange(size, dtype=jnp.int32)
     start = stretch * length + jnp.minimum(stretch, longer)
-    ids = start + jax.random.randint(key, (size,), 0, length + (stretch < longer), jnp.int32)
+    lengths = length + (stretch < longer).astype(jnp.int32)
+    ids = start + jax.random.randint(key, (size,), 0, lengths, jnp.int32)
     # Stretches differ in length by one; the shift gives every id the same probability all the same.
     shift = jax.random.randint(shift_key, (), 0, num_examples, jnp.int32)
     room = num_examples - shift
@@ -226,9 +227,9 @@ def draw_children(points: Array, ranks: Ranks, masses: Array) -> tuple[Array, Ra
     shift = points[jnp.arange(rank.shape[0]) - rank]
     # Of the n points (r + shift) / n, ends[i] lie below the end of child i's share. All else
     # follows from these integers, so that rounding cannot make two results disagree.
-    scaled = _shares(masses) * count[:, None]
+    scaled = _shares(masses) * count[:, None].astype(jnp.float32)
     whole = jnp.floor(scaled)
-    ends = (whole + (scaled - whole > shift[:, None])).astype(jnp.int32)
+    ends = whole.astype(jnp.int32) + (scaled - whole > shift[:, None]).astype(jnp.int32)
     child = _first(ends > rank[:, None])
     items = jnp.arange(masses.shape[1], dtype=jnp.int32)[None, :]
     start = jnp.max(jnp.where(items < child[:, None], ends, 0), axis=1)

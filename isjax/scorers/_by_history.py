@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import jax.numpy as jnp
 
+from isjax._numerics.limits import violated
 from isjax.base import Array, Rows, Scorer
 
 __all__ = ["cached", "difficulty", "last_loss", "loss_change", "uncertainty"]
@@ -78,17 +79,18 @@ def uncertainty() -> Scorer:
 
 
 def _of_mean_error(score: Callable[[Array], Array]) -> Scorer:
-    def remember(history: Array, count: Array, losses: Array) -> Array:
-        error = -jnp.expm1(-jnp.maximum(losses, 0.0))
-        # The first observation replaces the initial value.
-        return history + (error[:, None] - history) / (count[:, None] + 1)
-
     def of_rows(rows: Rows) -> Array:
         seen = rows.count > 0
         error = jnp.where(seen, rows.history[:, 0], 0.0)
         return score(jnp.where(seen, error, jnp.max(error)))
 
-    return stateless(of_rows, history=1, remember=remember)
+    return stateless(of_rows, history=1, remember=_mean_error)
+
+
+def _mean_error(history: Array, count: Array, losses: Array) -> Array:
+    """The mean of 1 - exp(-loss) over all visits; the first replaces the initial value."""
+    error = -jnp.expm1(-jnp.maximum(losses, 0.0))
+    return history + (error[:, None] - history) / (count[:, None] + 1).astype(jnp.float32)
 
 
 def loss_change(change: float = 0.7, decay: float = 0.9) -> Scorer:
@@ -107,7 +109,7 @@ def loss_change(change: float = 0.7, decay: float = 0.9) -> Scorer:
     Raises:
         ValueError: if `change` or `decay` is outside its range.
     """
-    if not 0 <= change <= decay < 1:
+    if violated(change >= 0, change <= decay, decay < 1):
         raise ValueError(
             f"scorers.loss_change: (change, decay) is {(change, decay)}; choose "
             "0 <= change <= decay < 1"

@@ -99,7 +99,7 @@ def learned(
             "scorers.learned: num_classes and label_fn are for the default network; "
             "leave them out and let your network read rows.batch"
         )
-    optimizer = optax.adam(1e-3) if optimizer is None else optimizer
+    optimizer = optax.with_extra_args_support(optimizer or optax.adam(1e-3))
 
     def predict(params: PyTree, rows: Rows) -> Array:
         """The loss, or its logarithm if `log_losses`."""
@@ -126,8 +126,11 @@ def learned(
             return jnp.mean(jnp.square(jnp.where(jnp.isfinite(losses), error, 0.0)))
 
         def train() -> LearnedState:
-            grads = jax.grad(squared_error)(state.params)
-            updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+            error, grads = jax.value_and_grad(squared_error)(state.params)
+            with jax.numpy_dtype_promotion("standard"):  # optax needs it
+                updates, opt_state = optimizer.update(
+                    grads, state.opt_state, state.params, value=error
+                )
             params = optax.apply_updates(state.params, updates)
             return LearnedState(params, opt_state, state.step + 1)
 
@@ -236,7 +239,7 @@ class HistoryMLP(nn.Module):
         seen = jnp.arange(history.shape[1])[None, :] < count[:, None]
         past = jnp.where(seen, jnp.log(jnp.maximum(history, 0.0) + 0.01), 0.0)
         visits = jnp.stack([jnp.log1p(count), jnp.log1p(age)], axis=1) / 4
-        x = jnp.concatenate([past, seen, visits], axis=1)
+        x = jnp.concatenate([past, seen.astype(past.dtype), visits], axis=1)
         if self.num_classes is not None:
             x = jnp.concatenate([x, nn.Embed(self.num_classes, self.embedding)(label)], axis=1)
         x = nn.relu(nn.Dense(self.features)(x))

@@ -63,6 +63,8 @@ class Scorer(NamedTuple):
             numbers when its loss is observed; None = keep the last H losses, newest first.
         passes: forward passes of the main model per scored example. A backward pass counts as two;
             a cheap view of the model as its share, such as 0.25 at half resolution.
+        by_id: whether the score depends on `rows.ids`, so that scores differ before any loss was
+            observed. `tree_sampler` then scores all examples at the start.
     """
 
     init: Callable[[Array], PyTree]
@@ -71,6 +73,7 @@ class Scorer(NamedTuple):
     history: int = 1
     remember: Callable[[Array, Array, Array], Array] | None = None
     passes: float = 0.0
+    by_id: bool = False
 
 
 class ScoreTransform(NamedTuple):
@@ -97,6 +100,8 @@ class DrawInfo(NamedTuple):
             `Scorer.passes`.
         mass: [] float32 mean unnormalised score of the pool; 0 if the draw fell back to uniform.
         k: [] float32 exponent of the weights.
+        invalid_ids: [] int32 ids of the pool that are of no example: JAX reads the last row for
+            them, and writes nothing.
     """
 
     pool_size: Array
@@ -105,6 +110,7 @@ class DrawInfo(NamedTuple):
     passes: Array
     mass: Array
     k: Array
+    invalid_ids: Array
 
 
 class Draw(NamedTuple):
@@ -174,6 +180,11 @@ class Span:
     def pad(self, multiple: int) -> "Span":
         """The same examples, among more rows; see `isjax.parallel.padding`."""
         return dataclasses.replace(self, rows=self.rows + -self.rows % multiple)
+
+    def extend(self, old: "Span", size: int) -> "Span":
+        """This span; see `isjax._numerics.leading_axis.extend`."""
+        del old, size
+        return self
 
     def split(self, parts: int, size: int) -> "Span":
         """A span for each part; see `isjax._numerics.leading_axis.split`."""

@@ -48,6 +48,8 @@ def draw_metrics(draw: Draw, losses: Array) -> dict[str, Array]:
         - `score_error`: mean `|score - loss|`, of meaning for scores that predict losses;
         - `last_loss_error`: the same for the naive prediction, `draw.last_loss`, if there is one;
         - `nonfinite`: losses and pool scores that were NaN or infinite;
+        - `negative`: losses below zero, which scorers by the loss count as zero;
+        - `invalid_ids`: ids of the pool that are of no example;
         - `examples_forward`, `examples_backward`: of the main model, scoring included; one scored
           by a cheap view of the model counts as its share, see `Scorer.passes`.
     """
@@ -62,6 +64,8 @@ def draw_metrics(draw: Draw, losses: Array) -> dict[str, Array]:
         "score_correlation": correlation(draw.scores, losses),
         "score_error": mean_absolute_error(draw.scores, losses),
         "nonfinite": jnp.sum(~finite) + draw.info.nonfinite,
+        "negative": jnp.sum(losses < 0),
+        "invalid_ids": draw.info.invalid_ids,
         "examples_forward": losses.shape[0] + draw.info.passes,
         "examples_backward": jnp.asarray(losses.shape[0]),
     }
@@ -73,7 +77,8 @@ def draw_metrics(draw: Draw, losses: Array) -> dict[str, Array]:
 def mean_loss(draw: Draw, losses: Array) -> Array:
     """(1/b) sum L / (B draw_probs): unbiased for the pool's mean loss, whatever k is."""
     finite = jnp.isfinite(losses)
-    return _mean(jnp.where(finite, losses, 0.0) / (draw.info.pool_size * draw.draw_probs), finite)
+    inverse = jnp.asarray(draw.info.pool_size, jnp.float32) * draw.draw_probs
+    return _mean(jnp.where(finite, losses, 0.0) / inverse, finite)
 
 
 def unique_share(ids: Array) -> Array:
@@ -164,11 +169,11 @@ def make_gradient_quality(
     def loss_fn(params: Params, batch: Batch, model_state: PyTree) -> Array:
         return score_fn(params, model_state, batch)
 
-    value_and_grad = weighted_value_and_grad(loss_fn)
+    value_and_grad, optimizer = weighted_value_and_grad(loss_fn), optax.with_extra_args_support(tx)
 
     def estimates(state: Any, batch: Batch, weights: Any) -> tuple[PyTree, PyTree]:
-        _, grads = value_and_grad(state.params, batch, weights, state.model_state)
-        return grads, tx.update(grads, state.opt_state, state.params)[0]
+        (loss, _), grads = value_and_grad(state.params, batch, weights, state.model_state)
+        return grads, optimizer.update(grads, state.opt_state, state.params, value=loss)[0]
 
     @jax.jit
     def of_pool(state: Any, pool: Batch) -> tuple[tuple[PyTree, PyTree], Array]:
@@ -244,7 +249,8 @@ def _squared(tree: PyTree) -> Array:
 
 def _mean(values: Array, where: Array) -> Array:
     """Mean over `where`; 0 where that is empty."""
-    return jnp.sum(jnp.where(where, values, 0.0)) / jnp.maximum(jnp.sum(where), 1)
+    number = jnp.maximum(jnp.sum(where), 1).astype(values.dtype)
+    return jnp.sum(jnp.where(where, values, 0.0)) / number
 
 
 def _centred(values: Array, where: Array) -> Array:

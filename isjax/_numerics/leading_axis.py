@@ -105,3 +105,32 @@ def split(state: PyTree, parts: int) -> PyTree:
 
     own = lambda part: hasattr(part, "split") or hasattr(part, "leading_axes")  # noqa: E731
     return jax.tree.map(of_type, state, is_leaf=own)
+
+
+def extend(new: PyTree, old: PyTree) -> PyTree:
+    """Carries what a sampler's state knows into one that was initialised for more examples.
+
+    Rows of arrays whose leading axis counts "examples" are copied. Other arrays keep their old
+    value, if their shape is still the same. A type for which that is wrong has a method
+    `extend(self, old, size)` of its own.
+
+    Args:
+        new: state of N + n examples.
+        old: state of N examples.
+
+    Returns:
+        The new state, in which the first N examples are known.
+    """
+
+    def carry(x: Array, known: Array, axis: str) -> Array:
+        if axis == "examples":
+            return x.at[: known.shape[0]].set(known)
+        return known if jnp.shape(known) == jnp.shape(x) else x
+
+    def of_type(part: PyTree, known: PyTree) -> PyTree:
+        if hasattr(part, "extend"):
+            return part.extend(known, old.span.size)
+        return jax.tree.map(carry, part, known, leading_axes(part))
+
+    own = lambda part: hasattr(part, "extend") or hasattr(part, "leading_axes")  # noqa: E731
+    return jax.tree.map(of_type, new, old, is_leaf=own)

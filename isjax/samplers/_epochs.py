@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from isjax._numerics.leading_axis import split
+from isjax._numerics.leading_axis import extend, split
 from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, Span, take
 from isjax.samplers._importance import require_whole
 
@@ -42,6 +42,10 @@ class EpochState(NamedTuple):
             )
         order = jnp.arange(size // parts, dtype=jnp.int32)
         return EpochState(split(self.inner, parts), jnp.broadcast_to(order, (parts, order.size)))
+
+    def extend(self, old: "EpochState", size: int) -> "EpochState":
+        """The order of the epoch, then the new examples; see `isjax._numerics.leading_axis`."""
+        return EpochState(extend(self.inner, old.inner), self.order.at[:size].set(old.order))
 
 
 def epochs(sampler: Sampler, pool_size: int) -> Sampler:
@@ -101,8 +105,8 @@ def epochs(sampler: Sampler, pool_size: int) -> Sampler:
         if ids is not None:
             draw, inner = sampler.sample(key, state.inner, ids, batch, params)
             return draw, state._replace(inner=inner)
-        require_whole(batch, state.order.shape[0], "epochs")
-        shuffle_key, key = jax.random.split(key)
+        require_whole(batch, state.span, "epochs")
+        shuffle_key, key = jax.random.split(jax.random.fold_in(key, state.step))
         ids, order = next_stretch(shuffle_key, state)
         draw, inner = sampler.sample(key, state.inner, ids, take(batch, ids), params)
         return draw, EpochState(inner, order)

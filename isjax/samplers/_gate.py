@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from isjax import conditions, resampling
 from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, Span
 from isjax.conditions import Condition
-from isjax.samplers._importance import make_draw, pool_of
+from isjax.samplers._importance import count_invalid, make_draw, pool_of
 
 __all__ = ["break_even", "gate"]
 
@@ -74,13 +74,14 @@ def gate(sampler: Sampler, condition: Condition | float) -> Sampler:
         batch: Batch = None,
         params: Params = None,
     ) -> tuple[Draw, GateState]:
+        invalid = 0 if ids is None else count_invalid(ids, state.span)
         pool, batch = pool_of(state.inner, ids, batch, sampler.batch_size)
 
         def opened(inner: PyTree) -> tuple[Draw, PyTree]:
             return sampler.sample(key, inner, pool, batch, params)
 
         def closed(inner: PyTree) -> tuple[Draw, PyTree]:
-            draw = uniform_draw(key, inner, pool, sampler.batch_size)
+            draw = uniform_draw(key, inner, pool, sampler.batch_size, invalid)
             return draw, advanced(inner)
 
         is_open = condition.is_open(state.condition, state.step)
@@ -106,9 +107,12 @@ def gate(sampler: Sampler, condition: Condition | float) -> Sampler:
     return Sampler(init, sample, update, sampler.batch_size, reweigh)
 
 
-def uniform_draw(key: Array, state: PyTree, pool: Array, batch_size: int) -> Draw:
+def uniform_draw(
+    key: Array, state: PyTree, pool: Array, batch_size: int, invalid_ids: Array | int
+) -> Draw:
     """Draws b of the pool [B] uniformly, of weight and score one."""
     pool_size = pool.shape[0]
+    key = jax.random.fold_in(key, state.step)
     probs = jnp.full((pool_size,), 1 / pool_size, jnp.float32)
     index, draw_probs = resampling.systematic(key, probs, batch_size)
     return make_draw(
@@ -121,6 +125,7 @@ def uniform_draw(key: Array, state: PyTree, pool: Array, batch_size: int) -> Dra
         k=0.0,  # so that weights are one exactly
         ess=1.0,
         mass=1.0,
+        invalid_ids=invalid_ids,
     )
 
 

@@ -86,10 +86,13 @@ def importance_sampler(
         scorer, which may need them; `update` takes the `batch` that was trained on, and what is
         learned takes effect with the next draw.
 
-    Ids are not checked: JAX reads the last row for an id beyond the data set, and writes nothing.
+    `draw.info.invalid_ids` counts ids of the pool beyond the data set: JAX reads the last row for
+    them, and writes nothing. Randomness comes from `key` and the state's step, so that a key may be
+    used again.
 
     Raises:
-        TypeError: if `scorer` or `transform` is not one, but perhaps the function that makes it.
+        TypeError: if `scorer` or `transform` is not one, but perhaps the function that makes it, or
+            the ids are not integers.
         ValueError: here if `batch_size` < 1 or k > 1 (of a schedule, its first value); when
             traced, if the pool is smaller than the batch, the scorer lacks its input, or scores
             or losses are not one for each example.
@@ -110,6 +113,7 @@ def importance_sampler(
         batch: Batch = None,
         params: Params = None,
     ) -> tuple[Draw, SamplerState]:
+        invalid = 0 if ids is None else count_invalid(ids, state.span)
         ids, batch = pool_of(state, ids, batch, batch_size)
         scores, finite, drawable = score(scorer, state, ids, batch, params)
         transformed, transform_state = transform.update(scores, state.transform)
@@ -121,6 +125,7 @@ def importance_sampler(
         transformed = jnp.where(finite, transformed, 0.0)
         probs = normalize(transformed)
         ess, mass = effective_sample_size(probs) / probs.shape[0], mean_mass(transformed)
+        key = jax.random.fold_in(key, state.step)
         index, draw_probs = resample(key, probs, batch_size)
         for drawn in (index, draw_probs):
             if jnp.shape(drawn) != (batch_size,):
@@ -138,6 +143,7 @@ def importance_sampler(
             mass=mass,
             nonfinite=jnp.sum(~finite, dtype=jnp.int32),
             passes=probs.shape[0] * scorer.passes,
+            invalid_ids=invalid,
         )
         if rescale is not None:
             draw = draw._replace(weights=rescale(draw))
@@ -162,6 +168,7 @@ def make_draw(
     mass: Array | float,
     nonfinite: Array | int = 0,
     passes: Array | float = 0.0,
+    invalid_ids: Array | int = 0,
 ) -> Draw:
     """Makes a draw of b examples, weighted by (1 / (B p))^k.
 
@@ -180,6 +187,7 @@ def make_draw(
         mass: mean unnormalised score of the pool; 0 if the draw fell back to uniform.
         nonfinite: scores of the pool that were NaN or infinite.
         passes: forward passes of the main model that scoring took.
+        invalid_ids: ids of the pool that are of no example.
     """
     losses = buffer_of(state).losses
     last_loss = None if losses is None else losses[ids, 0]
@@ -191,6 +199,7 @@ def make_draw(
         passes=jnp.asarray(passes, jnp.float32),
         mass=jnp.asarray(mass, jnp.float32),
         k=exponent,
+        invalid_ids=jnp.asarray(invalid_ids, jnp.int32),
     )
     weights = importance_weights(draw_probs, pool_size, exponent)
     return Draw(
@@ -291,7 +300,7 @@ def pool_of(state: PyTree, ids: Array | None, batch: Batch, batch_size: int) -> 
     Without ids the pool is the whole data set or, where nothing is remembered, `batch`.
     """
     if ids is not None:
-        ids = jnp.asarray(ids)
+        ids = require_ids(ids)
     else:
         size, leaves = state.span.size, jax.tree.leaves(batch)
         if leaves and not keeps_examples(state):  # a stream, or data that devices pad
@@ -299,7 +308,7 @@ def pool_of(state: PyTree, ids: Array | None, batch: Batch, batch_size: int) -> 
             ids = jnp.arange(size if rows == state.span.rows else rows, dtype=jnp.int32)
             batch = take(batch, ids) if ids.shape[0] < rows else batch
         else:
-            require_whole(batch, size, "importance_sampler")
+            require_whole(batch, state.span, "importance_sampler")
             ids = jnp.arange(size, dtype=jnp.int32)
             batch = take(batch, ids) if leaves and leaves[0].shape[0] > size else batch
     if ids.shape[0] < batch_size:
@@ -310,7 +319,24 @@ def pool_of(state: PyTree, ids: Array | None, batch: Batch, batch_size: int) -> 
     return ids, batch
 
 
+def count_invalid(ids: Array, span: Span) -> Array:
+    """Counts the ids of a pool that are of no example. [B] -> [] int32."""
+    ids = require_ids(ids)
+    return jnp.sum((ids < 0) | (ids >= span.size), dtype=jnp.int32)
+
+
 # Refusals.
+
+
+def require_ids(ids: Any) -> Array:
+    """Refuses ids that are not a vector of integers, such as a mask; returns the others [B]."""
+    ids = jnp.asarray(ids)
+    if ids.ndim != 1 or not jnp.issubdtype(ids.dtype, jnp.integer):
+        raise TypeError(
+            f"ids are of type {ids.dtype} and shape {ids.shape}; pass the positions of the pool's "
+            "examples in the data set, [B] int32, such as jnp.flatnonzero(mask)"
+        )
+    return ids
 
 
 def require_kind(given: Any, kind: type, name: str) -> None:
@@ -359,15 +385,16 @@ def require_weights_of_the_draw(sampler: Sampler, name: str, remedy: str) -> Non
         )
 
 
-def require_whole(batch: Batch, size: int, name: str) -> None:
-    """Refuses a batch that is less than the data set of `size`; `name` is for the message.
+def require_whole(batch: Batch, span: Span, name: str) -> None:
+    """Refuses a batch without ids that is not the whole data set; `name` is for the message.
 
-    It may have more rows than that, which are no examples: see `isjax.parallel.padding`.
+    It may be padded to `span.rows`, see `isjax.parallel.padding`.
     """
-    sizes = sorted({leaf.shape[0] for leaf in jax.tree.leaves(batch)})
-    if sizes and (sizes[0] < size or len(sizes) > 1):
-        wrong = next(number for number in sizes if number != size)
+    sizes = {leaf.shape[0] for leaf in jax.tree.leaves(batch)}
+    if not (sizes <= {span.size} or sizes <= {span.rows}):
         raise ValueError(
-            f"{name}: got a batch of {wrong} examples, but the data set has {size}; pass all of "
-            "it, or none"
+            f"{name}: got a batch of {', '.join(map(str, sorted(sizes)))} examples and no ids, but "
+            f"remembers the {span.size} examples of a data set by their ids; pass all of the data, "
+            "or none, or the ids of the batch. For a stream, take a recipe that remembers nothing "
+            "by id, such as biased_loss or proxy_loss"
         )

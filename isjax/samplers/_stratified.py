@@ -44,6 +44,10 @@ class StrataState(NamedTuple):
         """[] int32 draws so far."""
         return self.inner.step[0]
 
+    def extend(self, old: "StrataState", size: int) -> "StrataState":
+        """Refuses; see `isjax._numerics.leading_axis.extend`."""
+        raise ValueError("stratified: the parts of a larger data set hold other examples")
+
     def leading_axes(self) -> "StrataState":
         """A row for each part; see `isjax._numerics.leading_axis.leading_axes`."""
         rows = jax.tree.map(lambda x: "parts", self.inner)
@@ -134,7 +138,10 @@ def stratified(sampler: Sampler, strata: int, pool_size: int | None = None) -> S
 
         axes = _axes(state.inner)
         draws, inner = jax.vmap(of_part, in_axes=(0, axes, 0, 0))(
-            jax.random.split(key, strata), state.inner, sizes(state), split_rows(batch, strata)
+            jax.random.split(jax.random.fold_in(key, state.step), strata),
+            state.inner,
+            sizes(state),
+            split_rows(batch, strata),
         )
         inner = _with_scorer(inner, _scorer(state.inner))  # a draw teaches a scorer nothing
         return _merge(draws, starts(state), sizes(state)), state._replace(inner=inner)
@@ -178,6 +185,7 @@ def _merge(draws: Draw, start: Array, sizes: Array) -> Draw:
         passes=jnp.sum(info.passes),
         mass=mass,
         k=info.k[0],
+        invalid_ids=jnp.sum(info.invalid_ids, dtype=jnp.int32),
     )
     return Draw(*merge_parts(merged[:-1]), info=info)
 

@@ -5,7 +5,8 @@ from typing import NamedTuple, cast
 import jax
 import jax.numpy as jnp
 
-from isjax import buffer, resampling
+from isjax import resampling
+from isjax._numerics.limits import violated
 from isjax.base import (
     Array,
     Batch,
@@ -22,6 +23,7 @@ from isjax.base import (
 from isjax.distributions import effective_sample_size, normalize
 from isjax.samplers import sum_tree
 from isjax.samplers._importance import (
+    count_invalid,
     make_draw,
     new_memory,
     observe,
@@ -74,8 +76,9 @@ def tree_sampler(
     scorer has learned since.
 
     Args:
-        scorer: scores by the buffer, without the main model; see `isjax.scorers`. Examples not
-            yet observed score `initial_loss`, until a refresh scores them.
+        scorer: scores by the buffer or by ids, without the main model; see `isjax.scorers`.
+            Examples not yet observed score `initial_loss`, until a refresh scores them; a scorer
+            by ids, such as `scorers.given`, scores all at the start.
         batch_size: b, the examples drawn.
         k: as in `importance_sampler`.
         smoothing: c >= 0, a number or a schedule of the sampler's step; p ~ s + c mean(s), the mean
@@ -98,13 +101,13 @@ def tree_sampler(
     """
     require_kind(scorer, Scorer, "scorer")
     require_batch_size(batch_size)
-    if not scorer.history or scorer.passes:
+    if scorer.passes or not (scorer.history or scorer.by_id):
         raise ValueError(
             "tree_sampler keeps scores of examples that it does not load: it needs a scorer that "
-            "reads past losses, such as scorers.last_loss() or scorers.learned(); use "
-            "importance_sampler for this one"
+            "reads past losses or ids, such as scorers.last_loss(), scorers.learned() or "
+            "scorers.given(scores); use importance_sampler for this one"
         )
-    if not (callable(smoothing) or smoothing >= 0):
+    if not callable(smoothing) and violated(smoothing >= 0):
         raise ValueError(f"tree_sampler: smoothing is {smoothing}; choose 0 or more")
     if refresh < 0:
         raise ValueError(f"tree_sampler: refresh is {refresh}; choose 0 or more examples a step")
@@ -114,7 +117,11 @@ def tree_sampler(
     def init(key: Array, num_examples: int) -> TreeState:
         memory = new_memory(scorer, key, num_examples, initial_loss)
         scores = sum_tree.init(jnp.full((num_examples,), initial_loss, jnp.float32))
-        return TreeState(**memory, scores=scores, next=jnp.zeros((), jnp.int32))
+        state = TreeState(**memory, scores=scores, next=jnp.zeros((), jnp.int32))
+        if scorer.by_id:
+            known, _, _ = score(scorer, state, jnp.arange(num_examples, dtype=jnp.int32), None)
+            state = state._replace(scores=sum_tree.init(known))
+        return state
 
     def rescored(state: TreeState, ids: Array, batch: Batch) -> tuple[TreeState, Array]:
         """Scores these examples anew. Counts the scores that are not finite."""
@@ -125,7 +132,7 @@ def tree_sampler(
 
     def refreshed(state: TreeState, batch: Batch) -> tuple[TreeState, Array]:
         """Scores the next examples of the rolling refresh."""
-        number = min(refresh, buffer.size(state.buffer))
+        number = min(refresh, state.span.size)
         stale = (state.next + jnp.arange(number, dtype=jnp.int32)) % state.scores.size
         following = (state.next + refresh) % state.scores.size
         state, nonfinite = rescored(state, stale, take(batch, stale))
@@ -144,19 +151,25 @@ def tree_sampler(
                 "tree_sampler: the rolling refresh reads the whole data set, not a pool; pass no "
                 "ids, or leave refresh at 0"
             )
+        key = jax.random.fold_in(key, state.step)
         smoothing_now = jnp.minimum(jnp.asarray(smooth(state.step), jnp.float32), _UNIFORM)
         if ids is not None:
             pool, _ = pool_of(state, ids, None, batch_size)
             draw = draw_from_pool(key, state, smoothing_now, pool)
             return draw, state._replace(step=state.step + 1)
-        require_whole(batch, state.span.size, "tree_sampler")
+        require_whole(batch, state.span, "tree_sampler")
+        if state.span.size < batch_size:
+            raise ValueError(
+                f"tree_sampler: a data set of {state.span.size} is smaller than the batch of "
+                f"{batch_size}; shrink the batch, or initialise for all of the examples"
+            )
         nonfinite = jnp.int32(0)
         if refresh:
             state, nonfinite = refreshed(state, batch)
+        size = sum_tree.active(state.scores)
         ids, draw_probs, scores, mass = sum_tree.sample(
             key, state.scores, batch_size, smoothing_now
         )
-        size = state.scores.size
         draw = make_draw(
             state,
             ids,
@@ -166,7 +179,7 @@ def tree_sampler(
             pool_size=size,
             k=k_of_step,
             # sum p^2 is the mean of p over draws by p.
-            ess=jnp.minimum(1 / (size * jnp.mean(draw_probs)), 1.0),
+            ess=jnp.minimum(1 / (size.astype(jnp.float32) * jnp.mean(draw_probs)), 1.0),
             mass=mass,
             nonfinite=nonfinite,
         )
@@ -174,7 +187,10 @@ def tree_sampler(
 
     def draw_from_pool(key: Array, state: TreeState, smoothing_now: Array, pool: Array) -> Draw:
         scores = sum_tree.scores_of(state.scores, pool)
-        smoothed = scores + smoothing_now * sum_tree.total(state.scores) / state.scores.size
+        size = sum_tree.active(state.scores).astype(jnp.float32)
+        mean = sum_tree.total(state.scores) / size
+        smoothed = scores + smoothing_now * mean
+        smoothed = jnp.where(sum_tree.is_excluded(state.scores, pool), 0.0, smoothed)
         probs = normalize(smoothed)
         index, draw_probs = resampling.systematic(key, probs, batch_size)
         return make_draw(
@@ -187,6 +203,7 @@ def tree_sampler(
             k=k_of_step,
             ess=effective_sample_size(probs) / pool.shape[0],
             mass=jnp.mean(smoothed),
+            invalid_ids=count_invalid(pool, state.span),
         )
 
     def update(state: TreeState, draw: Draw, losses: Array, batch: Batch = None) -> TreeState:

@@ -6,7 +6,8 @@ recomputes the sums above the scores it sets, from the scores, and never adds a 
 however many updates there were, a sum is off by the rounding of its own additions alone.
 
 A constant added to every score is not stored: the sum of a node with n examples below it is then
-larger by n times the constant, which is added while a draw descends.
+larger by n times the constant, which is added while a draw descends. Examples may be excluded: they
+then count neither as scores nor among the n.
 """
 
 from typing import NamedTuple
@@ -30,31 +31,45 @@ class SumTree(NamedTuple):
     Attributes:
         levels: from the scores to the root, [rows, FANOUT] float32 each, padded with zeros.
         size: [] int32, N.
+        excluded: as many levels of [rows, FANOUT] int32, the excluded examples below each entry;
+            empty if there are none.
     """
 
     levels: tuple[Array, ...]
     size: Array
+    excluded: tuple[Array, ...] = ()
 
     def leading_axes(self) -> "SumTree":
         """Devices divide the lowest level, unless it is the root; a row holds `FANOUT` examples."""
         lowest = "examples" if len(self.levels) > 1 else "whole"
-        return SumTree((lowest, *["whole"] * (len(self.levels) - 1)), "whole")  # type: ignore
+        axes = (lowest, *["whole"] * (len(self.levels) - 1))
+        return SumTree(axes, "whole", axes if self.excluded else ())  # type: ignore
 
     def split(self, parts: int, size: int) -> "SumTree":
         """A tree for each part, the last perhaps of fewer examples; see `leading_axis.split`."""
+
+        def cut(levels: tuple[Array, ...]) -> tuple[Array, ...]:
+            items = split_rows(pad(levels[0].reshape(-1)[:size], parts), parts)
+            return jax.vmap(_levels)(items)
+
         rows = -(-size // parts)
-        scores = split_rows(pad(self.levels[0].reshape(-1)[:size], parts), parts)
         sizes = jnp.minimum(size - jnp.arange(parts, dtype=jnp.int32) * rows, rows)
-        return jax.vmap(init)(scores)._replace(size=sizes)
+        return SumTree(cut(self.levels), sizes, cut(self.excluded) if self.excluded else ())
+
+    def extend(self, old: "SumTree", size: int) -> "SumTree":
+        """This tree, with what an older one of `size` examples holds; see `leading_axis.extend`."""
+        levels = _changed(self.levels, jnp.arange(size), old.levels[0].reshape(-1)[:size])
+        tree = self._replace(levels=levels)
+        if not old.excluded:
+            return tree
+        excluded = tuple(jnp.zeros(level.shape, jnp.int32) for level in levels)
+        kept = old.excluded[0].reshape(-1)[:size]
+        return tree._replace(excluded=_changed(excluded, jnp.arange(size), kept))
 
 
 def init(scores: Array) -> SumTree:
     """The tree of `scores` [N]; what is not above zero, or NaN, carries no mass."""
-    levels, sums = [], _mass(scores)
-    while not levels or levels[-1].shape[0] > 1:
-        levels.append(jnp.pad(sums, (0, -sums.shape[0] % FANOUT)).reshape(-1, FANOUT))
-        sums = jnp.sum(levels[-1], axis=1)
-    return SumTree(tuple(levels), jnp.int32(scores.shape[0]))
+    return SumTree(_levels(_mass(scores)), jnp.int32(scores.shape[0]))
 
 
 def update(tree: SumTree, ids: Array, scores: Array) -> SumTree:
@@ -63,16 +78,39 @@ def update(tree: SumTree, ids: Array, scores: Array) -> SumTree:
     Args:
         tree: of N examples.
         ids: [n] int32. Of an id that occurs several times, the largest score counts.
-        scores: [n].
+        scores: [n]. Those of excluded examples count as zero.
     """
-    # Zeros, then the largest, then equal sums: the order of a scatter does not matter.
-    row, column = ids // FANOUT, ids % FANOUT
-    levels = [tree.levels[0].at[row, column].set(0.0).at[row, column].max(_mass(scores))]
-    for level in tree.levels[1:]:
-        sums = jnp.sum(levels[-1][row], axis=1)
-        row, column = row // FANOUT, row % FANOUT
-        levels.append(level.at[row, column].set(sums))
-    return tree._replace(levels=tuple(levels))
+    mass = jnp.where(is_excluded(tree, ids), 0.0, _mass(scores))
+    return tree._replace(levels=_changed(tree.levels, ids, mass))
+
+
+def exclude(tree: SumTree, ids: Array) -> SumTree:
+    """Excludes examples from all draws. O(n FANOUT log N), and O(N) at the first call.
+
+    Args:
+        tree: of N examples.
+        ids: [n] int32, duplicates allowed.
+    """
+    none = tuple(jnp.zeros(level.shape, jnp.int32) for level in tree.levels)
+    ones = jnp.ones(ids.shape, jnp.int32)
+    return tree._replace(
+        levels=_changed(tree.levels, ids, jnp.zeros(ids.shape, jnp.float32)),
+        excluded=_changed(tree.excluded or none, ids, ones),
+    )
+
+
+def is_excluded(tree: SumTree, ids: Array) -> Array:
+    """Whether some examples are excluded: [n] -> [n] bool."""
+    if not tree.excluded:
+        return jnp.zeros(ids.shape, bool)
+    return tree.excluded[0][ids // FANOUT, ids % FANOUT] > 0
+
+
+def active(tree: SumTree) -> Array:
+    """Examples that are not excluded, [] int32; 1 if all are."""
+    if not tree.excluded:
+        return tree.size
+    return jnp.maximum(tree.size - jnp.sum(tree.excluded[-1], dtype=jnp.int32), 1)
 
 
 def scores_of(tree: SumTree, ids: Array) -> Array:
@@ -100,7 +138,8 @@ def sample(
 
     Args:
         key: typed PRNG key.
-        tree: of N examples. Where it has no mass, every example is as probable.
+        tree: of N examples. Where it has no mass, every example is as probable. Of those that are
+            excluded none is drawn, unless all are.
         num: draws.
         smoothing: c >= 0, the share of the mean score m that is added to each score: a mixture
             with the uniform distribution.
@@ -109,7 +148,7 @@ def sample(
         ids [num] int32, ascending; their probability per draw, [num] float32; their scores, [num];
         and the mean of s + c m over the tree, [] float32.
     """
-    whole, size = total(tree), tree.size
+    whole, size = total(tree), active(tree).astype(jnp.float32)
     constant = jnp.asarray(smoothing, jnp.float32) * whole / size
     mass = whole / size + constant
     constant = jnp.where(mass > 0, constant, 1.0)
@@ -120,12 +159,38 @@ def sample(
         sums = tree.levels[height] if height == top else tree.levels[height][ids]
         entries = ids[: len(sums), None] * FANOUT + jnp.arange(FANOUT)[None, :]
         # Examples below each entry, of which there are fewer below the last.
-        full, rest = size // FANOUT**height, size % FANOUT**height
+        full, rest = tree.size // FANOUT**height, tree.size % FANOUT**height
         below = jnp.where(entries < full, FANOUT**height, jnp.where(entries == full, rest, 0))
-        child, ranks = draw_children(points[height], ranks, sums + constant * below)
+        if tree.excluded:
+            excluded = tree.excluded[height]
+            below -= excluded if height == top else excluded[ids]
+        child, ranks = draw_children(
+            points[height], ranks, sums + constant * below.astype(jnp.float32)
+        )
         ids = ids * FANOUT + child
     scores = jnp.take_along_axis(sums, child[:, None], axis=1)[:, 0]
     return ids, (scores + constant) / (whole + constant * size), scores, mass
+
+
+def _levels(items: Array) -> tuple[Array, ...]:
+    """The items [N] and their partial sums, from the lowest level to the root."""
+    levels, sums = [], items
+    while not levels or levels[-1].shape[0] > 1:
+        levels.append(jnp.pad(sums, (0, -sums.shape[0] % FANOUT)).reshape(-1, FANOUT))
+        sums = jnp.sum(levels[-1], axis=1, dtype=items.dtype)
+    return tuple(levels)
+
+
+def _changed(levels: tuple[Array, ...], ids: Array, items: Array) -> tuple[Array, ...]:
+    """Sets items >= 0 [n] and the sums above them; of an id's several, the largest counts."""
+    # Zeros, then the largest, then equal sums: the order of a scatter does not matter.
+    row, column = ids // FANOUT, ids % FANOUT
+    changed = [levels[0].at[row, column].set(0).at[row, column].max(items)]
+    for level in levels[1:]:
+        sums = jnp.sum(changed[-1][row], axis=1, dtype=level.dtype)
+        row, column = row // FANOUT, row % FANOUT
+        changed.append(level.at[row, column].set(sums))
+    return tuple(changed)
 
 
 def _mass(scores: Array) -> Array:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import compiled
 
 import isjax
 from isjax import resampling, scorers, weights
@@ -633,8 +634,64 @@ def test_no_gradient_flows_through_the_choice():
 
 def test_a_batch_that_is_not_the_whole_data_set_needs_ids():
     sampler = importance_sampler(scorers.last_loss(), batch_size=2)
-    with pytest.raises(ValueError, match="a batch of 10 examples, but the data set has 100"):
+    with pytest.raises(ValueError, match=r"a batch of 10 examples and no ids.*the 100 examples"):
         sampler.sample(KEY, sampler.init(KEY, 100), batch=jnp.zeros(10))
+
+
+@pytest.mark.parametrize("name", ["default", "last_loss", "mean_error", "learned_loss"])
+def test_a_sampler_that_remembers_by_id_refuses_a_stream_and_names_those_that_serve_it(name):
+    sampler, pool = getattr(isjax.recipes, name)(batch_size=4), {"x": jnp.ones((256, 3))}
+    for num_examples in (1, 4, 1000):  # whatever it was initialised for
+        state = sampler.init(KEY, num_examples)
+        with pytest.raises(ValueError, match=r"by their ids.*a stream, take a recipe.*biased_loss"):
+            sampler.sample(KEY, state, batch=pool)
+
+
+@pytest.mark.parametrize(
+    "ids", [jnp.ones(8, bool), jnp.ones(4), jnp.ones((4, 1), jnp.int32), jnp.int32(3)]
+)
+def test_ids_that_are_no_positions_are_refused(ids):
+    for sampler in (
+        importance_sampler(scorers.last_loss(), batch_size=2),
+        isjax.recipes.default(batch_size=2),
+        isjax.gate(importance_sampler(scorers.last_loss(), batch_size=2), 1.5),
+    ):
+        with pytest.raises(TypeError, match=rf"ids are of type {ids.dtype} and shape.*flatnonzero"):
+            sampler.sample(KEY, sampler.init(KEY, 8), ids)
+
+
+def test_ids_of_no_example_are_counted():
+    ids = jnp.array([-1, 0, 7, 8, 100])
+    for sampler in (
+        importance_sampler(scorers.last_loss(), batch_size=2),
+        isjax.recipes.default(batch_size=2),
+        isjax.gate(importance_sampler(scorers.last_loss(), batch_size=2), 1.5),
+        isjax.epochs(importance_sampler(scorers.last_loss(), batch_size=2), 4),
+    ):
+        state = sampler.init(KEY, 8)
+        assert sampler.sample(KEY, state, ids)[0].info.invalid_ids == 3
+        assert sampler.sample(KEY, state, ids[1:3])[0].info.invalid_ids == 0
+        assert sampler.sample(KEY, state)[0].info.invalid_ids == 0
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: importance_sampler(scorers.last_loss(), batch_size=4),
+        lambda: isjax.recipes.default(batch_size=4),
+        lambda: isjax.gate(importance_sampler(scorers.last_loss(), batch_size=4), 1.5),
+        lambda: isjax.epochs(importance_sampler(scorers.last_loss(), batch_size=4), 40),
+        lambda: isjax.samplers.stratified(isjax.recipes.default(batch_size=2), 2),
+    ],
+    ids=["pool", "tree", "gate", "epochs", "strata"],
+)
+def test_a_key_may_be_used_at_every_step(make):
+    sampler = compiled(make())
+    state, seen = sampler.init(KEY, 40), set()
+    for _ in range(4):
+        draw, state = sampler.sample(KEY, state)
+        seen.add(tuple(draw.ids.tolist()))
+    assert len(seen) == 4
 
 
 def test_what_a_transform_or_a_resampler_returns_is_checked_for_its_shape():

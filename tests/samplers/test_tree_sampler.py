@@ -257,7 +257,7 @@ def test_refresh_rescores_with_a_learned_scorer_that_reads_labels():
         ({"smoothing": -0.1}, "smoothing is -0.1; choose 0 or more"),
         ({"smoothing": np.nan}, "smoothing is nan; choose 0 or more"),
         ({"refresh": -1}, "refresh is -1; choose 0 or more examples"),
-        ({"scorer": scorers.uniform()}, "needs a scorer that reads past losses"),
+        ({"scorer": scorers.uniform()}, "needs a scorer that reads past losses or ids"),
         ({"scorer": scorers.loss(lambda params, batch: batch)}, "use importance_sampler"),
         ({"scorer": scorers.last_loss()._replace(passes=1)}, "use importance_sampler"),
     ],
@@ -297,10 +297,29 @@ def test_pools_and_batches_that_do_not_fit_are_refused():
         sampler.sample(KEY, state, jnp.arange(1))
     with pytest.raises(ValueError, match="the rolling refresh reads the whole data set"):
         tree_sampler(scorers.last_loss(), batch_size=b, refresh=2).sample(KEY, state, jnp.arange(N))
-    with pytest.raises(ValueError, match=f"batch of 8 examples, but the data set has {N}"):
+    with pytest.raises(ValueError, match=f"batch of 8 examples and no ids.*the {N} examples"):
         sampler.sample(KEY, state, batch={"x": jnp.ones((8, 2))})
     with pytest.raises(ValueError, match="pool_size is 50, but this sampler chooses"):
         make_train_step(lambda *args: args, optax.sgd(0.1), sampler, pool_size=50)
+
+
+def test_a_data_set_smaller_than_the_batch_is_refused():
+    sampler = tree_sampler(scorers.last_loss(), batch_size=b)
+    with pytest.raises(ValueError, match=f"data set of 1 is smaller than the batch of {b}"):
+        sampler.sample(KEY, sampler.init(KEY, 1))
+
+
+def test_given_scores_are_drawn_by_from_the_first_step_and_stay():
+    known = np.random.default_rng(3).gamma(0.5, size=N).astype(np.float32)
+    sampler = compiled(tree_sampler(scorers.given(known), batch_size=b, smoothing=0.0))
+    state = sampler.init(KEY, N)
+    for _ in range(3):
+        np.testing.assert_array_equal(leaves(state), known)
+        draw, state = sampler.sample(KEY, state)
+        probs = known / known.sum(dtype=np.float64)
+        np.testing.assert_allclose(draw.draw_probs, probs[draw.ids], rtol=1e-5)
+        np.testing.assert_allclose(draw.weights, 1 / (N * probs[draw.ids]), rtol=1e-5)
+        state = sampler.update(state, draw, jnp.ones(b))
 
 
 def test_losses_of_another_shape_and_missing_labels_are_refused():

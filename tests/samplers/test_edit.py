@@ -1,0 +1,239 @@
+"""A sampler's memory changed from outside: losses set, examples excluded, examples added."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import assert_binomial, compiled, innermost
+
+from isjax import conditions, recipes, scorers, weights
+from isjax.parallel import padding, sharding
+from isjax.parallel.mesh import make_mesh
+from isjax.samplers import (
+    epochs,
+    exclude,
+    gate,
+    grow,
+    importance_sampler,
+    lagged,
+    reweight,
+    set_losses,
+    stratified,
+    sum_tree,
+    tree_sampler,
+)
+
+KEY, N, b = jax.random.key(0), 100, 8
+LOSSES = np.random.default_rng(0).gamma(2.0, size=N).astype(np.float32)
+OUT = np.array([3, 40, 41, 99, 3])
+
+
+def tree(smoothing=0.25, k=0.5):
+    return compiled(recipes.default(batch_size=b, smoothing=smoothing, k=k))
+
+
+def known(sampler):
+    return set_losses(sampler, sampler.init(KEY, N), jnp.arange(N), LOSSES)
+
+
+# --- losses
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        recipes.default(batch_size=b),
+        recipes.last_loss(batch_size=b),
+        reweight(recipes.default(batch_size=b), weights.correcting()),
+        gate(recipes.last_loss(batch_size=b), conditions.after(0)),
+        epochs(recipes.last_loss(batch_size=b), 16),
+    ],
+    ids=["tree", "pool", "reweight", "gate", "epochs"],
+)
+def test_losses_set_are_those_it_draws_by(sampler):
+    sampler = compiled(sampler)
+    state = set_losses(sampler, sampler.init(KEY, N), [5, 7, 7], [4.0, 2.0, 6.0])
+    memory = innermost(state)
+    assert int(state.step) == 0 and memory.buffer.count.sum() == 2
+    np.testing.assert_array_equal(memory.buffer.losses[jnp.array([5, 7, 8]), 0], [4, 4, 1])
+    if sampler.own_pool and hasattr(memory, "scores"):
+        np.testing.assert_array_equal(
+            sum_tree.scores_of(memory.scores, jnp.arange(5, 9)), [4, 1, 4, 1]
+        )
+
+
+def test_draws_follow_the_losses_set():
+    sampler = tree(smoothing=0.0)
+    draw, _ = sampler.sample(KEY, known(sampler))
+    np.testing.assert_allclose(draw.draw_probs, (LOSSES / LOSSES.sum())[draw.ids], rtol=1e-5)
+
+
+def test_losses_that_cannot_be_set_are_refused():
+    sampler = tree()
+    state = sampler.init(KEY, N)
+    with pytest.raises(ValueError, match="2 examples"):
+        set_losses(sampler, state, jnp.arange(2), jnp.ones(3))
+    with pytest.raises(TypeError, match="flatnonzero"):
+        set_losses(sampler, state, jnp.zeros(N, bool), jnp.ones(N))
+    for wrapper in (stratified(recipes.default(batch_size=4), 2), lagged(tree(), 1)):
+        with pytest.raises(ValueError, match="stratified or lagged"):
+            set_losses(wrapper, wrapper.init(KEY, N), jnp.arange(2), jnp.ones(2))
+
+
+# --- exclusion
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.25, 100.0, jnp.inf])
+def test_excluded_examples_are_never_drawn_whatever_the_smoothing(smoothing):
+    sampler = tree(smoothing)
+    state = exclude(known(sampler), jnp.asarray(OUT))
+    keys = jax.random.split(KEY, 500)
+    draws, _ = jax.jit(jax.vmap(sampler.sample, (0, None)))(keys, state)
+    assert not np.isin(draws.ids, OUT).any()
+    # Probabilities and weights are those of the 96 examples that are left.
+    left = np.where(np.isin(np.arange(N), OUT), 0.0, LOSSES.astype(np.float64))
+    constant = min(smoothing, 1e9) * left.sum() / 96
+    probs = np.where(np.isin(np.arange(N), OUT), 0.0, left + constant)
+    probs = probs / probs.sum()
+    np.testing.assert_allclose(draws.draw_probs, probs[draws.ids], rtol=2e-5)
+    np.testing.assert_allclose(draws.weights, (96 * probs[draws.ids]) ** -0.5, rtol=2e-5)
+    assert np.all(draws.info.pool_size == 96)
+    counts = np.bincount(np.ravel(draws.ids), minlength=N)
+    # Systematic draws have less variance than independent ones.
+    assert_binomial(counts, 500 * b, probs)
+
+
+def test_the_weighted_mean_is_unbiased_for_those_that_are_left():
+    sampler = tree(k=1.0)
+    state = exclude(known(sampler), jnp.asarray(OUT))
+    draws, _ = jax.jit(jax.vmap(sampler.sample, (0, None)))(jax.random.split(KEY, 2000), state)
+    values = np.random.default_rng(2).normal(size=N)
+    means = (np.asarray(draws.weights, np.float64) * values[draws.ids]).mean(axis=1)
+    error = (means.mean() - np.delete(values, OUT).mean()) / (means.std() / np.sqrt(len(means)))
+    assert abs(error) < 5
+
+
+def test_excluded_examples_stay_so_when_losses_are_learned():
+    sampler = tree()
+    state = exclude(exclude(known(sampler), jnp.arange(50)), jnp.arange(40, 60))
+    state = set_losses(sampler, state, jnp.arange(N), jnp.full(N, 9.0))
+    scores = np.asarray(sum_tree.scores_of(innermost(state).scores, jnp.arange(N)))
+    np.testing.assert_array_equal(scores, np.where(np.arange(N) < 60, 0, 9))
+    for level, height in zip(state.scores.excluded, (1, 32, 1024), strict=False):
+        want = np.add.reduceat(
+            np.pad(np.arange(N) < 60, (0, 28)).astype(int), range(0, 128, height)
+        )
+        np.testing.assert_array_equal(np.ravel(level)[: len(want)], want)
+
+
+def test_from_a_pool_excluded_examples_are_not_drawn():
+    sampler = tree()
+    state = exclude(known(sampler), jnp.arange(50))
+    draw, _ = sampler.sample(KEY, state, jnp.arange(40, 60))
+    assert np.all(draw.ids >= 50)
+
+
+def test_where_all_are_excluded_it_draws_uniformly():
+    sampler = tree()
+    draw, _ = sampler.sample(KEY, exclude(known(sampler), jnp.arange(N)))
+    assert np.all(np.isfinite(draw.weights)) and draw.ids.max() < N
+
+
+def test_exclusion_survives_padding_and_devices():
+    sampler = compiled(recipes.default(batch_size=b))
+    state = exclude(sampler.init(KEY, N), jnp.asarray(OUT))
+    padded = padding.pad_state(state, 8)
+    draws = [sampler.sample(KEY, each)[0].ids for each in (state, padded)]
+    np.testing.assert_array_equal(*draws)
+    placed = sharding.shardings(padded, make_mesh(1))
+    assert placed.scores.excluded[0].spec == placed.scores.levels[0].spec
+
+
+def test_what_cannot_exclude_says_so():
+    for sampler in (
+        recipes.last_loss(batch_size=b),
+        stratified(recipes.default(batch_size=4), 2),
+    ):
+        with pytest.raises(ValueError, match="only a tree_sampler"):
+            exclude(sampler.init(KEY, N), jnp.arange(2))
+    sampler = lagged(tree(), 1)  # within a wrapper it works
+    state = exclude(sampler.init(KEY, N), jnp.arange(2))
+    assert int(sum_tree.active(state.inner.scores)) == N - 2
+
+
+def test_parts_keep_what_was_excluded():
+    whole = exclude(known(tree()), jnp.arange(0, N, 2))
+    parts = whole.scores.split(3, N)
+    assert [int(jnp.sum(parts.excluded[-1][i])) for i in range(3)] == [17, 17, 16]
+
+
+# --- growth
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: recipes.default(batch_size=b),
+        lambda: recipes.last_loss(batch_size=b),
+        lambda: epochs(recipes.last_loss(batch_size=b), 16),
+        lambda: gate(recipes.last_loss(batch_size=b), conditions.tau(1.1)),
+        lambda: lagged(recipes.default(batch_size=b), 1),
+    ],
+    ids=["tree", "pool", "epochs", "gate", "lagged"],
+)
+def test_more_examples_leave_what_is_known(make):
+    sampler = make()
+    draw, state = sampler.sample(KEY, sampler.init(KEY, N))
+    state = sampler.update(state, draw, jnp.arange(1.0, b + 1))
+    grown = grow(sampler, KEY, state, 150)
+    assert int(grown.step) == int(state.step) and grown.span.size == 150
+    old, new = innermost(state).buffer, innermost(grown).buffer
+    np.testing.assert_array_equal(new.losses[:N], old.losses)
+    np.testing.assert_array_equal(new.count, np.pad(old.count, (0, 50)))
+    np.testing.assert_array_equal(new.losses[N:], np.ones((50, 1)))
+    draw, grown = sampler.sample(KEY, grown)
+    sampler.update(grown, draw, jnp.ones(b))
+
+
+def test_a_grown_tree_is_that_of_all_scores():
+    sampler = tree()
+    state = exclude(known(sampler), jnp.asarray(OUT))
+    grown = grow(sampler, KEY, state, 2000).scores
+    want = np.append(np.where(np.isin(np.arange(N), OUT), 0, LOSSES), np.ones(1900))
+    np.testing.assert_array_equal(sum_tree.scores_of(grown, jnp.arange(2000)), want)
+    np.testing.assert_allclose(sum_tree.total(grown), want.sum(), rtol=1e-6)
+    assert int(sum_tree.active(grown)) == 2000 - 4 and int(grown.size) == 2000
+
+
+def test_new_examples_have_the_numbers_given_for_them():
+    sampler = tree_sampler(scorers.given(jnp.ones(N)), batch_size=b, smoothing=0.0)
+    state = sampler.init(KEY, N)
+    more = tree_sampler(scorers.given(jnp.append(jnp.ones(N), 7.0)), batch_size=b, smoothing=0.0)
+    state = grow(more, KEY, state, N + 1)
+    assert float(sum_tree.scores_of(state.scores, jnp.array([N]))[0]) == 7.0
+    draw, state = more.sample(KEY, state)
+    state = more.update(state, draw, jnp.ones(b))
+    assert float(sum_tree.total(state.scores)) == N + 7
+
+
+def test_an_epoch_goes_on_and_the_next_one_has_all_examples():
+    sampler = compiled(epochs(importance_sampler(scorers.uniform(), batch_size=10), 10))
+    state, seen = sampler.init(KEY, 40), []
+    for _ in range(3):
+        draw, state = sampler.sample(KEY, state)
+        seen += draw.ids.tolist()
+    state = grow(sampler, KEY, state, 50)
+    for _ in range(2):
+        draw, state = sampler.sample(KEY, state)
+        seen += draw.ids.tolist()
+    assert sorted(set(seen)) == list(range(50))
+    after = [sampler.sample(KEY, state._replace(inner=state.inner._replace(step=jnp.int32(5))))[0]]
+    assert after[0].ids.max() < 50
+
+
+def test_what_cannot_grow_says_so():
+    sampler = stratified(recipes.default(batch_size=4), 2)
+    with pytest.raises(ValueError, match="hold other examples"):
+        grow(sampler, KEY, sampler.init(KEY, N), 200)
+    with pytest.raises(ValueError, match=r"99, but the sampler knows 100.*exclude"):
+        grow(tree(), KEY, tree().init(KEY, N), 99)

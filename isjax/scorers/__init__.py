@@ -7,13 +7,15 @@
   the class `class_gaussian`. They cost nothing, and are as stale as the last visit.
 - By a small model that predicts the loss: `learned`, with one of the networks `history_lstm`,
   `history_mlp` and `features_mlp`.
-- By what is known beforehand: `given`, `uniform`.
+- By what is known beforehand: `given`, `sources`, `uniform`.
+- By several scorers together: `product`, `mixture`.
 """
 
 from isjax.scorers import views
 from isjax.scorers._by_class import class_gaussian
 from isjax.scorers._by_history import cached, difficulty, last_loss, loss_change, uncertainty
 from isjax.scorers._by_model import grad_norm, grad_norm_bound, loss, reducible_loss
+from isjax.scorers._combined import mixture, product, sources
 from isjax.scorers._common import LabelFn, LogitsFn, LossFn
 from isjax.scorers._features import coarse_features, features_mlp
 from isjax.scorers._given import given, uniform
@@ -47,7 +49,10 @@ __all__ = [
     "learned",
     "loss",
     "loss_change",
+    "mixture",
+    "product",
     "reducible_loss",
+    "sources",
     "uncertainty",
     "uniform",
     "views",

@@ -83,4 +83,5 @@ def by_id(known: Array, score: Callable[[Array, Rows], Array], passes: float = 0
         update=lambda state, rows, losses: state,
         history=0,
         passes=passes,
+        by_id=True,
     )

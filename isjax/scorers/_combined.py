@@ -1,0 +1,175 @@
+"""Scorers made of other scorers, and scores by the source of an example."""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, cast
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from isjax._numerics.limits import violated
+from isjax.base import Array, PyTree, Rows, Schedule, Scorer
+
+__all__ = ["mixture", "product", "sources"]
+
+
+def product(*scorers: Scorer) -> Scorer:
+    """Multiplies the scores of several scorers.
+
+    Use it to weigh a score by what is known beforehand:
+    `product(given(weight_of_source), last_loss())`. It costs what its scorers cost.
+
+    Args:
+        *scorers: one or more, which remember losses in the same way, or nothing.
+
+    Returns:
+        A `Scorer` whose state is the tuple of their states. It keeps as many losses as the scorer
+        that reads most.
+
+    Raises:
+        ValueError: if there is none, or two remember different numbers of an example.
+    """
+
+    def combine(scores: list[Array]) -> Array:
+        total = scores[0]
+        for other in scores[1:]:
+            total = total * other
+        return total
+
+    return _combined("product", scorers, combine)
+
+
+def mixture(shares: Sequence[float] | Array, *scorers: Scorer) -> Scorer:
+    """Adds the scores of several scorers, each times its share: sum_j a_j s_j.
+
+    Draws then mix the distributions of the scorers, the j-th in proportion to a_j mean(s_j). It
+    costs what its scorers cost.
+
+    Args:
+        shares: [J] numbers a_j >= 0.
+        *scorers: J of them, which remember losses in the same way, or nothing.
+
+    Returns:
+        A `Scorer`, as of `product`.
+
+    Raises:
+        ValueError: if there are not as many shares as scorers or one is negative, or two scorers
+            remember different numbers of an example.
+    """
+    shares = list(shares)
+    if len(shares) != len(scorers) or violated(*(share >= 0 for share in shares)):
+        raise ValueError(
+            f"scorers.mixture: shares are {shares} for {len(scorers)} scorers; give each one "
+            "number of 0 or more"
+        )
+
+    def combine(scores: list[Array]) -> Array:
+        return sum(
+            (share * scored for share, scored in zip(shares, scores, strict=True)),
+            jnp.zeros_like(scores[0]),
+        )
+
+    return _combined("mixture", scorers, combine)
+
+
+class SourceState(NamedTuple):
+    """State of `sources`.
+
+    Attributes:
+        source: [N] int32 source of each example.
+        step: [] int32 updates so far.
+    """
+
+    source: Array
+    step: Array
+
+
+def sources(source: Array, shares: Array | Schedule) -> Scorer:
+    """Scores examples so that each source gets its share of the draws.
+
+    An example of source s, of which there are n_s, scores share_s N / n_s. Use it alone, or within
+    `product`, for data from several sources. It costs a lookup.
+
+    Args:
+        source: [N] int, the source of each example, numbered from 0.
+        shares: [S] numbers >= 0, of which only ratios matter, or a schedule `(step) -> [S]` of the
+            updates so far. In a `tree_sampler` an example follows a schedule when it is visited.
+
+    Returns:
+        A `Scorer` without a buffer.
+
+    Raises:
+        ValueError: if a source is negative, or has no share; or if a share is negative.
+    """
+    known = np.asarray(source)
+    if known.ndim != 1 or not np.issubdtype(known.dtype, np.integer) or known.min(initial=0) < 0:
+        raise ValueError(
+            f"scorers.sources: source is of type {known.dtype} and shape {known.shape}, from "
+            f"{known.min(initial=0)}; give one integer of 0 or more per example"
+        )
+    counts = np.bincount(known)
+    schedule = cast(Schedule, shares) if callable(shares) else lambda step: shares
+    first = jax.eval_shape(lambda: jnp.asarray(schedule(jnp.zeros((), jnp.int32))))
+    if len(first.shape) != 1 or first.shape[0] < len(counts):
+        raise ValueError(
+            f"scorers.sources: shares have shape {first.shape}, but sources go up to "
+            f"{len(counts) - 1}; give one share to each"
+        )
+    if not callable(shares) and violated(*(share >= 0 for share in shares)):
+        raise ValueError(f"scorers.sources: shares are {shares}; choose numbers of 0 or more")
+    number = np.maximum(np.bincount(known, minlength=first.shape[0]), 1)
+
+    def init(key: Array) -> SourceState:
+        return SourceState(jnp.array(known, jnp.int32), jnp.zeros((), jnp.int32))
+
+    def score(state: SourceState, rows: Rows) -> Array:
+        share = jnp.asarray(schedule(state.step), jnp.float32)
+        share = share / jnp.maximum(jnp.sum(share), jnp.finfo(jnp.float32).tiny)
+        scores = share * jnp.asarray(len(known) / number, jnp.float32)
+        return scores[state.source[rows.ids]]
+
+    def update(state: SourceState, rows: Rows, losses: Array) -> SourceState:
+        return state._replace(step=state.step + 1)
+
+    return Scorer(init, score, update, history=0, by_id=True)
+
+
+def _combined(
+    name: str, scorers: tuple[Scorer, ...], combine: Callable[[list[Array]], Array]
+) -> Scorer:
+    """A scorer that runs several, and combines their scores."""
+    if not scorers:
+        raise ValueError(f"scorers.{name}: got no scorer; give one or more")
+    remembering = [scorer for scorer in scorers if scorer.history]
+    ways = {scorer.remember for scorer in remembering}
+    history = max((scorer.history for scorer in remembering), default=0)
+    if len(ways) > 1 or (ways != {None} and len({each.history for each in remembering}) > 1):
+        raise ValueError(
+            f"scorers.{name}: these scorers remember different numbers of an example, and a buffer "
+            "keeps one kind; combine one of them with scorers that remember nothing"
+        )
+
+    def of_each(rows: Rows) -> list[Rows]:
+        return [rows._replace(history=rows.history[:, : each.history]) for each in scorers]
+
+    def init(key: Array) -> PyTree:
+        keys = jax.random.split(key, len(scorers))
+        return tuple(each.init(own) for each, own in zip(scorers, keys, strict=True))
+
+    def score(state: PyTree, rows: Rows) -> Array:
+        each = zip(scorers, state, of_each(rows), strict=True)
+        return combine([scorer.score(own, read).astype(jnp.float32) for scorer, own, read in each])
+
+    def update(state: PyTree, rows: Rows, losses: Array) -> PyTree:
+        each = zip(scorers, state, of_each(rows), strict=True)
+        return tuple(scorer.update(own, read, losses) for scorer, own, read in each)
+
+    return Scorer(
+        init,
+        score,
+        update,
+        history,
+        remember=ways.pop() if ways else None,
+        passes=sum(scorer.passes for scorer in scorers),
+        by_id=any(scorer.by_id for scorer in scorers),
+    )

@@ -20,6 +20,7 @@ from isjax.resampling import presample
 from isjax.samplers import (
     SamplerState,
     break_even,
+    checked,
     epochs,
     gate,
     importance_sampler,
@@ -53,6 +54,7 @@ __all__ = [
     "break_even",
     "buffer",
     "chain",
+    "checked",
     "clip",
     "conditions",
     "diagnostics",

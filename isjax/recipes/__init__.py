@@ -5,7 +5,7 @@ two methods, `baselines` those without scores. The recipes of `by_model` score e
 those of `by_history` by their past losses. `contrib` holds methods whose paper was not seen whole.
 """
 
-from isjax.recipes.baselines import reshuffled, uniform
+from isjax.recipes.baselines import given, reshuffled, uniform
 from isjax.recipes.by_history import (
     c_sgd,
     cached,
@@ -36,6 +36,7 @@ __all__ = [
     "cached",
     "default",
     "el2n",
+    "given",
     "grad_norm",
     "grad_norm_bound",
     "infobatch",

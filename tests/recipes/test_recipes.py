@@ -49,6 +49,7 @@ GIVEN = np.random.default_rng(1).uniform(0.1, 1.4, N).astype(np.float32)
 ARGUMENTS = {
     "biased_loss": {"loss_fn": losses_of},
     "el2n": {"scores": GIVEN},
+    "given": {"importances": GIVEN},
     "grad_norm": {"loss_fn": losses_of},
     "grad_norm_bound": {"logits_fn": logits_of},
     "learned_loss": {"network": NETWORK},  # tests/test_golden.py trains the bundled LSTM

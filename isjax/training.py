@@ -10,7 +10,7 @@ import optax
 
 from isjax import resampling
 from isjax._numerics.leading_axis import keeps_examples, take_by_part
-from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, Span
+from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler
 from isjax.diagnostics import draw_metrics
 from isjax.gradients import all_finite, weighted_value_and_grad
 from isjax.parallel.mesh import gathered, spread
@@ -90,8 +90,10 @@ def make_train_step(
         loss_fn: `(params, model_state, batch, key) -> (losses [b], model_state)`, the training
             view of the model, with dropout and augmentation.
         tx: the optimiser, which sees only gradients that are finite: `optax.apply_if_finite` finds
-            nothing left to do. With `optax.MultiSteps` every step is a small batch, from whose
-            losses the sampler learns at once, and one that is not finite is left out of the mean.
+            nothing left to do. One that asks for `value`, such as
+            `optax.contrib.reduce_on_plateau`, gets the unbiased loss of the step. With
+            `optax.MultiSteps` every step is a small batch, from whose losses the sampler learns at
+            once, and one that is not finite is left out of the mean.
         sampler: chooses the batch.
         pool_size: B, of the uniform presample that the sampler chooses from; None leaves it to
             the sampler where to look: to one with a pool of its own, or in the whole data set.
@@ -114,6 +116,8 @@ def make_train_step(
             initialised for (it may be padded for devices: see `isjax.parallel.padding`); if the
             pool does not fit between batch and data set; or if `loss_fn` does not return one loss
             per example.
+        TypeError: when first called, if the optimiser asks for more than the loss, such as a
+            function of the parameters.
     """
     if sampler.own_pool and pool_size is not None:
         raise ValueError(
@@ -126,7 +130,7 @@ def make_train_step(
     def step(state: TrainState, data: Batch) -> tuple[TrainState, dict[str, Any]]:
         span, rows = state.sampler.span, num_examples(data)
         if pool_size is not None or sampler.own_pool or keeps_examples(state.sampler):
-            _check_rows(span, rows)
+            _check_rows(state.sampler, rows)
         key = jax.random.fold_in(state.key, state.step)
         pool_key, draw_key, loss_key = jax.random.split(key, 3)
 
@@ -234,6 +238,7 @@ def _trainer(
         lambda params, batch, model_state, key: loss_fn(params, model_state, batch, key),
         has_aux=True,
     )
+    optimizer = optax.with_extra_args_support(tx)
 
     def train(
         state: TrainState, sampler_state: PyTree, draw: Draw, batch: Batch, loss_key: Array
@@ -246,12 +251,24 @@ def _trainer(
                 state.params, batch, weights, state.model_state, loss_key
             )
             sound = all_finite((losses, grads, model_state))
-            _check_model_state(model_state, state.model_state)
             if sampler.reweigh is not None:
                 draw = draw._replace(weights=sampler.reweigh(sampler_state, draw, losses))
+        with jax.named_scope("diagnose"):
+            metrics = draw_metrics(draw, losses)
+        with jax.named_scope("train"):
+            _check_model_state(model_state, state.model_state)
 
             def accepted():
-                updates, opt_state = tx.update(grads, state.opt_state, state.params)
+                try:
+                    updates, opt_state = optimizer.update(
+                        grads, state.opt_state, state.params, value=metrics["loss"]
+                    )
+                except TypeError as error:
+                    raise TypeError(
+                        "a step gives the optimiser gradients, state, params and value=, the loss, "
+                        f"but it asks for more ({error}); use it in a loop of your own, or "
+                        "another optimiser"
+                    ) from error
                 return optax.apply_updates(state.params, updates), model_state, opt_state
 
             params, model_state, opt_state = jax.lax.cond(
@@ -259,8 +276,6 @@ def _trainer(
             )
         with jax.named_scope("buffer"):
             sampler_state = sampler.update(sampler_state, draw, losses, batch)
-        with jax.named_scope("diagnose"):
-            metrics = draw_metrics(draw, losses)
         new_state = TrainState(
             step=state.step + 1,
             key=state.key,
@@ -282,8 +297,9 @@ def _gather(data: Batch, ids: Array, parts: int = 1) -> Batch:
     return batch if jax.sharding.get_abstract_mesh().empty else spread(batch)
 
 
-def _check_rows(span: Span, rows: int) -> None:
+def _check_rows(state: PyTree, rows: int) -> None:
     """Refuses data of another number of rows than the sampler was initialised for."""
+    span = state.span
     if rows == span.size < span.rows:
         raise ValueError(
             f"this sampler takes {span.size} examples in {span.rows} rows, but the data set has "
@@ -291,10 +307,16 @@ def _check_rows(span: Span, rows: int) -> None:
             "isjax.parallel.padding.pad(data, 8)"
         )
     if rows != span.rows:
+        stream = ""
+        if keeps_examples(state):
+            stream = (
+                ". This sampler remembers examples by their ids: for a stream, take a recipe that "
+                "remembers none, such as biased_loss or proxy_loss"
+            )
         raise ValueError(
             f"the sampler was initialised for {span.size} examples in {span.rows} rows, but the "
             f"data set has {rows}; call init_train_state with num_examples={rows}, or pad the data "
-            "and the state alike, see isjax.parallel.padding"
+            f"and the state alike, see isjax.parallel.padding{stream}"
         )
 
 

@@ -705,7 +705,7 @@ def test_a_pool_that_does_not_fit_is_an_error(pool_size, message):
 def test_a_sampler_made_for_another_number_of_examples_is_an_error(trainer, size):
     # Silently, ids past the end would be clamped and their losses dropped.
     sampler, step = trainer
-    with pytest.raises(ValueError, match=rf"{size}"):
+    with pytest.raises(ValueError, match=rf"{size}.*by their ids: for a stream.*biased_loss"):
         step(start(sampler, size=size), regression())
 
 
@@ -720,6 +720,8 @@ KEYS = {
     "score_correlation",
     "score_error",
     "nonfinite",
+    "negative",
+    "invalid_ids",
     "skipped",
     "examples_forward",
     "examples_backward",
@@ -854,6 +856,44 @@ def test_an_optimiser_that_keeps_the_params_can_be_donated():
     for _ in range(2):
         state, metrics = step(state, jnp.zeros(4))
     assert jnp.isfinite(metrics["loss"])
+
+
+def quadratic(params, model_state, batch, key):
+    return jnp.square(params - batch), model_state
+
+
+@pytest.mark.parametrize(
+    "tx",
+    [
+        optax.chain(optax.sgd(0.1), optax.contrib.reduce_on_plateau(factor=0.5, patience=2)),
+        optax.polyak_sgd(),
+    ],
+    ids=["plateau", "polyak"],
+)
+def test_an_optimiser_that_asks_for_the_loss_gets_the_unbiased_one(tx):
+    sampler, data = recipes.last_loss(batch_size=2, k=0.0), jnp.array([0.0, 1.0, 2.0, 3.0])
+    state = init_train_state(jax.random.key(0), jnp.ones(()), tx, sampler, 4)
+    step = make_train_step(quadratic, tx, sampler, with_draw=True)
+    params, opt_state = jnp.ones(()), tx.init(jnp.ones(()))
+    for _ in range(3):
+        state, metrics = step(state, data)
+        draw = metrics["draw"]
+        batch = data[draw.ids]
+        loss = jnp.mean(jnp.square(params - batch) / (4 * draw.draw_probs))
+        np.testing.assert_allclose(metrics["loss"], loss, rtol=1e-5)
+        grads = jax.grad(lambda p, w, x: jnp.mean(w * jnp.square(p - x)))(
+            params, draw.weights, batch
+        )
+        updates, opt_state = tx.update(grads, opt_state, params, value=loss)
+        params = optax.apply_updates(params, updates)
+        np.testing.assert_allclose(state.params, params, rtol=1e-4)
+
+
+def test_an_optimiser_that_asks_for_more_than_the_loss_is_refused():
+    tx, sampler = optax.lbfgs(), recipes.uniform(batch_size=2)
+    state = init_train_state(jax.random.key(0), jnp.ones(()), tx, sampler, 4)
+    with pytest.raises(TypeError, match=r"asks for more .*value_fn.*another optimiser"):
+        make_train_step(quadratic, tx, sampler)(state, jnp.ones(4))
 
 
 X64 = """

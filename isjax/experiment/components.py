@@ -159,11 +159,11 @@ def make_optimizer(config: ConfigDict) -> optax.GradientTransformation:
     )
     tx = optax.chain(*parts)
     try:
-        params = {"kernel": jnp.zeros((2, 2))}
-        jax.eval_shape(lambda: tx.update(params, tx.init(params), params))
+        params, update = {"kernel": jnp.zeros((2, 2))}, optax.with_extra_args_support(tx).update
+        jax.eval_shape(lambda: update(params, tx.init(params), params, value=jnp.zeros(())))
     except TypeError as error:
         raise ConfigError(
-            f"config.optimizer: {config.optimizer} needs more than gradients and a schedule "
+            f"config.optimizer: {config.optimizer} needs more than gradients, loss and a schedule "
             f"({error}); choose another, such as sgd or adam"
         ) from error
     return tx

@@ -15,7 +15,7 @@ def pytest_configure(config):
     bits as newly compiled ones. The cache's keys hold the version of jaxlib, the flags of XLA and
     the features of the CPU, so another machine compiles its own. Workers write without a lock: a
     file read half-written is a warning, and its function is compiled again. Processes that tests
-    start do not use the cache.
+    start use the cache, too, but for those of test_survival.
     """
     jax.config.update("jax_numpy_rank_promotion", "raise")
     jax.config.update("jax_compilation_cache_dir", str(ROOT / ".pytest_cache" / "jax"))

@@ -1,20 +1,19 @@
 """Starts Python in separate processes, each with a given number of CPU devices."""
 
 import json
-import os
-import pathlib
 import socket
 import subprocess
 import sys
 
-ROOT = pathlib.Path(__file__).parent.parent
+from commands import ENVIRONMENT, ROOT
+
 # Devices of one host wait for each other in threads of a pool: it needs one thread per device.
 THREADS = {"NPROC": "32"}
 
 
 def environment(devices=1):
     flags = f"--xla_force_host_platform_device_count={devices}"
-    return os.environ | THREADS | {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
+    return ENVIRONMENT | THREADS | {"XLA_FLAGS": flags}
 
 
 def python(script, *arguments, devices=1):

@@ -1,4 +1,4 @@
-"""Eight devices of one process against one: the same curves, and what passes between devices."""
+"""Several devices of one process against one: the same curves, and what passes between devices."""
 
 import numpy as np
 import pytest
@@ -70,11 +70,11 @@ print(json.dumps(sizes))
     ],
     ids=" ".join,
 )
-def test_the_curves_on_eight_devices_are_those_on_one(tmp_path, settings):
+def test_the_curves_on_four_devices_are_those_on_one(tmp_path, settings):
     finish(start(tmp_path / "one", *SETTINGS, *settings))
-    finish(start(tmp_path / "eight", *SETTINGS, *settings, devices=8))
-    one, eight = (metrics(tmp_path / name) for name in ("one", "eight"))
-    for expected, found in zip(one, eight, strict=True):
+    finish(start(tmp_path / "four", *SETTINGS, *settings, devices=4))
+    one, four = (metrics(tmp_path / name) for name in ("one", "four"))
+    for expected, found in zip(one, four, strict=True):
         assert found.keys() == expected.keys()
         for name in ("train_loss", "test_loss", "ess", "examples_forward"):
             if name in expected:
@@ -84,7 +84,7 @@ def test_the_curves_on_eight_devices_are_those_on_one(tmp_path, settings):
 @pytest.mark.slow
 def test_parameters_divided_over_a_model_axis_train_the_same(tmp_path):
     finish(start(tmp_path / "one", *SETTINGS, "method=default"))
-    finish(start(tmp_path / "mesh", *SETTINGS, "method=default", "mesh.model=2", devices=8))
+    finish(start(tmp_path / "mesh", *SETTINGS, "method=default", "mesh.model=2", devices=4))
     for expected, found in zip(metrics(tmp_path / "one"), metrics(tmp_path / "mesh"), strict=True):
         np.testing.assert_allclose(found["train_loss"], expected["train_loss"], rtol=2e-3)
 
@@ -98,9 +98,9 @@ def test_parameters_divided_over_a_model_axis_train_the_same(tmp_path):
     ],
     ids=" ".join,
 )
-def test_a_run_saved_on_eight_devices_resumes_on_two(tmp_path, settings):
-    finish(start(tmp_path / "whole", *SETTINGS, *settings, devices=8))
-    (process,) = start(tmp_path / "parts", *SETTINGS, *settings, devices=8)
+def test_a_run_saved_on_four_devices_resumes_on_two(tmp_path, settings):
+    finish(start(tmp_path / "whole", *SETTINGS, *settings, devices=4))
+    (process,) = start(tmp_path / "parts", *SETTINGS, *settings, devices=4)
     while not (tmp_path / "parts/checkpoints/20").exists():
         assert process.poll() is None
     process.kill()

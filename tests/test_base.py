@@ -6,12 +6,12 @@ from isjax import base, samplers, training
 
 FIELDS = {
     base.Rows: ["history", "count", "batch", "params", "ids", "age"],
-    base.Scorer: ["init", "score", "update", "history", "remember", "passes"],
+    base.Scorer: ["init", "score", "update", "history", "remember", "passes", "by_id"],
     base.ScoreTransform: ["init", "update"],
     samplers.SamplerState: ["step", "span", "buffer", "scorer", "transform"],
     base.Sampler: ["init", "sample", "update", "batch_size", "reweigh", "own_pool", "parts"],
     base.Draw: ["ids", "index", "weights", "draw_probs", "scores", "last_loss", "info"],
-    base.DrawInfo: ["pool_size", "ess", "nonfinite", "passes", "mass", "k"],
+    base.DrawInfo: ["pool_size", "ess", "nonfinite", "passes", "mass", "k", "invalid_ids"],
     training.TrainState: ["step", "key", "params", "model_state", "opt_state", "sampler", "record"],
 }
 
@@ -22,7 +22,7 @@ def test_fields_are_those_of_the_design(kind):
 
 
 def test_the_scalars_of_a_draw_have_short_names():
-    info = base.DrawInfo(pool_size=8, ess=0.5, nonfinite=0, passes=0, mass=1, k=1)
+    info = base.DrawInfo(pool_size=8, ess=0.5, nonfinite=0, passes=0, mass=1, k=1, invalid_ids=0)
     draw = base.Draw(*[jnp.ones(3)] * 5, None, info)
     assert draw.ess == 0.5 and draw.pool_size == 8
 

@@ -116,7 +116,8 @@ def test_mean_absolute_error_is_over_the_pairs_that_are_finite():
 def test_the_metrics_of_a_draw():
     scores = np.asarray([1, 2, 3, 5.0])
     draw = a_draw([4, 2, 4, 0], [0.5, 0.25, 0.5, 0.125], 10, scores=jnp.asarray(scores))
-    draw = draw._replace(info=draw.info._replace(nonfinite=jnp.asarray(2), passes=jnp.asarray(7.5)))
+    counts = {"nonfinite": jnp.asarray(2), "invalid_ids": jnp.asarray(6)}
+    draw = draw._replace(info=draw.info._replace(passes=jnp.asarray(7.5), **counts))
     losses = jnp.asarray([2.0, 1, NAN, 4])
     metrics = draw_metrics(draw._replace(last_loss=jnp.asarray([1.0, 1, 1, 1])), losses)
     expected = {
@@ -128,6 +129,8 @@ def test_the_metrics_of_a_draw():
         "score_correlation": stats.pearsonr(scores[[0, 1, 3]], [2, 1, 4]).statistic,
         "score_error": 1.0,
         "nonfinite": 3,
+        "negative": 0,
+        "invalid_ids": 6,
         "examples_forward": 11.5,
         "examples_backward": 4,
         "last_loss_error": 4 / 3,
@@ -135,6 +138,11 @@ def test_the_metrics_of_a_draw():
     assert {name: float(value) for name, value in metrics.items()} == pytest.approx(
         expected, rel=1e-5
     )
+
+
+def test_losses_below_zero_are_counted():
+    metrics = draw_metrics(a_draw([0, 1, 2], [0.5] * 3, 4), jnp.asarray([-1.0, NAN, 0.0]))
+    assert metrics["negative"] == 1
 
 
 def test_the_metrics_of_a_draw_of_nothing_finite_are_finite():

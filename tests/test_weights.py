@@ -269,7 +269,7 @@ def test_a_half_is_the_exponent_unless_told_otherwise(policy):
 
 @pytest.mark.parametrize(("low", "high"), [(0.0, 2.0), (0.5, 1.2), (0.0, np.inf), (1.0, 1.0)])
 def test_correcting_weighs_by_predicted_over_true_loss_within_limits(low, high):
-    draw = sampled()
+    draw = sampled(seed=2)
     index = np.asarray(draw.index)
     ratio = (SCORES / TRUE)[index]
     want = np.asarray(draw.weights) * np.minimum(np.maximum(ratio, low), high)
@@ -296,7 +296,7 @@ def test_divide_by_largest_brings_the_largest_weight_to_one(k):
     got = jax.jit(divide_by_largest)(draw)
     want = SCORES[np.asarray(draw.index)] ** -k
     np.testing.assert_allclose(got, want / want.max(), rtol=1e-5)
-    assert np.max(got) == 1
+    assert np.max(got) == pytest.approx(1, abs=1e-6)  # XLA may divide by a reciprocal
 
 
 @pytest.mark.parametrize("policy", [adjusted, biased])

@@ -163,14 +163,15 @@ def stratified(sampler: Sampler, strata: int, pool_size: int | None = None) -> S
 def _merge(draws: Draw, start: Array, sizes: Array) -> Draw:
     """The draws of S parts, [S, b / S], as one of the whole, [b]."""
     strata, info = sizes.shape[0], draws.info
-    share = (sizes * strata / jnp.sum(sizes)).astype(jnp.float32)  # of the data set, over 1 / S
+    number = sizes.astype(jnp.float32)
+    share = number * strata / jnp.sum(number)  # of the data set, over 1 / S
     mass = jnp.mean(share * info.mass)
     relative = jnp.where(mass > 0, info.mass / jnp.where(mass > 0, mass, 1.0), 1.0)
     factor = share * jnp.power(relative, 1.0 - info.k)
     square = jnp.mean(share * jnp.square(relative) / info.ess)
     # So that 1 / (B p) is the unbiased weight, B being the parts' pools together.
     pool_size = jnp.sum(info.pool_size, dtype=jnp.int32)
-    probs = info.pool_size / (pool_size * share)
+    probs = info.pool_size.astype(jnp.float32) / (pool_size.astype(jnp.float32) * share)
     place = jnp.arange(strata, dtype=jnp.int32) * info.pool_size[0]
     merged = draws._replace(
         ids=draws.ids + start[:, None],

@@ -358,6 +358,11 @@ SOME_ZERO = np.where(np.arange(b) % 3 == 1, 0, LOSSES).astype(np.float32)
 
 CASES = {
     "uniform": Case(recipe("uniform"), uniform, ones),
+    "given": Case(
+        recipe("given", importances=GIVEN),
+        lambda log, pool, params: GIVEN[pool].astype(np.float64),
+        FULL,
+    ),
     "biased_loss": Case(recipe("biased_loss", loss_fn=losses_of), smoothed(main_loss), HALF),
     "biased_loss, k and smoothing": Case(
         recipe("biased_loss", loss_fn=losses_of, k=-1.0, smoothing=0.1),

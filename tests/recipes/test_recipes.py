@@ -143,7 +143,8 @@ def mnist1d(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", recipes.__all__)
+# `given` needs numbers that no config holds.
+@pytest.mark.parametrize("method", sorted(set(recipes.__all__) - {"given"}))
 def test_recipe_trains_a_network_by_config(method, mnist1d, tmp_path):
     config = default_config()  # as configs/mnist1d.py, but shorter
     config.artifacts = False

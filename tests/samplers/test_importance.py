@@ -454,7 +454,7 @@ def before_bad_losses(count):
     state = with_losses(sampler, SCORES, count)
     history = jnp.float32(np.stack([SCORES, SCORES[::-1]], axis=1))
     state = state._replace(buffer=state.buffer._replace(losses=history))
-    draw, state = jax.jit(sampler.sample)(jax.random.key(3), state)
+    draw, state = jax.jit(sampler.sample)(jax.random.key(4), state)
     return sampler, draw, state
 
 

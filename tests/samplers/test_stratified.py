@@ -94,7 +94,8 @@ def test_of_one_part_it_is_the_sampler_itself():
     for number in range(5):
         key = jax.random.key(number)
         draw, state = sampler.sample(key, state)
-        one, expected = plain.sample(jax.random.split(key, 1)[0], expected)
+        key = jax.random.split(jax.random.fold_in(key, number), 1)[0]
+        one, expected = plain.sample(key, expected)
         for found, want in zip(jax.tree.leaves(draw), jax.tree.leaves(one), strict=True):
             np.testing.assert_allclose(found, want, rtol=1e-6)
         losses = jnp.linspace(0.1, 3, BATCH)

@@ -14,7 +14,7 @@ class RecipeArguments(NamedTuple):
 
     A recipe gets those that it has parameters for. `config.method_options` may change
     `initial_loss`. It may also give `reference` and `scores`, which are otherwise made before
-    training by `isjax.experiment.reference_models`.
+    training by `isjax.experiment.reference_models`, and must give the `importances` of `given`.
 
     Attributes:
         batch_size: b, the examples that a step trains on.

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import compiled, innermost, with_innermost
+from helpers import BY_CONFIG, compiled, innermost, with_innermost
 
 from isjax import buffer, conditions, data, networks, recipes, tasks, weights
 from isjax.data.dataset import from_arrays
@@ -503,7 +503,7 @@ def test_a_pool_is_scored_in_evaluation_mode(stateful):
     assert draw.ids.shape == (16,)
 
 
-@pytest.mark.parametrize("method", recipes.__all__)
+@pytest.mark.parametrize("method", BY_CONFIG)
 @pytest.mark.parametrize(
     ("task", "dataset"),
     [

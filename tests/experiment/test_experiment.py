@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import BY_CONFIG
 
-from isjax import data, experiment, recipes, tasks
+from isjax import data, experiment, tasks
 from isjax.base import Draw
 from isjax.experiment import _run, components
 from isjax.experiment.config import ConfigError, default_config
@@ -336,7 +337,7 @@ def make_short(**settings):
     return config
 
 
-@pytest.mark.parametrize("method", recipes.__all__)
+@pytest.mark.parametrize("method", BY_CONFIG)
 def test_every_method_trains_and_its_examples_are_counted(tmp_path, method):
     last = experiment.run(make_short(method=method), tmp_path, make_dataset())
     assert last["step"] == 5 and last["nonfinite"] == last["skipped"] == 0

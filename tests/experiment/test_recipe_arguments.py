@@ -3,12 +3,13 @@
 import inspect
 
 import pytest
+from helpers import BY_CONFIG
 
 from isjax import recipes
 from isjax.experiment.recipe_arguments import RecipeArguments, required_parameters
 
 
-@pytest.mark.parametrize("name", recipes.__all__)
+@pytest.mark.parametrize("name", BY_CONFIG)
 def test_a_recipe_needs_only_what_a_run_can_give(name):
     assert required_parameters(getattr(recipes, name)) <= set(RecipeArguments._fields)
 

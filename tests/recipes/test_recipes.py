@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import BY_CONFIG
 
 import isjax
 from isjax import experiment, recipes, scorers
@@ -143,8 +144,7 @@ def mnist1d(tmp_path_factory):
 
 
 @pytest.mark.slow
-# `given` needs numbers that no config holds.
-@pytest.mark.parametrize("method", sorted(set(recipes.__all__) - {"given"}))
+@pytest.mark.parametrize("method", BY_CONFIG)
 def test_recipe_trains_a_network_by_config(method, mnist1d, tmp_path):
     config = default_config()  # as configs/mnist1d.py, but shorter
     config.artifacts = False

@@ -1,4 +1,4 @@
-"""Bundled Flax networks: `MLP`, `CNN` and `WideResNet` for images, `LSTM` for language.
+"""Bundled Flax networks: `MLP`, `CNN`, `VGG` and `WideResNet` for images, `LSTM` for language.
 
 All take `(x, train=False)`. Only dropout and batch norm read `train`; networks without either
 accept it, so that callers can treat all networks alike.
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax.numpy as jnp
 
-__all__ = ["CNN", "LSTM", "MLP", "WideResNet"]
+__all__ = ["CNN", "LSTM", "MLP", "VGG", "WideResNet"]
 
 
 class MLP(nn.Module):
@@ -109,6 +109,65 @@ def max_pool(x):
     return jnp.max(x.reshape(*shape, x.shape[-1]), axis=tuple(2 * axis for axis in spatial))
 
 
+class VGG(nn.Module):
+    """Pairs of 3 x 3 convolutions, each pair pooled and dropped, then dense layers with dropout.
+
+    These are the convolutional networks of the authors' code of July 2017 (arXiv 1706.00043): with
+    the defaults their `cnn`; with `width=32, groups=2, hidden=(16, 16), norm="none"` their
+    `small_cnn`. As there, batch norm follows the ReLU, and weights begin as in Keras. Like `CNN`,
+    it takes signals [b, length, channels] too.
+
+    Attributes:
+        outputs: size of the last layer.
+        width: channels of the first pair; each further pair has twice as many.
+        groups: pairs; 2 ** groups must divide each spatial axis.
+        hidden: sizes of the dense layers before the last, in multiples of `width`.
+        norm: "batch", with running averages of decay 0.99 in the collection "batch_stats", which
+            change only if `train`; or "none".
+        dropout: share dropped after each pair if `train`, by the rng "dropout".
+        dense_dropout: share dropped after each hidden dense layer.
+    """
+
+    outputs: int
+    width: int = 64
+    groups: int = 3
+    hidden: Sequence[int] = (16, 8)
+    norm: str = "batch"
+    dropout: float = 0.25
+    dense_dropout: float = 0.5
+
+    @nn.compact
+    def __call__(self, x, train: bool = False):
+        """Applies the network.
+
+        Args:
+            x: [b, height, width, channels] or [b, length, channels] float.
+            train: whether dropout acts, and batch norm uses the statistics of the batch.
+
+        Returns:
+            [b, outputs].
+
+        Raises:
+            ValueError: if norm or a dropout is none of those above, or a spatial axis cannot be
+                halved for each pair.
+        """
+        if self.norm not in ("batch", "none"):
+            raise ValueError(f'VGG: norm is {self.norm!r}; choose "batch" or "none"')
+        drop, drop_dense = dropout(self.dropout, train), dropout(self.dense_dropout, train)
+        init = nn.initializers.glorot_uniform()
+        kernel = (3,) * (x.ndim - 2)
+        for group in range(self.groups):
+            for _ in range(2):
+                x = nn.relu(nn.Conv(self.width * 2**group, kernel, kernel_init=init)(x))
+                if self.norm == "batch":
+                    x = nn.BatchNorm(use_running_average=not train, momentum=0.99, epsilon=1e-3)(x)
+            x = drop(max_pool(x))
+        x = x.reshape(x.shape[0], -1)
+        for size in self.hidden:
+            x = drop_dense(nn.relu(nn.Dense(size * self.width, kernel_init=init)(x)))
+        return nn.Dense(self.outputs, kernel_init=init)(x)
+
+
 class WideResNet(nn.Module):
     """Wide residual network WRN-depth-width with pre-activation (arXiv 1605.07146).
 
@@ -187,7 +246,7 @@ class LSTM(nn.Module):
     """Language model of an embedding, stacked LSTMs and a dense layer.
 
     Dropout acts on the connections that are not recurrent: before each LSTM and before the dense
-    layer (arXiv 1409.2329).
+    layer (arXiv 1409.2329). Without `drop_embedding` it spares the input of the first LSTM.
 
     Attributes:
         outputs: size of the last layer.
@@ -195,6 +254,7 @@ class LSTM(nn.Module):
         layers: number of LSTMs.
         embedding: size of a token's embedding.
         dropout: share of the activations dropped if `train`, by the rng "dropout".
+        drop_embedding: whether dropout acts on the embeddings, too.
         every_position: True = logits after each token; False = after the last token alone.
         vocabulary: number of different tokens in the input; None = `outputs`, for a model that
             predicts the next token.
@@ -205,6 +265,7 @@ class LSTM(nn.Module):
     layers: int = 2
     embedding: int = 200
     dropout: float = 0.0
+    drop_embedding: bool = True
     every_position: bool = True
     vocabulary: int | None = None
 
@@ -226,8 +287,9 @@ class LSTM(nn.Module):
         drop = dropout(self.dropout, train)
         last = jnp.maximum(jnp.sum(x >= 0, axis=1) - 1, 0)
         x = nn.Embed(self.vocabulary or self.outputs, self.embedding)(jnp.maximum(x, 0))
-        for _ in range(self.layers):
-            x = jnp.asarray(nn.RNN(nn.OptimizedLSTMCell(self.features))(drop(x)))
+        for layer in range(self.layers):
+            x = drop(x) if layer or self.drop_embedding else x
+            x = jnp.asarray(nn.RNN(nn.OptimizedLSTMCell(self.features))(x))
         if not self.every_position:
             x = jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
         return nn.Dense(self.outputs)(drop(x))

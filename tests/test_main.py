@@ -9,7 +9,7 @@ import sys
 import pytest
 from commands import ENVIRONMENT, ROOT, run_command
 
-from isjax import data, recipes, tasks
+from isjax import data, networks, recipes, tasks
 from isjax.experiment.config import names
 
 NEEDED = "runs from a config need ml_collections: pip install 'isjax[run]'"
@@ -90,7 +90,7 @@ def test_help_says_what_there_is(name, flags):
     assert f"    python -m isjax.{name} --config=configs/mnist1d.py" in done.stdout
     assert re.findall("^  --([a-z_]+)$", done.stdout, re.M) == ["config", "workdir", *flags]
     words = set(re.findall(r"[\w.]+", done.stdout))
-    known = [*recipes.__all__, *data.SETS, *tasks.__all__, "MLP", "CNN", "LSTM", "WideResNet"]
+    known = [*recipes.__all__, *data.SETS, *tasks.__all__, *networks.__all__]
     assert words >= {*known, *(f"config.{setting}" for setting in names())}
     assert "verbosity" not in words and "HistoryLSTM" not in words
     path = re.search(r"default_config of (\S+)", done.stdout)[1]

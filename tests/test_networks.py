@@ -8,13 +8,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from isjax.networks import CNN, LSTM, MLP, WideResNet, max_pool
+from isjax.networks import CNN, LSTM, MLP, VGG, WideResNet, max_pool
 from isjax.scorers import HistoryLSTM
 
 HISTORY, CLASSES = 6, 4
 # Compiles in less time, to programs that are slower.
 quick = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
-MAIN = (MLP(CLASSES), CNN(CLASSES), WideResNet(CLASSES, 10, 1), LSTM(CLASSES, 5))
+MAIN = (
+    MLP(CLASSES),
+    CNN(CLASSES),
+    VGG(CLASSES, 2, 2, dropout=0.0, dense_dropout=0.0),
+    WideResNet(CLASSES, 10, 1),
+    LSTM(CLASSES, 5),
+)
 
 
 def random_params(network, *inputs):
@@ -66,8 +72,8 @@ def test_every_main_network_takes_train_and_needs_no_rng_for_it_unless_it_drops(
     x = x if isinstance(network, LSTM) else x.astype(jnp.float32)
     params = jax.eval_shape(network.init, jax.random.key(0), x)
     for train in (False, True):
-        forward = functools.partial(network.apply, train=train)
-        assert jax.eval_shape(forward, params, x).shape[-1] == CLASSES
+        forward = functools.partial(network.apply, train=train, mutable=["batch_stats"])
+        assert jax.eval_shape(forward, params, x)[0].shape[-1] == CLASSES
     assert jax.eval_shape(network.apply, params, x).dtype == jnp.float32
 
 
@@ -387,6 +393,89 @@ def test_a_wide_resnet_refuses_what_it_cannot_be(options, message):
         WideResNet(CLASSES, **options).init(jax.random.key(0), jnp.asarray(IMAGES))
 
 
+SMALL_CNN = {"width": 32, "groups": 2, "hidden": (16, 16), "norm": "none"}
+
+
+@pytest.mark.parametrize(
+    ("options", "shape", "sizes"),
+    [
+        ({}, (32, 32, 3), [64, 64, 128, 128, 256, 256, 1024, 512, 10]),
+        (SMALL_CNN, (28, 28, 1), [32, 32, 64, 64, 512, 512, 10]),
+    ],
+    ids=["cnn", "small_cnn"],
+)
+def test_the_layers_of_the_authors_convolutional_networks(options, shape, sizes):
+    network, x = VGG(10, **options), jnp.zeros((2, *shape))
+    shapes = jax.eval_shape(network.init, jax.random.key(0), x)
+    kernels = {name: layer.get("kernel") for name, layer in shapes["params"].items()}
+    convolutions = [kernels[f"Conv_{i}"].shape for i in range(len(sizes) - 3)]
+    dense = [kernels[f"Dense_{i}"].shape for i in range(3)]
+    assert [kernel[-1] for kernel in [*convolutions, *dense]] == sizes
+    assert {kernel[:2] for kernel in convolutions} == {(3, 3)}
+    norms = sum(name.startswith("BatchNorm") for name in shapes["params"])
+    assert norms == (len(convolutions) if network.norm == "batch" else 0)
+    # Dropout follows each pooling, .25, and each hidden dense layer, .5.
+    dropped = dropped_shapes(network, x)
+    pooled = [(2, shape[0] // 2**i, shape[1] // 2**i, sizes[2 * i - 1]) for i in (1, 2, 3)]
+    assert dropped == [*pooled[: network.groups], *((2, size) for size in sizes[-3:-1])]
+    assert (network.dropout, network.dense_dropout) == (0.25, 0.5)
+
+
+def numpy_vgg(variables, x, norm, train):
+    """Two convolutions, pooling and two dense layers in NumPy; moments of each norm's input."""
+    variables = jax.tree.map(lambda x: np.asarray(x, np.float64), variables)
+    params, moments = variables["params"], []
+    for number in range(2):
+        layer = params[f"Conv_{number}"]
+        x = np.maximum(numpy_convolution(x, layer["kernel"], 1) + layer["bias"], 0)
+        if norm == "batch":
+            name = f"BatchNorm_{number}"
+            moments.append({"mean": x.mean((0, 1, 2)), "var": x.var((0, 1, 2))})
+            used = moments[-1] if train else variables["batch_stats"][name]
+            x = (x - used["mean"]) / np.sqrt(used["var"] + 1e-3)
+            x = x * params[name]["scale"] + params[name]["bias"]
+    x = x.reshape(4, 4, 2, 4, 2, -1).max((2, 4)).reshape(4, -1)
+    x = np.maximum(x @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"], 0)
+    return x @ params["Dense_1"]["kernel"] + params["Dense_1"]["bias"], moments
+
+
+@pytest.mark.parametrize(("norm", "train"), [("none", False), ("batch", False), ("batch", True)])
+def test_a_vgg_is_convolution_relu_norm_pool_and_dense(norm, train):
+    network = VGG(CLASSES, 2, 1, (3,), norm, 0.0, 0.0)
+    variables = random_params(network, jnp.asarray(IMAGES))
+    for layer in variables.get("batch_stats", {}).values():
+        layer["var"] = np.abs(layer["var"]) + np.float32(0.5)
+    apply = quick(functools.partial(network.apply, train=train, mutable=["batch_stats"]))
+    ours, new = apply(variables, IMAGES)
+    expected, moments = numpy_vgg(variables, IMAGES.astype(np.float64), norm, train)
+    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-4)
+    for number, of_batch in enumerate(moments):
+        old, name = variables["batch_stats"], f"BatchNorm_{number}"
+        for moment, value in of_batch.items():
+            wanted = 0.99 * old[name][moment] + 0.01 * value if train else old[name][moment]
+            np.testing.assert_allclose(new["batch_stats"][name][moment], wanted, rtol=1e-4)
+
+
+def test_a_vgg_drops_only_in_training():
+    network = VGG(CLASSES, 2, 1, (8,), "none", dropout=0.5, dense_dropout=0.0)
+    assert_drops_only_in_training(network, jnp.asarray(IMAGES))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"norm": "group"}, 'norm is \'group\'; choose "batch" or "none"'),
+        ({"dropout": 1.0}, r"dropout is 1.0; choose a share in \[0, 1\)"),
+        ({"dense_dropout": -0.1}, "dropout is -0.1"),
+        ({"groups": 4}, "has an odd one"),
+    ],
+)
+def test_a_vgg_refuses_what_it_cannot_be(options, message):
+    network = VGG(CLASSES, 2, **{"groups": 1, **options})
+    with pytest.raises(ValueError, match=message):
+        jax.eval_shape(network.init, jax.random.key(0), jnp.asarray(IMAGES))
+
+
 VOCABULARY = 11
 TOKENS = np.array([[3, 0, 10, 7, 7, 2], [5, 5, 1, -1, -1, -1], [0] + [-1] * 5, [-1] * 6], np.int32)
 
@@ -441,6 +530,8 @@ def test_the_language_model_drops_connections_that_are_not_recurrent():
     for options, last in [({}, (4, 6, 5)), ({"every_position": False}, (4, 5))]:
         shapes = dropped_shapes(language_model(dropout=0.5, **options), jnp.asarray(TOKENS))
         assert shapes == [(4, 6, 4), (4, 6, 5), last]
+    spared = language_model(dropout=0.5, drop_embedding=False)
+    assert dropped_shapes(spared, jnp.asarray(TOKENS)) == [(4, 6, 5)] * 2
     assert_drops_only_in_training(language_model(dropout=0.5), jnp.asarray(TOKENS))
 
 

@@ -69,7 +69,7 @@ def make_task(config: ConfigDict, dataset: Dataset | None = None) -> Task:
         )
         network = getattr(precision, config.precision)(network)
         augment = [_augmentation(name, config) for name in config.augment]
-        return getattr(tasks, config.task)(dataset, network, augment)
+        return getattr(tasks, config.task)(dataset, network, augment, config.pixels)
     except ConfigError:
         raise
     except ValueError as error:

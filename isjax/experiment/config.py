@@ -81,6 +81,7 @@ def default_config() -> ConfigDict:
             "augment_options": ConfigDict(  # arguments of each augmentation, as in mixup.alpha
                 {name: ConfigDict() for name in augmentations.__all__}
             ),
+            "pixels": "standardised",  # in each channel; or "unit", bytes divided by 255
             "label_noise": 0.0,  # share of the training examples that get a wrong label
             # How a batch is chosen.
             "method": "uniform",  # a name in isjax.recipes
@@ -130,6 +131,7 @@ def names() -> dict[str, list[str]]:
         "network": [name for name in networks.__all__ if not name.startswith("History")],
         "precision": ["bfloat16", "float32"],
         "augment": augmentations.__all__,
+        "pixels": list(tasks.PIXELS),
         "method": recipes.__all__,
         "gate": ["", *conditions.__all__],
         "weighting": ["", *weights.__all__],
@@ -220,7 +222,7 @@ def _check_settings(config: ConfigDict) -> None:
 def _check_names(config: ConfigDict) -> None:
     """Refuses names that isjax and optax do not have."""
     for setting, known in names().items():
-        kind = "augmentation" if setting == "augment" else setting
+        kind = {"augment": "augmentation", "pixels": "scale of pixels"}.get(setting, setting)
         article = "an" if kind[0] in "ao" else "a"
         for name in config.augment if setting == "augment" else [config[setting]]:
             check_name(name, known, f"{article} {kind}", f"config.{setting}: ")

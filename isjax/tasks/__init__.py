@@ -9,6 +9,7 @@ from isjax.tasks._classification import classification
 from isjax.tasks._language import language
 from isjax.tasks._language import predicts_every_token as predicts_every_token
 from isjax.tasks._regression import regression
+from isjax.tasks._supervised import PIXELS as PIXELS
 from isjax.tasks._task import Augmentation as Augmentation
 from isjax.tasks._task import Network as Network
 from isjax.tasks._task import Task as Task

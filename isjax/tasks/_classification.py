@@ -15,7 +15,10 @@ __all__ = ["classification"]
 
 
 def classification(
-    dataset: Dataset, network: Network, augment: Sequence[Augmentation] = ()
+    dataset: Dataset,
+    network: Network,
+    augment: Sequence[Augmentation] = (),
+    pixels: str = "standardised",
 ) -> Task:
     """Makes a task of classes: cross-entropy in nats, and accuracy.
 
@@ -31,12 +34,14 @@ def classification(
         network: Flax module, called as `network(x, train=False)`, from `x` to logits [b, classes].
         augment: functions `(key, x) -> x` for training, applied in order; at most one of them may
             return `Mixed`. See `isjax.tasks.augmentations`.
+        pixels: "standardised", or "unit" for an `x` of uint8 divided by 255.
 
     Returns:
         The task, with `label_fn`.
 
     Raises:
-        ValueError: if the data set has no labels, or no number of classes.
+        ValueError: if the data set has no labels, or no number of classes; or if there is no such
+            scale of pixels.
     """
 
     def metrics(logits: Array, batch: Batch) -> dict[str, Array]:
@@ -44,6 +49,6 @@ def classification(
         return {"loss": loss, "accuracy": jnp.argmax(logits, axis=-1) == batch["label"]}
 
     target("classification", dataset, "label")
-    return supervised(dataset, network, metrics, augment)._replace(
+    return supervised(dataset, network, metrics, augment, pixels)._replace(
         initial_loss=math.log(num_outputs(dataset)), label_fn=lambda batch: batch["label"]
     )

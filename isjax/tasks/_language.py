@@ -14,7 +14,12 @@ from isjax.tasks._task import Augmentation, Network, Task, num_outputs, target
 __all__ = ["language", "predicts_every_token"]
 
 
-def language(dataset: Dataset, network: Network, augment: Sequence[Augmentation] = ()) -> Task:
+def language(
+    dataset: Dataset,
+    network: Network,
+    augment: Sequence[Augmentation] = (),
+    pixels: str = "standardised",
+) -> Task:
     """Makes a task of next-token prediction: cross-entropy in nats, and perplexity.
 
     The loss of an example is the mean over its targets; perplexity is exp of the mean loss. An
@@ -26,6 +31,7 @@ def language(dataset: Dataset, network: Network, augment: Sequence[Augmentation]
         network: Flax module, called as `network(x, train=False)`, from `x` [b, T] to logits
             [b, T, words] for a `y` of [b, T], or [b, words] for a `y` of [b].
         augment: as in `classification`.
+        pixels: as in `classification`.
 
     Returns:
         The task; its metrics have a `perplexity` for each part of the data.
@@ -42,7 +48,7 @@ def language(dataset: Dataset, network: Network, augment: Sequence[Augmentation]
         return means | {"perplexity": float(np.exp(means["loss"]))}
 
     target("language", dataset, "y")
-    return supervised(dataset, network, metrics, augment)._replace(
+    return supervised(dataset, network, metrics, augment, pixels)._replace(
         initial_loss=math.log(num_outputs(dataset)), summarise=summarise
     )
 

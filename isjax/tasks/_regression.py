@@ -13,7 +13,12 @@ from isjax.tasks._task import Augmentation, Network, Task, num_outputs, target
 __all__ = ["regression"]
 
 
-def regression(dataset: Dataset, network: Network, augment: Sequence[Augmentation] = ()) -> Task:
+def regression(
+    dataset: Dataset,
+    network: Network,
+    augment: Sequence[Augmentation] = (),
+    pixels: str = "standardised",
+) -> Task:
     """Makes a task of regression: squared error, averaged over the numbers to predict.
 
     An example never seen is assumed to lose the variance of `y`, the loss of predicting the mean.
@@ -23,6 +28,7 @@ def regression(dataset: Dataset, network: Network, augment: Sequence[Augmentatio
         network: Flax module, called as `network(x, train=False)`, from `x` to predictions
             [b, numbers].
         augment: as in `classification`.
+        pixels: as in `classification`.
 
     Returns:
         The task.
@@ -37,4 +43,5 @@ def regression(dataset: Dataset, network: Network, augment: Sequence[Augmentatio
     y = target("regression", dataset, "y")
     num_outputs(dataset)  # checks shape and type
     variance = np.var(y, axis=0, dtype=np.float64).mean()
-    return supervised(dataset, network, metrics, augment)._replace(initial_loss=float(variance))
+    task = supervised(dataset, network, metrics, augment, pixels)
+    return task._replace(initial_loss=float(variance))

@@ -14,7 +14,7 @@ from isjax.data.source import held
 from isjax.tasks._task import Augmentation, Network, Task
 from isjax.tasks.augmentations import Mixed, per_source
 
-__all__ = ["supervised"]
+__all__ = ["PIXELS", "supervised"]
 
 
 def supervised(
@@ -22,6 +22,7 @@ def supervised(
     network: Network,
     metrics: Callable[[Array, Batch], dict[str, Array]],
     augment: Sequence[Augmentation],
+    pixels: str = "standardised",
 ) -> Task:
     """Makes a task from a function that computes metrics from the output of a network.
 
@@ -30,12 +31,18 @@ def supervised(
         network: Flax module, from `x` to its output.
         metrics: `(output, batch) -> {name: [b]}`, `loss` among them.
         augment: functions `(key, x) -> x` for training, applied in order.
+        pixels: scale of an `x` of bytes, a name in `PIXELS`.
+
+    Raises:
+        ValueError: if there is no such scale.
     """
+    if pixels not in PIXELS:
+        raise ValueError(f"pixels is {pixels!r}; choose one of {', '.join(PIXELS)}")
     known = held(dataset.train)["x"]
-    standardise = jax.tree.map(_standardiser, known)
+    scale = jax.tree.map(PIXELS[pixels], known)
 
     def prepare(x: PyTree) -> PyTree:
-        return jax.tree.map(lambda function, leaf: function(leaf), standardise, x)
+        return jax.tree.map(lambda function, leaf: function(leaf), scale, x)
 
     def init(key: Array) -> tuple[Params, PyTree]:
         first = jax.tree.map(lambda leaf: jnp.asarray(leaf[:1]), known)
@@ -121,7 +128,23 @@ def _standardiser(x: np.ndarray) -> Callable[[Array], Array]:
     return standardise
 
 
+def _to_unit(x: np.ndarray) -> Callable[[Array], Array]:
+    """Makes the function that divides bytes by 255, of the types that `_standardiser` gives."""
+    if x.dtype != np.uint8:
+        return lambda x: x
+
+    def to_unit(x: Array) -> Array:
+        dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.float32
+        return (x.astype(jnp.float32) / 255).astype(dtype)
+
+    return to_unit
+
+
 def _count_bytes(x: np.ndarray) -> np.ndarray:
     """Counts each value, [256]; in slices, because counting takes 8 bytes per value."""
     slices = (x[start : start + 10_000] for start in range(0, len(x), 10_000))
     return sum((np.bincount(part.ravel(), minlength=256) for part in slices), np.zeros(256, int))
+
+
+# How bytes become numbers: by name, the function that makes the function from the training part.
+PIXELS = {"standardised": _standardiser, "unit": _to_unit}

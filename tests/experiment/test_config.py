@@ -31,6 +31,7 @@ def test_the_defaults_are_sound():
         ({"network": "HistoryLSTM"}, "not a network; choose from CNN, LSTM, MLP, VGG, WideResNet"),
         ({"network": "WideResnet"}, "not a network; did you mean WideResNet"),
         ({"network": "max_pool"}, "config.network: max_pool is not a network"),
+        ({"pixels": "units"}, "pixels: units is not a scale of pixels; did you mean unit"),
         ({"schedule": "cosin"}, "config.schedule: cosin is not a schedule; did you mean cosine"),
         ({"schedule": "xyz"}, "not a schedule; choose from constant, cosine, step"),
         ({"augment": ("flop",)}, "config.augment: flop is not an augmentation; did you mean flip"),
@@ -137,6 +138,7 @@ def test_settings_at_their_limits_are_sound(settings):
         ("gate", conditions.__all__),
         ("weighting", weights.__all__),
         ("augment", [(name,) for name in augmentations.__all__]),
+        ("pixels", ["standardised", "unit"]),
     ],
 )
 def test_every_name_there_is_can_be_given(setting, names):

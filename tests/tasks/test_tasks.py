@@ -133,6 +133,40 @@ def test_images_are_standardised_by_the_channels_of_the_training_part():
     np.testing.assert_allclose(x.std(axis=(0, 1, 2)), 1, rtol=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["classification", "regression", "language"])
+def test_pixels_of_unit_scale_are_bytes_over_255(kind):
+    image = images_of(20)
+    targets = {
+        "classification": {"label": labels_of(20)},
+        "regression": {"y": np.zeros((20, 3), np.float32)},
+        "language": {"y": labels_of(20)},
+    }
+    vocabulary = [str(token) for token in range(256)]
+    options = {"regression": {}, "language": {"vocabulary": vocabulary}}
+    part = {"x": image, **targets[kind]}
+    seen = []
+    dataset = data.from_arrays(part, part, **options.get(kind, {"num_classes": 3}))
+    task = getattr(tasks, kind)(dataset, recorder(seen), pixels="unit")
+    task.score_fn(*init(task), part)
+    assert seen[-1][0].dtype == np.float32
+    np.testing.assert_allclose(seen[-1][0], image / 255, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.int32])
+def test_only_bytes_are_brought_to_the_unit_scale(dtype):
+    part = {"x": np.arange(24).reshape(6, 4).astype(dtype), "label": labels_of(6)}
+    seen = []
+    task = tasks.classification(data.from_arrays(part, part, 3), recorder(seen), pixels="unit")
+    task.score_fn(*init(task), part)
+    assert seen[-1][0].dtype == dtype
+    np.testing.assert_array_equal(seen[-1][0], part["x"])
+
+
+def test_an_unknown_scale_of_pixels_is_refused():
+    with pytest.raises(ValueError, match="pixels is 'centred'; choose one of standardised, unit"):
+        tasks.classification(make_classes(), networks.MLP(3), pixels="centred")
+
+
 def test_images_of_zeros_and_ones_are_standardised_too():
     image = np.random.default_rng(0).integers(0, 2, (20, 4, 4, 1)).astype(np.uint8)
     part = {"x": image, "label": labels_of(20)}

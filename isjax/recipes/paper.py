@@ -7,8 +7,8 @@ import math
 
 import optax
 
-from isjax import scorers
-from isjax.base import Sampler, ScalarOrSchedule
+from isjax import resampling, scorers
+from isjax.base import Resampler, Sampler, ScalarOrSchedule
 from isjax.samplers import importance_sampler
 from isjax.scorers import LabelFn, LossFn, views
 from isjax.transforms import smooth_by_mean
@@ -27,7 +27,10 @@ def learned_loss(
     label_fn: LabelFn | None = None,
     history: int = 10,
     log_losses: bool = False,
+    linear: bool = False,
+    initial_observed: bool = False,
     initial_loss: float | None = None,
+    resample: str = "systematic",
 ) -> Sampler:
     """An LSTM predicts the loss from past losses and class (arXiv 1706.00043).
 
@@ -38,7 +41,7 @@ def learned_loss(
        whose LSTM is `isjax.scorers.HistoryLSTM`; `isjax.smooth_by_mean`
     3. Normalise: p_i = s_i / sum_pool s. `isjax.distributions.normalize`
     4. Draw: b of the pool, p_i per draw. `isjax.resampling.systematic`; independent draws, as in
-       the paper, are `isjax.resampling.categorical`
+       the authors' code, are `resample="categorical"`
     5. Weight: w_i = (1 / (B p_i))^k. `isjax.importance_weights`
     6. Train: the gradient of (1/b) sum w_i L_i. `isjax.weighted_value_and_grad`
     7. Learn: one optimiser step of the LSTM on the squared error between prediction and L_i. It
@@ -66,15 +69,20 @@ def learned_loss(
         label_fn: `(batch) -> classes [B] int`; by default `batch["label"]`.
         history: H, the past losses that the LSTM reads.
         log_losses: predict log losses, so that errors count in proportion to the loss.
+        linear: predict by a linear output, clamped at 0 as a score, instead of a softplus.
+        initial_observed: `initial_loss` counts as the first loss observed of each example.
         initial_loss: score of an example never seen; by default log(num_classes), the loss of a
             uniform guess, or 1 without classes.
+        resample: name of a function in `isjax.resampling`.
 
     Returns:
         A `Sampler` that chooses from the pool it is given.
 
     Raises:
-        ValueError: as `scorers.learned` and `importance_sampler`.
+        ValueError: if there is no such resampling, and as `scorers.learned` and
+            `importance_sampler`.
     """
+    draw = _resampler("learned_loss", resample)
     scorer = scorers.learned(
         network,
         optimizer,
@@ -82,11 +90,18 @@ def learned_loss(
         label_fn=label_fn,
         history=history,
         log_losses=log_losses,
+        linear=linear,
+        initial_observed=initial_observed,
     )
     if initial_loss is None:
         initial_loss = math.log(num_classes) if num_classes else 1.0
     return importance_sampler(
-        scorer, smooth_by_mean(smoothing), batch_size=batch_size, k=k, initial_loss=initial_loss
+        scorer,
+        smooth_by_mean(smoothing),
+        batch_size=batch_size,
+        k=k,
+        resample=draw,
+        initial_loss=initial_loss,
     )
 
 
@@ -97,6 +112,7 @@ def biased_loss(
     view: str | None = None,
     k: ScalarOrSchedule = 0.5,
     smoothing: float = 0.5,
+    resample: str = "systematic",
 ) -> Sampler:
     """The main model scores the pool by its loss (arXiv 1706.00043).
 
@@ -113,13 +129,15 @@ def biased_loss(
             makes as many passes at lower precision. None = the model itself.
         k: exponent of the weights, a number of at most 1 or a schedule of the step; 1 is unbiased.
         smoothing: c >= 0, as a share of the moving average of the mean score.
+        resample: name of a function in `isjax.resampling`.
 
     Returns:
         A `Sampler` that chooses from the pool it is given.
 
     Raises:
-        ValueError: if there is no such view.
+        ValueError: if there is no such view or resampling.
     """
+    draw = _resampler("biased_loss", resample)
     if view is not None and view not in views.PASSES:
         raise ValueError(
             f"recipes.biased_loss: view is {view!r}; choose one of {', '.join(views.PASSES)}, or "
@@ -128,4 +146,16 @@ def biased_loss(
     scorer = scorers.loss(loss_fn)
     if view is not None:
         scorer = scorers.loss(getattr(views, view)(loss_fn), views.PASSES[view])
-    return importance_sampler(scorer, smooth_by_mean(smoothing), batch_size=batch_size, k=k)
+    return importance_sampler(
+        scorer, smooth_by_mean(smoothing), batch_size=batch_size, k=k, resample=draw
+    )
+
+
+def _resampler(recipe: str, name: str) -> Resampler:
+    """The resampler of this name."""
+    names = sorted(set(resampling.__all__) - {"presample"})
+    if name not in names:
+        raise ValueError(
+            f"recipes.{recipe}: resample is {name!r}; choose one of {', '.join(names)}"
+        )
+    return getattr(resampling, name)

@@ -53,13 +53,16 @@ def learned(
     label_fn: LabelFn | None = None,
     history: int = 10,
     log_losses: bool = False,
+    linear: bool = False,
+    initial_observed: bool = False,
     train_every: int = 1,
 ) -> Scorer:
     """The loss that a small model predicts, trained beside the main one (arXiv 1706.00043).
 
     Each update is one optimiser step on the squared error between the predictions for the batch
     and its losses. Predictions are from the rows as they were before the losses were written back.
-    Losses that are not finite are left out. Examples never seen score `initial_loss`.
+    Losses that are not finite are left out. Examples never seen score `initial_loss`, unless that
+    counts as observed.
 
     Use it where losses can be predicted from the past. It costs the network on the pool, and its
     gradient on the batch; the main model makes no pass for it.
@@ -75,6 +78,10 @@ def learned(
             nothing is remembered of any example: for a stream, with a `network` such as
             `features_mlp`.
         log_losses: predict log losses, so that errors count in proportion to the loss.
+        linear: the network's output is itself the loss predicted, and scores are clamped at 0, as
+            in the authors' code; else it goes through a softplus.
+        initial_observed: `initial_loss` counts as the first loss observed, as in the authors' code:
+            the network reads it, and predicts the loss of examples never seen, too.
         train_every: updates from one optimiser step to the next.
 
     Returns:
@@ -83,12 +90,19 @@ def learned(
 
     Raises:
         ValueError: if `history` is negative, or 0 for the default network; if `train_every` is not
-            positive; or if `num_classes` or `label_fn` is given beside a `network`.
+            positive; if `num_classes` or `label_fn` is given beside a `network`; or if both
+            `log_losses` and `linear` are given, or `initial_observed` without a history.
     """
     if history < 0 or (network is None and history == 0):
         raise ValueError(
             f"scorers.learned: history is {history}; choose 1 or more for the default network, or "
             "0 with network= for one that reads the batch alone"
+        )
+    if log_losses and linear:
+        raise ValueError("scorers.learned: log_losses and linear exclude each other; give one")
+    if initial_observed and not history:
+        raise ValueError(
+            "scorers.learned: with history 0 there is no loss to count; leave out initial_observed"
         )
     if train_every < 1:
         raise ValueError(f"scorers.learned: train_every is {train_every}; choose 1 or more")
@@ -103,8 +117,12 @@ def learned(
 
     def predict(params: PyTree, rows: Rows) -> Array:
         """The loss, or its logarithm if `log_losses`."""
-        output = network.apply(params, rows)
-        return output if log_losses else jax.nn.softplus(output)
+        output = network.apply(params, with_initial(rows))
+        return output if log_losses or linear else jax.nn.softplus(output)
+
+    def with_initial(rows: Rows) -> Rows:
+        # Entries not yet observed hold the initial loss, so that one more count includes it.
+        return rows._replace(count=rows.count + 1) if initial_observed else rows
 
     def init(key: Array) -> LearnedState:
         params = network.init(key)
@@ -114,7 +132,8 @@ def learned(
         predicted = predict(state.params, rows)
         if log_losses:
             predicted = jnp.exp(jnp.minimum(predicted, 80.0))
-        if not history:
+        predicted = jnp.maximum(predicted, 0.0) if linear else predicted
+        if not history or initial_observed:
             return predicted
         return jnp.where(rows.count > 0, predicted, jnp.maximum(rows.history[:, 0], 0.0))
 

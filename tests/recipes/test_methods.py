@@ -279,6 +279,21 @@ def learned_loss(log, pool, params):
     return np.where([past(log, i) == [] for i in pool], INITIAL, predicted)
 
 
+def authors_loss(log, pool, params):
+    """max(w . history + b, 0), of examples never seen too; w and b by the unclamped error."""
+
+    def histories(log, ids):
+        start = [INITIAL] * HISTORY
+        return np.array([[*start, *past(log, i)][: -HISTORY - 1 : -1] for i in ids])
+
+    w, bias = WEIGHT.copy(), BIAS
+    for t, step in enumerate(log):
+        rows = histories(log[:t], step.ids)
+        slope = 2 * (rows @ w + bias - step.losses) / len(rows)
+        w, bias = w - RATE * slope @ rows, bias - RATE * slope.sum()
+    return np.maximum(histories(log, pool) @ w + bias, 0)
+
+
 PROXY_RATE = 0.05
 
 
@@ -425,6 +440,22 @@ CASES = {
             initial_loss=INITIAL,
         ),
         smoothed(learned_loss),
+        HALF,
+        steps=9,
+    ),
+    "learned_loss, as in the authors' code": Case(
+        recipe(
+            "learned_loss",
+            network=NETWORK,
+            optimizer=optax.sgd(RATE),
+            history=HISTORY,
+            initial_loss=INITIAL,
+            smoothing=0.0,
+            linear=True,
+            initial_observed=True,
+            resample="categorical",
+        ),
+        authors_loss,
         HALF,
         steps=9,
     ),

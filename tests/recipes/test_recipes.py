@@ -184,6 +184,33 @@ def test_learned_loss_starts_from_the_loss_of_a_uniform_guess(arguments, want):
     np.testing.assert_allclose(history, np.full((5, 2), want), rtol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["biased_loss", "learned_loss"])
+def test_the_papers_recipes_draw_by_the_resampler_named(name):
+    composed = {
+        "biased_loss": scorers.loss(losses_of),
+        "learned_loss": scorers.learned(NETWORK, ADAM, history=10),
+    }
+    for resample in ("categorical", "without_replacement"):
+        by_hand = isjax.importance_sampler(
+            composed[name],
+            DEFAULTS,
+            batch_size=6,
+            k=0.5,
+            resample=getattr(isjax.resampling, resample),
+        )
+        (_, draws), (_, want) = trajectory(make(name, resample=resample), 3), trajectory(by_hand, 3)
+        jax.tree.map(np.testing.assert_array_equal, draws, want)
+        _, others = trajectory(make(name), 3)
+        assert not np.array_equal(draws.index, others.index)
+
+
+@pytest.mark.parametrize("name", ["biased_loss", "learned_loss"])
+def test_the_papers_recipes_refuse_an_unknown_resampler(name):
+    message = f"recipes.{name}: resample is 'presample'; choose one of categorical, systematic"
+    with pytest.raises(ValueError, match=message):
+        make(name, resample="presample")
+
+
 # `prioritized` is left out: it divides its weights by the largest. The weights of `reducible_loss`
 # are one unless it is `sampled`; so are those of a closed gate, which opens soon with pool_size=1.
 TAKE_K = {

@@ -109,6 +109,37 @@ def test_learned_scores_stay_finite_and_not_negative(output, log_losses):
     assert np.all(np.isfinite(out)) and np.all(out >= 0)
 
 
+def test_a_linear_output_is_clamped_as_a_score_but_not_in_training():
+    scorer = learned(linear_network(), optax.sgd(0.1), history=2, linear=True)
+    rows = rows_of(HISTORY, [3, 1, 1, 5])
+    low = Rows(rows.history - 4, rows.count)
+    z = outputs(PARAMS) + PARAMS["c"] * (np.array([3, 1, 1, 5]) - COUNT)
+    np.testing.assert_allclose(score(scorer, rows), np.maximum(z, 0), rtol=1e-5, atol=1e-6)
+    below = z - 4 * PARAMS["w"].sum()
+    assert np.all(below < 0)
+    np.testing.assert_array_equal(score(scorer, low), 0.0)
+    state = jax.jit(scorer.update)(scorer.init(KEY), low, jnp.float32(LOSSES))
+    want = PARAMS["b"] - 0.1 * 2 * np.mean(below - LOSSES)  # the clamp would leave no gradient
+    np.testing.assert_allclose(state.params["b"], want, rtol=1e-5)
+
+
+@pytest.mark.parametrize("linear", [False, True])
+def test_an_initial_loss_that_counts_as_observed_is_read_by_the_network(linear):
+    """Its place is behind all losses observed, where the buffer keeps it."""
+    plain = learned(linear_network(), optax.sgd(0.1), history=2, linear=linear)
+    counted = learned(
+        linear_network(), optax.sgd(0.1), history=2, linear=linear, initial_observed=True
+    )
+    rows, one_more = rows_of(HISTORY, COUNT), rows_of(HISTORY, COUNT + 1)
+    np.testing.assert_array_equal(score(counted, rows), score(plain, one_more))
+    assert score(counted, rows)[2] != HISTORY[2, 0]  # never seen, and predicted all the same
+    updated = [
+        jax.jit(scorer.update)(scorer.init(KEY), given, jnp.float32(LOSSES)).params
+        for scorer, given in ((counted, rows), (plain, one_more))
+    ]
+    jax.tree.map(np.testing.assert_array_equal, *updated)
+
+
 @functools.cache
 def one_update(log_losses):
     """One update of the linear network, jitted: `(losses) -> state`."""
@@ -153,8 +184,20 @@ def test_learned_survives_nan_losses_under_its_default_optimizer():
         ({"network": linear_network(), "history": -1}, "history is -1"),
         ({"network": linear_network(), "num_classes": 3}, "leave them out"),
         ({"network": linear_network(), "label_fn": len}, "leave them out"),
+        ({"log_losses": True, "linear": True}, "log_losses and linear exclude each other"),
+        (
+            {"network": linear_network(), "history": 0, "initial_observed": True},
+            "no loss to count; leave out initial_observed",
+        ),
     ],
-    ids=["no history", "negative history", "classes beside a network", "label_fn beside a network"],
+    ids=[
+        "no history",
+        "negative history",
+        "classes beside a network",
+        "label_fn beside a network",
+        "two outputs",
+        "initial loss without a history",
+    ],
 )
 def test_learned_refuses_arguments_that_it_cannot_honour(arguments, message):
     with pytest.raises(ValueError, match=message):

@@ -16,6 +16,7 @@ from isjax.data.source import in_memory
 from isjax.experiment import draw_statistics
 from isjax.experiment._setup import Setup, connect_devices, set_up
 from isjax.experiment.artifacts import make_artifacts
+from isjax.experiment.batch_statistics import make_reestimation
 from isjax.experiment.checkpoints import Checkpoints
 from isjax.experiment.compiled_steps import Step, compile_steps
 from isjax.experiment.components import make_sampler, make_task
@@ -250,7 +251,14 @@ def _compile(
     progress.compile_seconds += program.seconds
     if config.artifacts:
         further.append(make_artifacts(setup.workdir, task, program, data))
-    evaluate = make_evaluation(task, config.eval_batch_size, config.eval_examples, further)
+    reestimate = None
+    if config.reestimate_batches:
+        reestimate = make_reestimation(
+            task, config.reestimate_batches, config.batch_size, config.seed
+        )
+    evaluate = make_evaluation(
+        task, config.eval_batch_size, config.eval_examples, further, reestimate
+    )
     return Work(program, feed, evaluate), Outputs(writer, checkpoints, on_draw, on_chosen)
 
 

@@ -9,6 +9,7 @@ from jax.sharding import Mesh
 
 from isjax.base import Array, Params, PyTree, Sampler
 from isjax.data.source import in_memory, num_examples
+from isjax.experiment.batch_statistics import COLLECTION
 from isjax.experiment.components import check_task, make_optimizer, make_sampler
 from isjax.experiment.config import ConfigDict, ConfigError, num_steps
 from isjax.experiment.loop import Plan
@@ -116,7 +117,17 @@ def set_up(
     )
     sampler = make_sampler(config, task, model_state, placeholders(config, setup.size))
     _check_pool(config, sampler, setup.size)
+    _check_statistics(config, model_state)
     return setup
+
+
+def _check_statistics(config: ConfigDict, model_state: PyTree) -> None:
+    """Refuses to re-estimate statistics that the network does not keep."""
+    if config.reestimate_batches and COLLECTION not in (model_state or {}):
+        raise ConfigError(
+            f"config.reestimate_batches is {config.reestimate_batches}, but {config.network} keeps "
+            "no batch statistics; choose 0, or a network with batch norm"
+        )
 
 
 def _check_pool(config: ConfigDict, sampler: Sampler, size: int) -> None:

@@ -39,6 +39,7 @@ _MINIMUM = {
     "eval_batch_size": 1,
     "log_every": 1,
     "eval_examples": 0,
+    "reestimate_batches": 0,
     "checkpoint_every": 0,
     "steps_per_call": 0,
     "strata": 1,
@@ -108,6 +109,7 @@ def default_config() -> ConfigDict:
             "num_evals": 20,  # evaluations, evenly spaced, after the one before training
             "eval_examples": 0,  # examples evaluated of each part, evenly spaced; 0 = all
             "eval_batch_size": 1000,  # examples evaluated at once
+            "reestimate_batches": 0,  # uniform batches for batch norm; 0 = its running averages
             "artifacts": True,  # write draws, examples and times for isjax.report
             "wandb": "",  # project of Weights & Biases that also gets the metrics; "" = none
             "log_every": 100,  # steps averaged in a line of training.jsonl

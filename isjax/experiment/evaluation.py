@@ -22,6 +22,7 @@ def make_evaluation(
     batch_size: int = 1000,
     max_examples: int = 0,
     further: Sequence[Callable[[TrainState], dict[str, float]]] = (),
+    reestimate: Callable[[TrainState], TrainState] | None = None,
 ) -> Evaluate:
     """Evaluates the train part, the valid part if there is one, and the test part.
 
@@ -31,6 +32,8 @@ def make_evaluation(
         max_examples: of each part, evenly spaced; 0 = all. Those of a `Source` are kept in memory;
             without a limit a `Source` is read anew each time.
         further: each `(state) -> {name: number}`; these metrics are added.
+        reestimate: `(state) -> state`, which replaces the state that the parts are evaluated with;
+            see `isjax.experiment.batch_statistics`. `further` get the state of training.
 
     Returns:
         `evaluate(state, should_stop) -> {"train_loss": ..., "test_loss": ..., ...}`. It returns
@@ -61,8 +64,9 @@ def make_evaluation(
         state: TrainState, should_stop: Callable[[], bool] = lambda: False
     ) -> dict[str, float] | None:
         evaluated = {}
+        model = state if reestimate is None else reestimate(state)
         for part, examples in chosen.items():
-            means = mean(state, examples, should_stop)
+            means = mean(model, examples, should_stop)
             if means is None:
                 return None
             evaluated |= {f"{part}_{name}": value for name, value in means.items()}

@@ -112,10 +112,10 @@ def test_learned_scores_stay_finite_and_not_negative(output, log_losses):
 def test_a_linear_output_is_clamped_as_a_score_but_not_in_training():
     scorer = learned(linear_network(), optax.sgd(0.1), history=2, linear=True)
     rows = rows_of(HISTORY, [3, 1, 1, 5])
-    low = Rows(rows.history - 4, rows.count)
+    low = Rows(rows.history - 40, rows.count)
     z = outputs(PARAMS) + PARAMS["c"] * (np.array([3, 1, 1, 5]) - COUNT)
     np.testing.assert_allclose(score(scorer, rows), np.maximum(z, 0), rtol=1e-5, atol=1e-6)
-    below = z - 4 * PARAMS["w"].sum()
+    below = z - 40 * PARAMS["w"].sum()
     assert np.all(below < 0)
     np.testing.assert_array_equal(score(scorer, low), 0.0)
     state = jax.jit(scorer.update)(scorer.init(KEY), low, jnp.float32(LOSSES))

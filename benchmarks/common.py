@@ -14,11 +14,12 @@ CONFIGS = pathlib.Path(__file__).parent.parent / "configs"
 
 
 def load_config(name):
-    """Returns the config of configs/NAME.py."""
+    """Returns the config of configs/NAME.py; after a colon, the argument of its get_config."""
+    name, *argument = name.split(":")
     spec = importlib.util.spec_from_file_location(name, CONFIGS / f"{name}.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.get_config()
+    return module.get_config(*argument)
 
 
 def settings(pairs):

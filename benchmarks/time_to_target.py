@@ -1,24 +1,30 @@
-"""Share of uniform's budget at which a method reaches uniform's final metrics.
+"""Share of uniform's budget at which methods reach uniform's metrics.
 
     python benchmarks/time_to_target.py --config fashion_mnist [--set network=MLP ...]
-      [--method default] [--options k=0 ...] [--budgets 0.3 0.5 0.7 1] [--seeds 5]
-      [--rates 0.02 0.05 0.1] [--decays 1e-4 1e-3 --tune-by test_accuracy] [--data-dir DATA]
-      --workdir DIR
+      [--methods default biased_loss,pool_size=256 paper:learned_loss] [--budgets 0.3 0.5 0.7 1]
+      [--seeds 5] [--rates 0.02 0.05 0.1] [--decays 1e-4 1e-3 --tune-by test_accuracy]
+      [--data-dir DATA] --workdir DIR
+
+A method is a recipe, followed by options of it and `pool_size`; `paper:` before it takes the draws,
+weights and pool of the authors' code (`isjax.experiment.presets.paper`).
 
 1. Tunes learning rate and weight decay for uniform draws: one run each, with a seed that is used
    for nothing else. `--tune-by` a test metric favours uniform, since it selects on the test data.
-2. Trains uniform and the method with them, from the same initial weights, for each budget (share of
-   the steps). The learning rate decays within each budget.
+2. Trains uniform and the methods with them, from the same initial weights, for each budget (share
+   of the steps). The learning rate decays within each budget.
 3. The target is uniform's mean at the largest budget. Interpolates between budgets (log loss, or
-   accuracy, against log budget) where the method reaches it.
+   accuracy, against log budget) where a method reaches it.
+4. Iso-accuracy: does the same for uniform's test accuracy at every budget, see iso_accuracy.py.
 
-By default 43 runs. DIR/lines.json keeps finished runs, which are not repeated.
+By default 43 runs. DIR/lines.json keeps finished runs, which are not repeated; runs.jsonl has them
+for iso_accuracy.py.
 
-Prints the final metrics at each budget, then a row per metric and unit of cost, with a JSON line:
-the share of uniform's budget, and in brackets the 95% interval of 10,000 bootstraps over seeds.
-Units are steps, seconds, examples of the main model (a backward pass counts as two forward passes)
-and floating point operations by XLA's count. All include scoring. "<=" marks a target reached at
-the smallest budget; inf marks one never reached.
+Prints the final metrics at each budget, then a row per metric, method and unit of cost, with a JSON
+line: the share of uniform's budget, and in brackets the 95% interval of 10,000 bootstraps over
+seeds. Units are steps, seconds, examples of the main model (a backward pass counts as two forward
+passes) and floating point operations by XLA's count. All include scoring. "<=" marks a target
+reached at the smallest budget; inf marks one never reached. The iso-accuracy is in steps: multiply
+it by the cost of a step. Draws budgets.png and iso_accuracy.svg.
 """
 
 import argparse
@@ -30,18 +36,39 @@ import jax
 import matplotlib
 import numpy as np
 from common import flops_of, load_config, override, settings
+from iso_accuracy import METRICS, goodness, reached, report
 from ml_collections import ConfigDict
 
 from isjax import experiment
 from isjax.data.source import num_examples
-from isjax.experiment import components
+from isjax.experiment import components, presets
+from isjax.reporting.plotting import COLOURS, GREY
 from isjax.training import init_train_state, make_train_step
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
 
 TUNING_SEED = 1000
-METRICS = {"train_loss": (np.log, -1), "test_loss": (np.log, -1), "test_accuracy": (np.array, 1)}
+# The settings by which methods differ.
+DRAWS = ("method", "pool_size", "gate", "weighting")
+DRAWS += ("method_options", "gate_options", "weighting_options")
+
+
+def config_of(config, method):
+    """Returns the config with the draws of a method, such as `biased_loss,pool_size=256`."""
+    name, *pairs = method.split(",")
+    options = settings(pairs)
+    if name.startswith("paper:"):
+        base = presets.paper(name.removeprefix("paper:"))
+    else:
+        base = experiment.default_config()
+        base.method, base.pool_size = name, config.pool_size
+    one = ConfigDict(config.to_dict())
+    for setting in DRAWS:
+        one[setting] = base[setting]
+    one.pool_size = options.pop("pool_size", one.pool_size)
+    one.method_options.update(options)
+    return one
 
 
 def flops_per_step(config, task):
@@ -58,27 +85,13 @@ def flops_per_step(config, task):
     return flops_of(step, state, jax.device_put(task.dataset.train))
 
 
-def reached(budgets, values, target, metric):
-    """Returns the first share of the budget at which a curve is as good as the target."""
-    scale, sign = METRICS[metric]
-    better = sign * (scale(values) - scale(target))
-    for i, gain in enumerate(better):
-        if gain >= 0:
-            if i == 0:
-                return budgets[0]
-            part = -better[i - 1] / (gain - better[i - 1])
-            low, high = np.log(budgets[i - 1 : i + 1])
-            return float(np.exp(low + part * (high - low)))
-    return np.inf
-
-
 def interval(budgets, uniform, method, metric):
     """Returns the share and its 95% interval; curves are [seeds, budgets]."""
     rng = np.random.default_rng(0)
 
     def share(chosen):
-        target = uniform[chosen, -1].mean()
-        return reached(budgets, method[chosen].mean(axis=0), target, metric)
+        target = goodness(uniform[chosen, -1].mean(), metric)
+        return reached(budgets, goodness(method[chosen].mean(axis=0), metric), target)
 
     seeds = len(uniform)
     shares = [share(rng.integers(0, seeds, seeds)) for _ in range(10_000)]
@@ -90,8 +103,8 @@ def draw(budgets, curves, title, path):
     """Draws loss and accuracy against the share of the budget, each seed and the mean."""
     figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), layout="constrained")
     for ax, metric in zip(axes, ("train_loss", "test_accuracy"), strict=True):
-        for (name, by_metric), color in zip(curves.items(), ("#555555", "#0072b2"), strict=True):
-            values = by_metric[metric]
+        for i, (name, by_metric) in enumerate(curves.items()):
+            values, color = by_metric[metric], COLOURS[(i - 1) % len(COLOURS)] if i else GREY
             ax.plot(budgets, values.T, ".", color=color, alpha=0.4)
             ax.plot(budgets, values.mean(axis=0), color=color, label=name)
         ax.set(xlabel="share of the budget", ylabel=metric.replace("_", " "))
@@ -105,8 +118,7 @@ def parse_args():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--config", default="fashion_mnist")
     parser.add_argument("--set", nargs="*", default=[], help="NAME=VALUE settings of the config")
-    parser.add_argument("--method", default="default")
-    parser.add_argument("--options", nargs="*", default=[], help="NAME=VALUE options of the method")
+    parser.add_argument("--methods", nargs="+", default=["default"], help="NAME[,OPTION=VALUE...]")
     parser.add_argument("--budgets", nargs="+", type=float, default=[0.3, 0.5, 0.7, 1.0])
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rates", nargs="+", type=float, default=[0.02, 0.05, 0.1])
@@ -117,19 +129,17 @@ def parse_args():
     return parser.parse_args()
 
 
-def make_run(config, task, options, folder):
+def make_run(config, task, folder):
     """Returns `run(method, rate, decay, seed, budget)`, which keeps finished runs in a file."""
     kept = folder / "lines.json"
     lines = json.loads(kept.read_text()) if kept.exists() else {}
 
     def run(method, rate, decay, seed, budget):
-        name = "-".join([method, *(f"{k}={v}" for k, v in options[method].items())])
-        name += f"-{rate}-{decay}-{seed}-{budget}"
+        name = f"{method.replace(',', '-').replace(':', '-')}-{rate}-{decay}-{seed}-{budget}"
         if name not in lines:
-            one = ConfigDict(config.to_dict())
-            one.method, one.seed, one.budget = method, seed, budget
+            one = config_of(config, method)
+            one.seed, one.budget = seed, budget
             one.learning_rate, one.weight_decay = rate, decay
-            one.method_options = ConfigDict(options[method])
             one.stop_on_nonfinite = False  # a rate that diverges is a result
             lines[name] = experiment.run(one, folder / name, task=task)
             kept.write_text(json.dumps(lines))
@@ -170,21 +180,31 @@ def step_costs(uniform, method, flops):
 
 
 def print_metric(metric, budgets, curves, costs, common):
-    """Prints the values at each budget, and a row per unit of cost."""
-    (_, uniform), (name, method) = curves.items()
+    """Prints the values at each budget, and a row per method and unit of cost."""
+    uniform = curves["uniform"]
     for i, budget in enumerate(budgets):
-        print(
-            f"{metric:14} at {budget:.0%}: uniform {uniform[:, i].mean():.5f} ± "
-            f"{uniform[:, i].std():.5f}, {name} {method[:, i].mean():.5f} ± "
-            f"{method[:, i].std():.5f}"
-        )
-    shares = interval(budgets, uniform, method, metric)
-    for unit, cost in costs.items():
-        share, low, high = (cost * value for value in shares)
-        least = "<= " if shares[0] == budgets[0] else ""
-        print(f"  {unit:9} to uniform's final: {least}{share:.3f} [{low:.3f}, {high:.3f}]")
-        row = {"metric": metric, "cost": unit, "share": share, "low": low, "high": high}
-        print(json.dumps(common | row))
+        texts = [f"{m} {x[:, i].mean():.5f} ± {x[:, i].std():.5f}" for m, x in curves.items()]
+        print(f"{metric:14} at {budget:.0%}: " + ", ".join(texts))
+    for name, of_step in costs.items():
+        shares = interval(budgets, uniform, curves[name], metric)
+        for unit, cost in of_step.items():
+            share, low, high = (cost * value for value in shares)
+            least = "<= " if shares[0] == budgets[0] else ""
+            print(
+                f"  {name}, {unit:9} to uniform's final: {least}{share:.3f} [{low:.3f}, {high:.3f}]"
+            )
+            row = {"method": name, "metric": metric, "cost": unit, "share": share}
+            print(json.dumps(common | row | {"low": low, "high": high}))
+
+
+def rows_of(found, budgets):
+    """Returns the last evaluation of each run, as iso_accuracy.py reads them."""
+    return [
+        {**found[method][seed][i], "method": method, "seed": seed, "budget": budget}
+        for method in found
+        for seed in range(len(found[method]))
+        for i, budget in enumerate(budgets)
+    ]
 
 
 def main():
@@ -196,35 +216,38 @@ def main():
         {"data_dir": args.data_dir, "num_evals": 1, "checkpoint_every": 0, "artifacts": False}
     )
     override(config, args.set)
-    options = {"uniform": {}, args.method: settings(args.options)}
+    methods = list(dict.fromkeys(["uniform", *args.methods]))
     task = components.make_task(config)
-    run = make_run(config, task, options, folder)
+    run = make_run(config, task, folder)
     rate, decay = tune(run, config, args)
-    methods, budgets = ["uniform", args.method], sorted(args.budgets)
+    budgets = sorted(args.budgets)
     found = {method: [[None] * len(budgets) for _ in range(args.seeds)] for method in methods}
     for seed in range(args.seeds):  # the methods take turns, in case the machine's speed drifts
         for i, budget in enumerate(budgets):
             for method in methods:
                 found[method][seed][i] = run(method, rate, decay, seed, budget)
 
-    flops = []
-    for method in methods:
-        one = ConfigDict(config.to_dict())
-        one.method, one.method_options = method, ConfigDict(options[method])
-        flops.append(flops_per_step(one, task))
-    costs = step_costs(found["uniform"], found[args.method], flops)
+    flops = {method: flops_per_step(config_of(config, method), task) for method in methods}
+    costs = {
+        method: step_costs(found["uniform"], found[method], (flops["uniform"], flops[method]))
+        for method in methods[1:]
+    }
     device = jax.devices()[0].device_kind
     title = f"{config.dataset}, {config.network}, {config.num_steps} steps, {args.seeds} seeds"
-    print(f"{title}, {' '.join([args.method, *args.options])} against uniform, on {device}")
-    print("cost of a step: " + ", ".join(f"{name} {cost:.3f}" for name, cost in costs.items()))
-    row = {"config": args.config, "steps": config.num_steps, "method": args.method}
-    row |= {"options": options[args.method], "rate": rate, "decay": decay}
+    print(f"{title}, {' '.join(methods[1:])} against uniform, on {device}")
+    for method, of_step in costs.items():
+        texts = (f"{name} {cost:.3f}" for name, cost in of_step.items())
+        print(f"cost of a step of {method}: " + ", ".join(texts))
+    row = {"config": args.config, "steps": config.num_steps, "rate": rate, "decay": decay}
     row |= {"seeds": args.seeds, "device": device}
     curves = {m: {x: curve(found[m], lambda line, x=x: line[x]) for x in METRICS} for m in methods}
     for metric in METRICS:
         print_metric(metric, budgets, {m: curves[m][metric] for m in methods}, costs, row)
     draw(budgets, curves, title, folder / "budgets.png")
     print(f"figure: {folder / 'budgets.png'}")
+    rows = rows_of(found, budgets)
+    (folder / "runs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report(rows, "test_accuracy", "uniform", budgets, title, folder / "iso_accuracy.svg")
 
 
 if __name__ == "__main__":

@@ -7,9 +7,11 @@ Takes minutes on a GPU; `--tiny` tries all methods on a CPU in some four minutes
 and batch are those of the authors' code of July 2017: convolutions 3 x 3 with batch norm, 64-64,
 128-128, 256-256, each pair followed by pooling and dropout, dense 1024-512; Adam at 1e-3, divided
 by 10 at 50% and again at 80% of the steps of each run; batch 128, pixels in [0, 1], images flipped
-and shifted. Two things differ: convolutions compute in bfloat16, and shifts fill by reflection.
-The method `authors` scores a pool of 1024 by the model's loss, as their code does: independent
-draws, k = .5, no smoothing, weights that keep the mean score, 100 uniform batches first.
+and shifted. Some things differ: convolutions compute in bfloat16, shifts fill by reflection, batch
+norm comes before the ReLU, and the first dense layer has no dropout (`isjax.networks.VGG` has both
+as they are there). The method `authors` scores a pool of 1024 by the model's loss, as their code
+does: independent draws, k = .5, no smoothing, weights that keep the mean score. It draws 100
+batches uniformly first, as there only the LSTM does.
 
 Each budget is a whole, shorter training with its own schedule. One compiled program per method
 trains at all budgets and seeds, from the same initial weights for a seed. The runs that matter

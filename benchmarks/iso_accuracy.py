@@ -59,7 +59,9 @@ def ratio_at(budgets, base, method, at):
         at: budget of the baseline that sets the target.
     """
     target = np.interp(np.log(at), np.log(budgets), base)
-    own = min(reached(budgets, base, target), at)  # rounding may put the target above the curve
+    own = float(
+        min(reached(budgets, base, target), at)
+    )  # rounding may put the target above the curve
     return target, own, reached(budgets, method, target) / own
 
 
@@ -185,7 +187,7 @@ def draw_iso(budgets, pairs, metric, baseline, title, output, curves=None):
     ratios.text(0.98, 0.02, "sampling is ahead", ha="right", transform=ratios.transAxes, fontsize=9)
     ratios.set_ylim(0, min(top, 2.5))
     ratios.set_xlabel(f"share of the budget that {baseline} needs")
-    ratios.set_ylabel(f"budget for the same {metric.split('_')[-1]}, over {baseline}'s")
+    ratios.set_ylabel(f"same {metric.split('_')[-1]}: budget over {baseline}'s")
     ratios.set_title("triangle: at most; cross: not reached", fontsize=9, loc="left")
     for ax in (values, ratios):
         declutter(ax)
@@ -208,12 +210,11 @@ def print_differences(budgets, pairs, metric, baseline):
     for name, (base, own) in pairs.items():
         if name != baseline:
             gains, seeds = own - base, len(own)
-            errors = gains.std(axis=0, ddof=1) / seeds**0.5 if seeds > 1 else np.nan + gains[0]
-            texts = [
-                f"{budget:.0%} {gain:+.4f} ± {error:.4f}"
-                for budget, gain, error in zip(budgets, gains.mean(axis=0), errors, strict=True)
-            ]
-            print(f"  {name}, {seeds} seeds: " + ", ".join(texts))
+            texts = [f"{b:.0%} {gain:+.4f}" for b, gain in zip(budgets, gains.mean(0), strict=True)]
+            if seeds > 1:
+                errors = gains.std(axis=0, ddof=1) / seeds**0.5
+                texts = [f"{t} ± {error:.4f}" for t, error in zip(texts, errors, strict=True)]
+            print(f"  {name}, {seeds} seed{'s' * (seeds > 1)}: " + ", ".join(texts))
 
 
 def print_iso(budgets, curves, metric, baseline):

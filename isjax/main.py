@@ -18,7 +18,9 @@ from absl import app, flags, logging
 try:
     from ml_collections import ConfigDict, config_flags
 except ImportError:
-    sys.exit("isjax: runs from a config need ml_collections: pip install 'isjax[run]'")
+    sys.exit(
+        "isjax: runs from a config need ml_collections: pip install '.[run]' in a checkout of isjax"
+    )
 
 from isjax import experiment
 from isjax.experiment.config import ConfigError, check_name, default_config

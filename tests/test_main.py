@@ -12,7 +12,7 @@ from commands import ENVIRONMENT, ROOT, run_command
 from isjax import data, networks, recipes, tasks
 from isjax.experiment.config import names
 
-NEEDED = "runs from a config need ml_collections: pip install 'isjax[run]'"
+NEEDED = "runs from a config need ml_collections: pip install '.[run]' in a checkout of isjax"
 CONFIG = """
 from isjax.experiment.config import default_config
 

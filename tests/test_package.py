@@ -3,6 +3,7 @@
 import ast
 import importlib.metadata
 import pathlib
+import re
 import tomllib
 
 import pytest
@@ -70,3 +71,15 @@ def test_the_version_has_one_source():
     settings = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())
     assert settings["project"]["dynamic"] == ["version"] and "version" not in settings["project"]
     assert importlib.metadata.version("isjax") == isjax.__version__
+
+
+def test_no_message_names_a_package_index_that_lacks_isjax():
+    pages = [*ROOT.rglob("*.py"), *(ROOT.parent / "docs").rglob("*.md"), ROOT.parent / "README.md"]
+    pages += [
+        *(ROOT.parent / "examples").glob("*.py"),
+        *(ROOT.parent / "notebooks").glob("*.ipynb"),
+    ]
+    assert not [page.name for page in pages if re.search(r"install '?isjax", page.read_text())]
+    extras = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]
+    named = {extra for page in pages for extra in re.findall(r"'\.\[(\w+)\]'", page.read_text())}
+    assert {"run", "wandb", "tfds"} <= named <= set(extras["optional-dependencies"])

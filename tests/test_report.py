@@ -150,5 +150,6 @@ def test_a_package_that_is_missing(folder, capsys, monkeypatch, name):
     assert report.main([str(folder)]) == 2
     captured = capsys.readouterr()
     assert "uniform" in captured.out
-    assert captured.err == f"error: no page without {name}; pip install 'isjax[run]'\n"
+    remedy = "pip install '.[run]' in a checkout of isjax"
+    assert captured.err == f"error: no page without {name}; {remedy}\n"
     assert not (folder / "report").exists()

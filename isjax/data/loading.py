@@ -42,7 +42,9 @@ class Loader(Iterator[Batch]):
         try:
             import grain
         except ImportError as error:
-            raise ImportError("loading needs grain: pip install 'isjax[run]'") from error
+            raise ImportError(
+                "loading needs grain: pip install '.[run]' in a checkout of isjax"
+            ) from error
         ahead, self._batch_size = pending.shape
         self._source, self._mesh = source, mesh
         self._sharding = NamedSharding(mesh, P(DATA))

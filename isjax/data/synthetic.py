@@ -93,7 +93,9 @@ def _generate_mnist1d(total: int, seed: int) -> dict[str, np.ndarray]:
     try:
         from mnist1d.data import get_dataset_args, make_dataset
     except ImportError as error:
-        raise ImportError("data.mnist1d needs mnist1d: pip install 'isjax[run]'") from error
+        raise ImportError(
+            "data.mnist1d needs mnist1d: pip install '.[run]' in a checkout of isjax"
+        ) from error
     args = get_dataset_args()
     args.num_samples, args.train_split, args.seed = total, 1.0, seed
     # The generator seeds the global random states; restore the caller's.

@@ -40,7 +40,7 @@ def open_builder(
     except ImportError as error:
         known = f"is none of {', '.join(others)}; other data sets need" if others else "needs"
         raise ImportError(
-            f"{name} {known} tensorflow-datasets: pip install 'isjax[run]'"
+            f"{name} {known} tensorflow-datasets: pip install '.[run]' in a checkout of isjax"
         ) from error
     folder = os.path.expanduser(data_dir) if data_dir else None
     try:
@@ -109,7 +109,8 @@ def _prepare(builder: Any) -> None:
     elsewhere = f"prepare it elsewhere with file_format='{_FORMAT}' and give that data_dir"
     if importlib.util.find_spec("tensorflow") is None:
         raise ImportError(
-            f"{what}, and preparing needs TensorFlow: pip install 'isjax[tfds]', or {elsewhere}"
+            f"{what}, and preparing needs TensorFlow: pip install '.[tfds]' in a checkout of "
+            f"isjax, or {elsewhere}"
         )
     try:
         with quiet():

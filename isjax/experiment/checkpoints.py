@@ -34,7 +34,9 @@ class Checkpoints:
         try:
             import orbax.checkpoint as ocp
         except ImportError as error:
-            raise ImportError("checkpoints need orbax: pip install 'isjax[run]'") from error
+            raise ImportError(
+                "checkpoints need orbax: pip install '.[run]' in a checkout of isjax"
+            ) from error
         policies = ocp.checkpoint_managers
 
         def loss(metrics: dict[str, float]) -> float:

@@ -18,7 +18,9 @@ from isjax.tasks import augmentations
 try:
     from ml_collections import ConfigDict
 except ImportError:
-    raise ImportError("runs from a config need ml_collections: pip install 'isjax[run]'") from None
+    raise ImportError(
+        "runs from a config need ml_collections: pip install '.[run]' in a checkout of isjax"
+    ) from None
 
 __all__ = [
     "ConfigError",

@@ -41,8 +41,8 @@ class WandbWriter:
             import wandb
         except ImportError as error:
             raise ImportError(
-                f"config.wandb is {project}, but wandb is missing: pip install 'isjax[wandb]', or "
-                "leave the setting out"
+                f"config.wandb is {project}, but wandb is missing: pip install '.[wandb]' in a "
+                "checkout of isjax, or leave the setting out"
             ) from error
         self._wandb, self._project, self._settings = wandb, project, settings
         self._workdir, self._kept = workdir, workdir / "wandb.json"

@@ -41,7 +41,9 @@ class Writer:
         try:
             from tensorboardX import SummaryWriter
         except ImportError as error:
-            raise ImportError("runs write TensorBoard events: pip install 'isjax[run]'") from error
+            raise ImportError(
+                "runs write TensorBoard events: pip install '.[run]' in a checkout of isjax"
+            ) from error
         self._files = {
             kind: _open(workdir / name, (sizes or {}).get(kind, 0)) for kind, name in _FILES.items()
         }

@@ -76,7 +76,9 @@ def write_page(runs: Sequence[Run], folder: str | Path) -> Path:
         import jinja2
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise ImportError(f"no page without {error.name}; pip install 'isjax[run]'") from error
+        raise ImportError(
+            f"no page without {error.name}; pip install '.[run]' in a checkout of isjax"
+        ) from error
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     groups = by_group(runs)

@@ -43,7 +43,9 @@ def new_figure(width: float, height: float) -> "Figure":
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise ImportError("no matplotlib for the figures; pip install 'isjax[run]'") from error
+        raise ImportError(
+            "no matplotlib for the figures; pip install '.[run]' in a checkout of isjax"
+        ) from error
     figure = Figure(figsize=(width, height), dpi=160, layout="constrained")
     FigureCanvasAgg(figure)
     return figure

@@ -1,5 +1,6 @@
 """Gradients of weighted batches, gradient norms of single examples, protection from NaN."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -10,10 +11,14 @@ import optax
 from isjax.base import Array, Batch, Params, PyTree
 
 
-def weighted_value_and_grad(loss_fn: Callable, has_aux: bool = False) -> Callable:
-    """Makes a function that returns the weighted mean loss, its gradient and the single losses.
+def weighted_value_and_grad(
+    loss_fn: Callable,
+    has_aux: bool = False,
+    value_and_grad: Callable[..., Callable] = jax.value_and_grad,
+) -> Callable:
+    """Makes a function that returns the weighted mean loss, the single losses and the gradient.
 
-    The loss is (1/b) sum_i w_i L_i. Use it in your own training loop instead of
+    The gradient is that of (1/b) sum_i w_i L_i. Use it in your own training loop instead of
     `jax.value_and_grad`: it takes the weights of a draw and returns the losses that
     `Sampler.update` needs. It costs one gradient of the batch.
 
@@ -21,13 +26,20 @@ def weighted_value_and_grad(loss_fn: Callable, has_aux: bool = False) -> Callabl
         loss_fn: `(params, batch, *extra) -> losses` [b], one per example; with `has_aux`
             `-> (losses, aux)`.
         has_aux: whether `loss_fn` also returns auxiliary data, such as model state.
+        value_and_grad: differentiates a function by its first argument. For a module of Flax NNX
+            in place of params it is `nnx.value_and_grad`, which also updates the module's state in
+            place; for a module of Equinox it is `eqx.filter_value_and_grad`.
 
     Returns:
-        `(params, batch, weights, *extra) -> ((loss, losses), grads)`; with `has_aux`
-        `-> ((loss, (losses, aux)), grads)`. `weights` is [b] float32, or a function from the losses
-        [b] to them; no gradient flows through that function. `grads` is of `params`.
+        `(params, batch, weights, *extra) -> ((weighted_loss, losses), grads)`; with `has_aux`
+        `-> ((weighted_loss, (losses, aux)), grads)`. `weights` is [b] float32, or a function from
+        the losses [b] to them; no gradient flows through that function. `grads` is of `params`.
+        `weighted_loss` [] is biased unless k = 1: show `diagnostics.mean_loss(draw, losses)`, which
+        is unbiased at every k.
 
     Raises:
+        TypeError: when called, if params hold anything but floats and `value_and_grad` is that of
+            JAX.
         ValueError: when traced, if the weights are not [b], or `loss_fn` does not return one loss
             per weight.
     """
@@ -55,7 +67,39 @@ def weighted_value_and_grad(loss_fn: Callable, has_aux: bool = False) -> Callabl
             raise wrong_losses(losses, jnp.shape(weights)[0])
         return jnp.mean(weights * losses), out
 
-    return jax.value_and_grad(weighted_loss, has_aux=True)
+    derive = value_and_grad(weighted_loss, has_aux=True)
+    if value_and_grad is not jax.value_and_grad:
+        return derive
+
+    @functools.wraps(derive)
+    def of_floats(params: Params, *rest: Any, **named: Any):
+        require_floats(params)
+        return derive(params, *rest, **named)
+
+    return of_floats
+
+
+def require_floats(params: Params) -> None:
+    """Checks that JAX can differentiate by all that params hold.
+
+    Args:
+        params: pytree.
+
+    Raises:
+        TypeError: if a leaf is no array of floats, such as a module's counter or its functions.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        dtype = getattr(leaf, "dtype", type(leaf).__name__)
+        floats = isinstance(leaf, float | complex) or (
+            hasattr(leaf, "dtype") and jnp.issubdtype(dtype, jnp.inexact)
+        )
+        if not floats:
+            raise TypeError(
+                f"params{jax.tree_util.keystr(path)} is of type {dtype}, but JAX differentiates by "
+                "floats alone; split such leaves off, as nnx.split and eqx.partition do, or call "
+                "weighted_value_and_grad(loss_fn, value_and_grad=nnx.value_and_grad) in a loop of "
+                "your own, or eqx.filter_value_and_grad"
+            )
 
 
 def per_example_grad_norms(

@@ -12,7 +12,7 @@ from isjax import resampling
 from isjax._numerics.leading_axis import keeps_examples, take_by_part
 from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler
 from isjax.diagnostics import draw_metrics
-from isjax.gradients import all_finite, weighted_value_and_grad
+from isjax.gradients import all_finite, require_floats, weighted_value_and_grad
 from isjax.parallel.mesh import gathered, spread
 from isjax.samplers import pending
 
@@ -59,7 +59,22 @@ def init_train_state(
     num_examples: int,
     model_state: PyTree = None,
 ) -> TrainState:
-    """The state before the first step, a copy of what it is made from, since steps donate it."""
+    """The state before the first step, a copy of what it is made from, since steps donate it.
+
+    Args:
+        key: typed PRNG key.
+        params: the main model's, a pytree of float arrays.
+        tx: the optimiser.
+        sampler: chooses the batch.
+        num_examples: N.
+        model_state: what else the model carries, such as batch statistics; None if nothing.
+
+    Raises:
+        TypeError: if params hold anything but floats, such as a whole module of Flax NNX or
+            Equinox.
+        ValueError: if there are no examples, or the sampler cannot take as many.
+    """
+    require_floats(params)
     key, sampler_key = jax.random.split(key)
     state = TrainState(
         step=jnp.zeros((), jnp.int32),

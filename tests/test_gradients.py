@@ -1,13 +1,17 @@
 """Weighted gradients and per-example norms against NumPy and closed forms."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from flax import nnx
 
-from isjax import scorers
+from isjax import recipes, scorers
 from isjax.base import Rows
 from isjax.gradients import check_losses, per_example_grad_norms, weighted_value_and_grad
+from isjax.training import init_train_state
 
 RNG = np.random.default_rng(0)
 X, Y = RNG.normal(size=(12, 3)), RNG.normal(size=12)
@@ -180,3 +184,77 @@ def test_weights_of_another_shape_are_refused(shape):
         value_and_grad(jnp.ones(1), x, weights)
     with pytest.raises(ValueError, match=r"weights of shape .*; give one weight per example"):
         value_and_grad(jnp.ones(1), x, lambda losses: weights)
+
+
+# --- modules with state
+
+
+class NNXNetwork(nnx.Module):
+    """Batch norm and dropout, whose state is a mean and a counter."""
+
+    def __init__(self, rngs):
+        self.norm = nnx.BatchNorm(3, momentum=0.5, rngs=rngs)
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+        self.last = nnx.Linear(3, 1, rngs=rngs)
+
+    def __call__(self, x):
+        return self.last(self.dropout(self.norm(x)))[:, 0]
+
+
+def nnx_losses(network, batch):
+    return jnp.square(network(batch["x"]) - batch["y"])
+
+
+def test_a_module_of_nnx_is_differentiated_by_nnx_and_its_state_moves_on():
+    network, copy = NNXNetwork(nnx.Rngs(0)), NNXNetwork(nnx.Rngs(0))
+    ours = nnx.jit(weighted_value_and_grad(nnx_losses, value_and_grad=nnx.value_and_grad))
+    (loss, losses), grads = ours(network, BATCH, ONE_WEIGHT_EACH)
+
+    def by_hand(network, batch):
+        losses = nnx_losses(network, batch)
+        return jnp.mean(ONE_WEIGHT_EACH * losses), losses
+
+    theirs = nnx.jit(nnx.value_and_grad(by_hand, has_aux=True))
+    (expected_loss, expected), expected_grads = theirs(copy, BATCH)
+    np.testing.assert_allclose(loss, expected_loss, rtol=1e-6)
+    np.testing.assert_allclose(losses, expected, rtol=1e-6)
+    jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-6), grads, expected_grads)
+    np.testing.assert_allclose(network.norm.mean[...], 0.5 * X.mean(axis=0), rtol=1e-4)
+    assert network.dropout.rngs.count[...] == 1  # the next mask is another
+
+
+def test_a_module_of_equinox_is_differentiated_by_equinox():
+    network = eqx.nn.MLP(3, "scalar", 4, depth=1, key=jax.random.key(0))
+
+    def losses_of(network, batch):
+        return jnp.square(jax.vmap(network)(batch["x"]) - batch["y"])
+
+    ours = weighted_value_and_grad(losses_of, value_and_grad=eqx.filter_value_and_grad)
+    (loss, losses), grads = eqx.filter_jit(ours)(network, BATCH, ONE_WEIGHT_EACH)
+    params, functions = eqx.partition(network, eqx.is_inexact_array)
+    split = weighted_value_and_grad(lambda p, batch: losses_of(eqx.combine(p, functions), batch))
+    expected = jax.jit(split)(params, BATCH, ONE_WEIGHT_EACH)
+    np.testing.assert_allclose(loss, np.mean(WEIGHTS * np.asarray(losses)), rtol=1e-6)
+    ours = jax.tree.leaves(((loss, losses), grads))
+    for found, wanted in zip(ours, jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("params", "named"),
+    [
+        (NNXNetwork(nnx.Rngs(0)), r"params\.dropout\.rngs\.count.* is of type uint32"),
+        (eqx.nn.MLP(3, 1, 4, 1, key=jax.random.key(0)), r"params\.activation is of type "),
+        ({"w": jnp.ones(3), "steps": 3}, r"params\['steps'\] is of type int, .*floats alone"),
+        ({"w": jnp.ones(3), "name": "mlp"}, r"params\['name'\] is of type str"),
+        ({"w": jnp.ones(3), "key": jax.random.key(0)}, r"params\['key'\] is of type key"),
+    ],
+    ids=["nnx", "equinox", "integer", "string", "key"],
+)
+def test_params_that_are_no_floats_are_named_with_the_remedy(params, named):
+    value_and_grad = weighted_value_and_grad(lambda params, batch: batch["y"])
+    with pytest.raises(TypeError, match=f"(?s){named}.*value_and_grad=nnx.value_and_grad"):
+        value_and_grad(params, BATCH, ONE_WEIGHT_EACH)
+    with pytest.raises(TypeError, match=f"(?s){named}.*nnx.split and eqx.partition"):
+        sampler = recipes.uniform(batch_size=2)
+        init_train_state(jax.random.key(0), params, optax.sgd(0.1), sampler, 12)

@@ -1,7 +1,8 @@
 """Gradients of weighted batches, gradient norms of single examples, protection from NaN."""
 
 import functools
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import jax
@@ -9,6 +10,8 @@ import jax.numpy as jnp
 import optax
 
 from isjax.base import Array, Batch, Params, PyTree
+
+_LISTED = 3  # leaves in a message
 
 
 def weighted_value_and_grad(
@@ -39,7 +42,7 @@ def weighted_value_and_grad(
 
     Raises:
         TypeError: when called, if params hold anything but floats and `value_and_grad` is that of
-            JAX.
+            JAX, if `loss_fn` takes other arguments, or if its losses are no array.
         ValueError: when traced, if the weights are not [b], or `loss_fn` does not return one loss
             per weight.
     """
@@ -47,14 +50,21 @@ def weighted_value_and_grad(
     def weighted_loss(
         params: Params, batch: Batch, weights: Array | Callable[[Array], Array], *extra: Any
     ):
+        require_arguments(
+            loss_fn,
+            ("params", "batch", *(f"extra_{i}" for i in range(len(extra)))),
+            "weighted_value_and_grad(loss_fn)(params, batch, weights, *extra) calls it so",
+        )
         out = loss_fn(params, batch, *extra)
         if isinstance(out, tuple | list) != has_aux or (has_aux and len(out) != 2):
             wanted = (
                 "the pair (losses, aux), such as (losses, model_state)" if has_aux else "losses"
             )
-            shapes = jax.tree.map(jnp.shape, out)
-            raise ValueError(f"the loss function must return {wanted}, but returned {shapes}")
-        losses = out[0] if has_aux else out
+            raise ValueError(
+                f"the loss function must return {wanted}, but returned a {type(out).__name__}: "
+                f"{shapes_of(out)}"
+            )
+        losses = require_array(out[0] if has_aux else out)
         if callable(weights):
             weigh = cast(Callable[[Array], Array], weights)
             weights = weigh(jax.lax.stop_gradient(losses))
@@ -89,13 +99,10 @@ def require_floats(params: Params) -> None:
         TypeError: if a leaf is no array of floats, such as a module's counter or its functions.
     """
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
-        dtype = getattr(leaf, "dtype", type(leaf).__name__)
-        floats = isinstance(leaf, float | complex) or (
-            hasattr(leaf, "dtype") and jnp.issubdtype(dtype, jnp.inexact)
-        )
-        if not floats:
+        dtype = getattr(leaf, "dtype", type(leaf))
+        if not jnp.issubdtype(dtype, jnp.inexact):
             raise TypeError(
-                f"params{jax.tree_util.keystr(path)} is of type {dtype}, but JAX differentiates by "
+                f"params{jax.tree_util.keystr(path)} is {kind_of(leaf)}, but JAX differentiates by "
                 "floats alone; split such leaves off, as nnx.split and eqx.partition do, or call "
                 "weighted_value_and_grad(loss_fn, value_and_grad=nnx.value_and_grad) in a loop of "
                 "your own, or eqx.filter_value_and_grad"
@@ -153,19 +160,80 @@ def check_losses(losses: Array, size: int) -> Array:
         The losses, [size].
 
     Raises:
+        TypeError: if they are no array.
         ValueError: if their shape is another.
     """
-    if jnp.shape(losses) != (size,):
+    if jnp.shape(require_array(losses)) != (size,):
         raise wrong_losses(losses, size)
+    return losses
+
+
+def require_array(losses: Any) -> Any:
+    """Checks that losses are an array, and returns them.
+
+    Raises:
+        TypeError: if they are a dict, list or something else.
+    """
+    if not hasattr(losses, "shape"):
+        raise TypeError(
+            f"got losses that are a {type(losses).__name__}, {shapes_of(losses)}; return one array "
+            "of shape [b], such as the sum of the terms of the loss, and other numbers as aux"
+        )
     return losses
 
 
 def wrong_losses(losses: Array, size: int) -> ValueError:
     """The error for losses that are not one per example."""
+    shape = jnp.shape(losses)
+    if not shape:
+        remedy = "leave the mean over the batch to isjax"
+    elif len(shape) == 1:
+        remedy = f"compute them for the {size} examples given, and no others"
+    else:
+        remedy = "take the mean over all axes but the first"
     return ValueError(
-        f"got losses of shape {jnp.shape(losses)} for {size} examples; return one loss per "
-        f"example, shape ({size},), and leave the mean over the batch to isjax"
+        f"got losses of shape {shape} for {size} examples; return one loss per example, shape "
+        f"({size},): {remedy}"
     )
+
+
+def shapes_of(tree: PyTree) -> str:
+    """Lists the names, types and shapes of the first few leaves of a pytree, for a message."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    listed = [f"{jax.tree_util.keystr(path)} {kind_of(x)}".strip() for path, x in leaves[:_LISTED]]
+    more = [f"and {len(leaves) - _LISTED:,} more"] if len(leaves) > _LISTED else []
+    return ", ".join(listed + more) or "no arrays"
+
+
+def kind_of(leaf: Any) -> str:
+    """Type and shape, such as float32[8, 3]."""
+    if not hasattr(leaf, "shape"):
+        return type(leaf).__name__
+    return f"{leaf.dtype}[{', '.join(map(str, leaf.shape))}]"
+
+
+def require_arguments(function: Callable, names: Sequence[str], remedy: str) -> None:
+    """Checks that a function can be called with arguments by position.
+
+    Args:
+        function: a caller's.
+        names: of the arguments.
+        remedy: for the message.
+
+    Raises:
+        TypeError: if it takes more or fewer.
+    """
+    try:
+        signature = inspect.signature(function)
+    except (TypeError, ValueError):  # some builtins do not tell
+        return
+    try:
+        signature.bind(*names)
+    except TypeError:
+        name = getattr(function, "__name__", type(function).__name__)
+        raise TypeError(
+            f"{name} takes {signature}, but is called with ({', '.join(names)}); {remedy}"
+        ) from None
 
 
 def all_finite(tree: PyTree) -> Array:

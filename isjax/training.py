@@ -6,13 +6,20 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from isjax import resampling
 from isjax._numerics.leading_axis import keeps_examples, take_by_part
 from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler
 from isjax.diagnostics import draw_metrics
-from isjax.gradients import all_finite, require_floats, weighted_value_and_grad
+from isjax.gradients import (
+    all_finite,
+    kind_of,
+    require_arguments,
+    require_floats,
+    weighted_value_and_grad,
+)
 from isjax.parallel.mesh import gathered, spread
 from isjax.samplers import pending
 
@@ -126,6 +133,7 @@ def make_train_step(
     `isjax.parallel.sharding` for the state.
 
     Raises:
+        TypeError: if `loss_fn` takes other arguments.
         ValueError: here if the sampler has a pool of its own and is given another; when first
             called, if the data set is empty, ragged, or not the one that the sampler was
             initialised for (it may be padded for devices: see `isjax.parallel.padding`); if the
@@ -187,6 +195,7 @@ def make_loaded_step(
         sampler and all of the data.
 
     Raises:
+        TypeError: if `loss_fn` takes other arguments.
         ValueError: when first called, if the sampler is not lagged, or the batch is not of b
             examples.
     """
@@ -215,7 +224,13 @@ def make_eval_step(metrics_fn: EvalFn) -> Callable[[TrainState, Batch], PyTree]:
     Args:
         metrics_fn: `(params, model_state, batch) -> metrics`, in evaluation mode: a pytree of [b]
             arrays, one value per example, so that the caller can average batches of any size.
+
+    Raises:
+        TypeError: if `metrics_fn` takes other arguments.
     """
+    require_arguments(
+        metrics_fn, ("params", "model_state", "batch"), "take the three, and ignore what is None"
+    )
 
     @jax.jit
     def evaluate(state: TrainState, batch: Batch) -> PyTree:
@@ -231,24 +246,53 @@ def num_examples(data: Batch) -> int:
         data: pytree of arrays.
 
     Raises:
-        ValueError: if there is no array, no example, or no common length.
+        ValueError: if there is no array, no example, or no common length, or if an array holds
+            strings or objects.
     """
-    leaves, _ = jax.tree_util.tree_flatten_with_path(data)
-    shapes = {jax.tree_util.keystr(path) or "data": jnp.shape(leaf) for path, leaf in leaves}
-    sizes = {shape[0] if shape else 0 for shape in shapes.values()}
-    if len(sizes) != 1 or 0 in sizes:
-        listed = ", ".join(f"{name}: {shape}" for name, shape in shapes.items()) or "no arrays"
+    require_numbers(data)
+    found = {}  # an array of each length
+    for path, leaf in jax.tree_util.tree_leaves_with_path(data):
+        shape = np.shape(leaf)
+        found.setdefault(shape[:1], f"{jax.tree_util.keystr(path) or 'data'}: {shape}")
+    size = next(iter(found), ())
+    if len(found) != 1 or size in ((), (0,)):
+        listed = ", ".join(list(found.values())[:3]) or "no arrays"
         raise ValueError(
             "a data set needs arrays with one common, non-empty leading axis, an example each; "
-            f"got {listed}"
+            f"got {listed}" + "; make an array of a list by np.asarray" * (() in found)
         )
-    return sizes.pop()
+    return size[0]
+
+
+def require_numbers(data: Batch) -> None:
+    """Refuses what JAX cannot take: arrays of strings, of objects, of dates.
+
+    Args:
+        data: pytree of arrays.
+
+    Raises:
+        ValueError: with the name of such an array.
+    """
+    for path, leaf in jax.tree_util.tree_leaves_with_path(data):
+        kind = getattr(getattr(leaf, "dtype", None), "kind", "U" if isinstance(leaf, str) else "f")
+        if kind in "SUTOMm":
+            what = "strings" if kind in "SUT" else f"values of type {leaf.dtype}"
+            raise ValueError(
+                f"{jax.tree_util.keystr(path) or 'data'} holds {what}, but JAX computes with "
+                "numbers alone; number them, as in np.unique(labels, return_inverse=True)[1]"
+            )
 
 
 def _trainer(
     loss_fn: LossFn, tx: optax.GradientTransformation, sampler: Sampler, with_draw: bool
 ) -> Callable[..., tuple[TrainState, dict[str, Any]]]:
     """The step once its batch is drawn and gathered."""
+    require_arguments(
+        loss_fn,
+        ("params", "model_state", "batch", "key"),
+        "wrap a function of (params, batch), as in lambda params, model_state, batch, key: "
+        "(loss_fn(params, batch), model_state)",
+    )
     value_and_grad = weighted_value_and_grad(
         lambda params, batch, model_state, key: loss_fn(params, model_state, batch, key),
         has_aux=True,
@@ -336,9 +380,18 @@ def _check_rows(state: PyTree, rows: int) -> None:
 
 
 def _check_model_state(new: PyTree, old: PyTree) -> None:
-    new, old = (jax.tree.map(lambda x: (jnp.shape(x), jnp.asarray(x).dtype), t) for t in (new, old))
-    if new != old:
+    """Refuses model state of other names, shapes or types than the old one."""
+
+    def kinds(tree: PyTree) -> dict[str, str]:
+        leaves = jax.tree_util.tree_leaves_with_path(tree)
+        return {jax.tree_util.keystr(path): kind_of(jnp.asarray(leaf)) for path, leaf in leaves}
+
+    found, wanted = kinds(new), kinds(old)
+    differ = [name for name in wanted | found if found.get(name) != wanted.get(name)]
+    if differ or jax.tree.structure(new) != jax.tree.structure(old):
+        name = differ[0] if differ else ""
         raise ValueError(
-            f"loss_fn returned model_state {new}, but the train state holds {old}; return what it "
-            "was given, updated, and pass the first one as init_train_state(model_state=...)"
+            f"loss_fn returned model_state{name} {found.get(name)}, but the train state holds "
+            f"{wanted.get(name)}; return what it was given, updated, and pass the first one as "
+            "init_train_state(model_state=...)"
         )

@@ -126,6 +126,40 @@ def test_losses_that_are_one_per_example_are_let_through():
     assert check_losses(ONE_WEIGHT_EACH, 12) is ONE_WEIGHT_EACH
 
 
+@pytest.mark.parametrize(
+    ("losses", "remedy"),
+    [
+        (jnp.float32(1), "leave the mean over the batch to isjax"),
+        (jnp.ones((12, 2)), "take the mean over all axes but the first"),
+        (jnp.ones(5), "compute them for the 12 examples given"),
+    ],
+    ids=["mean", "terms", "another batch"],
+)
+def test_the_remedy_for_wrong_losses_is_that_of_the_mistake(losses, remedy):
+    with pytest.raises(ValueError, match=rf"one loss per example, shape \(12,\): {remedy}"):
+        check_losses(losses, 12)
+
+
+def test_a_dict_of_losses_is_named_in_few_words():
+    def loss_fn(params, batch):
+        return {f"term_{i}": squared_errors(params, batch) for i in range(500)}
+
+    with pytest.raises(TypeError, match=r"are a dict, \['term_0'\] float32\[12\], ") as caught:
+        weighted_value_and_grad(loss_fn)(PARAMS, BATCH, ONE_WEIGHT_EACH)
+    assert "and 497 more; return one array" in str(caught.value) and len(str(caught.value)) < 300
+    with pytest.raises(TypeError, match=r"losses that are a list, .* float"):
+        check_losses([0.5] * 12, 12)
+
+
+def test_a_loss_function_of_other_arguments_is_named_with_those_it_gets():
+    def loss_fn(params, model_state, batch, key):
+        return squared_errors(params, batch)
+
+    message = r"loss_fn takes \(params, model_state, batch, key\), but is called with \(params, b"
+    with pytest.raises(TypeError, match=message):
+        weighted_value_and_grad(loss_fn)(PARAMS, BATCH, ONE_WEIGHT_EACH)
+
+
 @both
 def test_norms_of_single_gradients_of_a_regression(wrap):
     norms = wrap(lambda p, batch: per_example_grad_norms(squared_errors, p, batch, 3.0))
@@ -243,11 +277,11 @@ def test_a_module_of_equinox_is_differentiated_by_equinox():
 @pytest.mark.parametrize(
     ("params", "named"),
     [
-        (NNXNetwork(nnx.Rngs(0)), r"params\.dropout\.rngs\.count.* is of type uint32"),
-        (eqx.nn.MLP(3, 1, 4, 1, key=jax.random.key(0)), r"params\.activation is of type "),
-        ({"w": jnp.ones(3), "steps": 3}, r"params\['steps'\] is of type int, .*floats alone"),
-        ({"w": jnp.ones(3), "name": "mlp"}, r"params\['name'\] is of type str"),
-        ({"w": jnp.ones(3), "key": jax.random.key(0)}, r"params\['key'\] is of type key"),
+        (NNXNetwork(nnx.Rngs(0)), r"params\.dropout\.rngs\.count.* is uint32"),
+        (eqx.nn.MLP(3, 1, 4, 1, key=jax.random.key(0)), r"params\.\w+ is "),
+        ({"w": jnp.ones(3), "steps": 3}, r"params\['steps'\] is int, .*floats alone"),
+        ({"w": jnp.ones(3), "name": "mlp"}, r"params\['name'\] is str"),
+        ({"w": jnp.ones(3), "key": jax.random.key(0)}, r"params\['key'\] is key"),
     ],
     ids=["nnx", "equinox", "integer", "string", "key"],
 )

@@ -10,7 +10,14 @@ import pytest
 
 import isjax
 from isjax import recipes, resampling, scorers
-from isjax.training import TrainState, init_train_state, make_eval_step, make_train_step
+from isjax.training import (
+    TrainState,
+    init_train_state,
+    make_eval_step,
+    make_loaded_step,
+    make_train_step,
+    num_examples,
+)
 
 KEY = jax.random.key(0)
 N, B, b = 10, 6, 5
@@ -829,6 +836,56 @@ def test_a_model_state_that_is_not_finite_is_not_taken():
     state = init_train_state(jax.random.key(0), jnp.ones(()), tx, sampler, 4, jnp.ones(()))
     state, metrics = make_train_step(loss_fn, tx, sampler, pool_size=4)(state, jnp.ones(4))
     assert metrics["skipped"] and state.model_state == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (
+            [0.5] * 50_000,
+            r"an example each; got \[0\]: \(\); make an array of a list by np.asarray",
+        ),
+        ({"x": [[1.0, 2.0]] * 50_000}, r"got \['x'\]\[0\]\[0\]: \(\); make an array of a list"),
+        ({"label": np.array(["cat", "dog"])}, r"\['label'\] holds strings, .*np\.unique"),
+        ({"label": ["cat", "dog"]}, r"\['label'\]\[0\] holds strings"),
+        ({"x": np.array([None, 3])}, r"\['x'\] holds values of type object"),
+    ],
+    ids=["list", "list of lists", "strings", "list of strings", "objects"],
+)
+def test_data_that_are_no_arrays_of_numbers_are_refused_in_few_words(data, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        num_examples(data)
+    assert len(str(caught.value)) < 200
+
+
+def test_a_loss_function_of_two_arguments_is_told_how_to_be_wrapped():
+    sampler = recipes.uniform(batch_size=2)
+
+    def loss_fn(params, batch):
+        return params * batch
+
+    message = r"loss_fn takes \(params, batch\), but is called with \(params, model_state, batch"
+    for make in (make_train_step, make_loaded_step):
+        with pytest.raises(TypeError, match=message + r", key\); wrap a function of"):
+            make(loss_fn, optax.sgd(0.1), sampler)
+    with pytest.raises(TypeError, match=message + r"\); take the three"):
+        make_eval_step(loss_fn)
+    wrapped = lambda params, model_state, batch, key: (loss_fn(params, batch), model_state)  # noqa: E731
+    make_train_step(wrapped, optax.sgd(0.1), sampler)  # as the message says
+
+
+def test_model_state_that_differs_is_named_by_its_first_array_that_does():
+    old = {f"layer_{i}": jnp.zeros(3) for i in range(200)}
+
+    def loss_fn(params, model_state, batch, key):
+        return params * batch, model_state | {"layer_7": jnp.zeros(4)}
+
+    tx, sampler = optax.sgd(0.1), recipes.uniform(batch_size=2)
+    state = init_train_state(jax.random.key(0), jnp.ones(()), tx, sampler, 4, old)
+    message = r"returned model_state\['layer_7'\] float32\[4\], but .* holds float32\[3\]; return"
+    with pytest.raises(ValueError, match=message) as caught:
+        make_train_step(loss_fn, tx, sampler)(state, jnp.ones(4))
+    assert len(str(caught.value)) < 250
 
 
 @pytest.mark.parametrize(

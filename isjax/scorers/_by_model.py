@@ -14,6 +14,7 @@ from isjax.scorers._common import (
     LossFn,
     by_id,
     model_losses,
+    require_evaluation,
     require_model,
 )
 from isjax.scorers._learned import labels_of
@@ -38,6 +39,7 @@ def loss(loss_fn: LossFn, passes: float = 1.0) -> Scorer:
         A `Scorer` without a buffer; `sample` needs the `batch` and `params` of the pool.
 
     Raises:
+        TypeError: when scored, if the function takes other arguments.
         ValueError: when scored, if params or batch is missing, or `loss_fn` returns another
             shape than [B].
     """
@@ -63,12 +65,14 @@ def grad_norm_bound(logits_fn: LogitsFn, label_fn: LabelFn | None = None) -> Sco
         A `Scorer` without a buffer; `sample` needs the `batch` and `params` of the pool.
 
     Raises:
+        TypeError: when scored, if the function takes other arguments.
         ValueError: when scored, if params or batch is missing, or the logits are not [B,
             classes], or the labels not one integer per example.
     """
 
     def score(rows: Rows) -> Array:
         require_model(rows, "scorers.grad_norm_bound")
+        require_evaluation(logits_fn, "scorers.grad_norm_bound")
         logits = logits_fn(rows.params, rows.batch).astype(jnp.float32)
         if logits.ndim != 2:
             raise ValueError(
@@ -96,11 +100,13 @@ def grad_norm(loss_fn: LossFn, microbatch: int = 32, *, stateful: bool = False) 
         A `Scorer` without a buffer; `sample` needs the `batch` and `params` of the pool.
 
     Raises:
+        TypeError: when scored, if the function takes other arguments.
         ValueError: when scored, if params or batch is missing.
     """
 
     def score(rows: Rows) -> Array:
         require_model(rows, "scorers.grad_norm")
+        require_evaluation(loss_fn, "scorers.grad_norm")
         if not stateful:
             return per_example_grad_norms(loss_fn, rows.params, rows.batch, microbatch=microbatch)
         params, state = rows.params
@@ -125,6 +131,7 @@ def reducible_loss(loss_fn: LossFn, reference: Array | Callable[[Batch], Array])
         A `Scorer` without a buffer; `sample` needs the `batch` and `params` of the pool.
 
     Raises:
+        TypeError: when scored, if the function takes other arguments.
         ValueError: when scored, if params or batch is missing, or `loss_fn` returns another
             shape than [B].
     """

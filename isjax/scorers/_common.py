@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax.numpy as jnp
 
 from isjax.base import Array, Batch, Params, PyTree, Rows, Scorer
-from isjax.gradients import check_losses
+from isjax.gradients import check_losses, require_arguments
 
 __all__ = [
     "LabelFn",
@@ -13,6 +13,7 @@ __all__ = [
     "LossFn",
     "by_id",
     "model_losses",
+    "require_evaluation",
     "require_model",
 ]
 
@@ -39,6 +40,24 @@ def require_model(rows: Rows, name: str) -> None:
             )
 
 
+def require_evaluation(function: Callable, name: str) -> None:
+    """Checks that a function can be called with params and batch.
+
+    Args:
+        function: of the main model.
+        name: of the scorer, for the message.
+
+    Raises:
+        TypeError: if it takes other arguments.
+    """
+    require_arguments(
+        function,
+        ("params", "batch"),
+        f"{name} runs the model in evaluation mode, without a key; params are the pair (params, "
+        "model_state) where make_train_step calls it for a model with state",
+    )
+
+
 def model_losses(loss_fn: LossFn, rows: Rows, name: str) -> Array:
     """Losses of the main model on the pool.
 
@@ -51,9 +70,13 @@ def model_losses(loss_fn: LossFn, rows: Rows, name: str) -> Array:
         [B] float32.
 
     Raises:
+        TypeError: if `loss_fn` takes other arguments.
         ValueError: if params or batch is missing, or `loss_fn` returns another shape.
     """
     require_model(rows, name)
+    require_arguments(
+        loss_fn, ("params", "batch"), f"{name} scores in evaluation mode, without key"
+    )
     return check_losses(loss_fn(rows.params, rows.batch), rows.count.shape[0]).astype(jnp.float32)
 
 

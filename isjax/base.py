@@ -10,6 +10,8 @@ resampler only probabilities.
 
 import dataclasses
 import functools
+import numbers
+import reprlib
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -24,6 +26,8 @@ Params = Any
 Schedule = Callable[[Array], Any]  # optax's: of a step, a number
 ScalarOrSchedule = float | Schedule
 Resampler = Callable[[Array, Array, int], tuple[Array, Array]]
+
+_MAX_EXAMPLES = 2**31 - 1
 
 
 class Rows(NamedTuple):
@@ -171,10 +175,13 @@ class Span:
             num_examples: N, at least 1.
 
         Raises:
-            ValueError: if there are none.
+            TypeError: if that is no integer.
+            ValueError: if there are none, or more than int32 can number.
         """
+        require_integer("num_examples", num_examples)
         if num_examples < 1:
             raise ValueError(f"the data set has {num_examples} examples; sampling needs at least 1")
+        require_int32(num_examples)
         return cls(jnp.zeros((), jnp.int32), num_examples, num_examples)
 
     def pad(self, multiple: int) -> "Span":
@@ -253,3 +260,32 @@ def take(data: Batch, ids: ArrayLike) -> Batch:
         The same pytree with leading axis b.
     """
     return jax.tree.map(lambda x: x[ids], data)
+
+
+def require_integer(name: str, value: Any) -> None:
+    """Checks a number that decides a shape.
+
+    Args:
+        name: of the argument.
+        value: a caller's.
+
+    Raises:
+        TypeError: if it is no integer, such as 64.0 or a list.
+    """
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+        whole = isinstance(value, float) and value.is_integer()
+        remedy = f"pass the integer {int(value)}" if whole else "pass an integer"
+        raise TypeError(f"{name} is {reprlib.repr(value)}; {remedy}")
+
+
+def require_int32(num_examples: int) -> None:
+    """Checks that int32 can number the examples.
+
+    Raises:
+        ValueError: if there are too many.
+    """
+    if num_examples > _MAX_EXAMPLES:
+        raise ValueError(
+            f"there are {num_examples} examples, but ids are int32 and number {_MAX_EXAMPLES} at "
+            "most; use a part of the data, or give one id to several examples"
+        )

@@ -33,9 +33,12 @@ class MLP(nn.Module):
 
         Returns:
             [b, outputs].
+
+        Raises:
+            TypeError: if hidden is a number and not a sequence.
         """
         x = x.reshape(x.shape[0], -1)
-        for size in self.hidden:
+        for size in one_for_each_layer("MLP: hidden", self.hidden):
             x = nn.relu(nn.Dense(size)(x))
         return nn.Dense(self.outputs)(x)
 
@@ -72,14 +75,30 @@ class CNN(nn.Module):
             [b, outputs].
 
         Raises:
+            TypeError: if channels is a number and not a sequence.
             ValueError: if a spatial axis cannot be halved for each convolution.
         """
-        for size in self.channels:
+        for size in one_for_each_layer("CNN: channels", self.channels):
             x = max_pool(nn.relu(nn.Conv(size, (self.kernel,) * (x.ndim - 2))(x)))
         if self.pooled:
             x = jnp.mean(x, axis=tuple(range(1, x.ndim - 1)))
         x = nn.relu(nn.Dense(self.hidden)(x.reshape(x.shape[0], -1)))
         return nn.Dense(self.outputs)(x)
+
+
+def one_for_each_layer(name, sizes):
+    """Returns the sizes of layers.
+
+    Args:
+        name: of the argument.
+        sizes: a sequence.
+
+    Raises:
+        TypeError: if it is a single number.
+    """
+    if isinstance(sizes, int):
+        raise TypeError(f"{name} is {sizes}; give a size for each layer, such as ({sizes},)")
+    return sizes
 
 
 def max_pool(x):

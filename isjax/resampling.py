@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from isjax.base import Array
+from isjax.base import Array, require_int32, require_integer
 
 __all__ = ["categorical", "presample", "systematic", "top_k", "without_replacement"]
 
@@ -45,8 +45,14 @@ def presample(key: Array, num_examples: Array | int, size: int) -> Array:
         [B] int32 ids into the data set.
 
     Raises:
-        ValueError: if the pool would be empty or larger than the data set.
+        TypeError: if a size is no integer.
+        ValueError: if the pool would be empty or larger than the data set, or if int32 cannot
+            number the examples.
     """
+    require_integer("presample: size", size)
+    if not isinstance(num_examples, Array):
+        require_integer("presample: num_examples", num_examples)
+        require_int32(num_examples)
     if isinstance(num_examples, numbers.Integral) and not 0 < size <= num_examples:
         raise ValueError(
             f"a pool of {size} cannot be drawn from {num_examples} examples; "

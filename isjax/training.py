@@ -11,7 +11,7 @@ import optax
 
 from isjax import resampling
 from isjax._numerics.leading_axis import keeps_examples, take_by_part
-from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler
+from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, require_integer
 from isjax.diagnostics import draw_metrics
 from isjax.gradients import (
     all_finite,
@@ -133,7 +133,7 @@ def make_train_step(
     `isjax.parallel.sharding` for the state.
 
     Raises:
-        TypeError: if `loss_fn` takes other arguments.
+        TypeError: if `loss_fn` takes other arguments, or `pool_size` is no integer.
         ValueError: here if the sampler has a pool of its own and is given another; when first
             called, if the data set is empty, ragged, or not the one that the sampler was
             initialised for (it may be padded for devices: see `isjax.parallel.padding`); if the
@@ -147,6 +147,8 @@ def make_train_step(
             f"pool_size is {pool_size}, but this sampler chooses by itself where to look; leave it "
             "out"
         )
+    if pool_size is not None:
+        require_integer("pool_size", pool_size)
     train = _trainer(loss_fn, tx, sampler, with_draw)
 
     @functools.partial(jax.jit, donate_argnums=0)

@@ -552,3 +552,16 @@ def test_the_sizes_of_the_language_model():
 def test_the_language_model_refuses_to_drop_everything():
     with pytest.raises(ValueError, match=r"dropout is 1\.5; choose"):
         language_model(dropout=1.5).init(jax.random.key(0), jnp.asarray(TOKENS))
+
+
+@pytest.mark.parametrize(
+    ("network", "message"),
+    [
+        (CNN(3, channels=16), r"CNN: channels is 16; give .*, such as \(16,\)"),
+        (MLP(3, hidden=32), r"MLP: hidden is 32; give .*, such as \(32,\)"),
+    ],
+    ids=["CNN", "MLP"],
+)
+def test_a_single_size_in_place_of_a_sequence_is_named(network, message):
+    with pytest.raises(TypeError, match=message):
+        network.init(jax.random.key(0), jnp.ones((2, 8, 8, 1)))

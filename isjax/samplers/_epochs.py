@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from isjax._numerics.leading_axis import extend, split
-from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, Span, take
+from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, Span, require_integer, take
+from isjax.samplers._arguments import checked
 from isjax.samplers._importance import require_whole
 
 __all__ = ["epochs"]
@@ -68,6 +69,7 @@ def epochs(sampler: Sampler, pool_size: int) -> Sampler:
     """
     if sampler.own_pool:
         raise ValueError("epochs: the sampler has a pool of its own already; pass one without")
+    require_integer("epochs: pool_size", pool_size)
     if pool_size < 1:
         raise ValueError(f"epochs: pool_size is {pool_size}; look at 1 example or more")
 
@@ -79,9 +81,9 @@ def epochs(sampler: Sampler, pool_size: int) -> Sampler:
             )
 
     def init(key: Array, num_examples: int) -> EpochState:
+        inner = sampler.init(key, num_examples)
         check(num_examples)
-        order = jnp.arange(num_examples, dtype=jnp.int32)
-        return EpochState(sampler.init(key, num_examples), order)
+        return EpochState(inner, jnp.arange(num_examples, dtype=jnp.int32))
 
     def next_stretch(key: Array, state: EpochState) -> tuple[Array, Array]:
         """The ids of the pool [B], and the order, shuffled where an epoch begins."""
@@ -117,11 +119,13 @@ def epochs(sampler: Sampler, pool_size: int) -> Sampler:
     def reweigh(state: EpochState, draw: Draw, losses: Array) -> Array:
         return sampler.weigh(state.inner, draw, losses)
 
-    return Sampler(
-        init,
-        sample,
-        update,
-        sampler.batch_size,
-        reweigh if sampler.reweigh else None,
-        own_pool=True,
+    return checked(
+        Sampler(
+            init,
+            sample,
+            update,
+            sampler.batch_size,
+            reweigh if sampler.reweigh else None,
+            own_pool=True,
+        )
     )

@@ -26,11 +26,13 @@ from isjax.base import (
     Scorer,
     ScoreTransform,
     Span,
+    require_integer,
     take,
 )
 from isjax.buffer import ScoreBuffer
 from isjax.distributions import effective_sample_size, mean_mass, normalize
 from isjax.gradients import wrong_losses
+from isjax.samplers._arguments import checked
 from isjax.weights import exponent_schedule, importance_weights
 
 __all__ = ["SamplerState", "importance_sampler", "make_draw"]
@@ -152,7 +154,7 @@ def importance_sampler(
     def update(state: SamplerState, draw: Draw, losses: Array, batch: Batch = None) -> SamplerState:
         return observe(scorer, state, draw.ids, losses, batch)
 
-    return Sampler(init, sample, update, batch_size)
+    return checked(Sampler(init, sample, update, batch_size))
 
 
 def make_draw(
@@ -358,7 +360,8 @@ def wrong_shape(who: str, found: Array, wanted: tuple[int, ...]) -> ValueError:
 
 
 def require_batch_size(batch_size: int) -> None:
-    """Refuses an empty batch."""
+    """Refuses an empty batch, and a size that is no integer."""
+    require_integer("batch_size", batch_size)
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; draw at least 1 example")
 
@@ -375,6 +378,8 @@ def require_pool(sampler: Sampler, pool_size: int | None, name: str) -> None:
         raise ValueError(f"{name}: this sampler has a pool of its own; leave pool_size out")
     if not sampler.own_pool and pool_size is None:
         raise ValueError(f"{name}: give pool_size, of the presample to choose from")
+    if pool_size is not None:
+        require_integer(f"{name}: pool_size", pool_size)
 
 
 def require_weights_of_the_draw(sampler: Sampler, name: str, remedy: str) -> None:

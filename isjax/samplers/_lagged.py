@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from isjax import resampling
-from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, Span
+from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, Span, require_integer
+from isjax.samplers._arguments import checked
 from isjax.samplers._importance import refuse_ids, require_pool, require_weights_of_the_draw
 
 __all__ = ["lagged", "pending"]
@@ -63,6 +64,7 @@ def lagged(sampler: Sampler, lag: int, pool_size: int | None = None) -> Sampler:
             missing for one without, or if the sampler is gated or weighs by losses; at `init` if
             the pool is larger than the data set, or the sampler needs data or the main model.
     """
+    require_integer("lagged: lag", lag)
     if lag < 0:
         raise ValueError(f"lagged: lag is {lag}; choose 0 steps or more")
     require_pool(sampler, pool_size, "lagged")
@@ -78,6 +80,7 @@ def lagged(sampler: Sampler, lag: int, pool_size: int | None = None) -> Sampler:
         return sampler.sample(draw_key, inner, ids)
 
     def init(key: Array, num_examples: int) -> LagState:
+        require_integer("num_examples", num_examples)
         if pool_size is not None and pool_size > num_examples:
             raise ValueError(
                 f"lagged: pool_size is {pool_size}, but there are {num_examples} examples; choose "
@@ -114,7 +117,7 @@ def lagged(sampler: Sampler, lag: int, pool_size: int | None = None) -> Sampler:
         draws = jax.tree.map(lambda xs, x: jnp.concatenate([xs[1:], x[None]]), state.draws, new)
         return LagState(inner, draws, state.key)
 
-    return sampler._replace(init=init, sample=sample, update=update, own_pool=True)
+    return checked(sampler._replace(init=init, sample=sample, update=update, own_pool=True))
 
 
 def pending(state: LagState) -> Array:

@@ -20,8 +20,10 @@ from isjax.base import (
     PyTree,
     Sampler,
     Span,
+    require_integer,
     take,
 )
+from isjax.samplers._arguments import checked
 from isjax.samplers._importance import refuse_ids, require_pool, require_weights_of_the_draw
 
 __all__ = ["stratified"]
@@ -83,6 +85,7 @@ def stratified(sampler: Sampler, strata: int, pool_size: int | None = None) -> S
             part is smaller than its pool, or if parts differ in size and the sampler cannot take
             such parts.
     """
+    require_integer("stratified: strata", strata)
     if strata < 1:
         raise ValueError(f"stratified: strata is {strata}; draw from 1 part or more")
     require_pool(sampler, pool_size, "stratified")
@@ -93,6 +96,7 @@ def stratified(sampler: Sampler, strata: int, pool_size: int | None = None) -> S
     )
 
     def init(key: Array, num_examples: int) -> StrataState:
+        span = Span.of(num_examples).pad(strata)
         rows = -(-num_examples // strata)
         last = num_examples - (strata - 1) * rows
         if last < (pool_size or 1):
@@ -107,7 +111,6 @@ def stratified(sampler: Sampler, strata: int, pool_size: int | None = None) -> S
                 "sampler needs parts of one size; leave some out, or choose other strata"
             )
         inner = split(whole, strata)
-        span = Span.of(num_examples).pad(strata)
         return StrataState(_with_scorer(inner, _scorer(whole)), span)
 
     def sizes(state: StrataState) -> Array:
@@ -157,7 +160,8 @@ def stratified(sampler: Sampler, strata: int, pool_size: int | None = None) -> S
         scorer = jax.tree.map(_mean, _scorer(inner))
         return state._replace(inner=_with_scorer(inner, scorer))
 
-    return Sampler(init, sample, update, sampler.batch_size * strata, own_pool=True, parts=strata)
+    size = sampler.batch_size * strata
+    return checked(Sampler(init, sample, update, size, own_pool=True, parts=strata))
 
 
 def _merge(draws: Draw, start: Array, sizes: Array) -> Draw:

@@ -18,10 +18,12 @@ from isjax.base import (
     Schedule,
     Scorer,
     Span,
+    require_integer,
     take,
 )
 from isjax.distributions import effective_sample_size, normalize
 from isjax.samplers import sum_tree
+from isjax.samplers._arguments import checked
 from isjax.samplers._importance import (
     count_invalid,
     make_draw,
@@ -109,6 +111,7 @@ def tree_sampler(
         )
     if not callable(smoothing) and violated(smoothing >= 0):
         raise ValueError(f"tree_sampler: smoothing is {smoothing}; choose 0 or more")
+    require_integer("tree_sampler: refresh", refresh)
     if refresh < 0:
         raise ValueError(f"tree_sampler: refresh is {refresh}; choose 0 or more examples a step")
     k_of_step = exponent_schedule(k)
@@ -213,4 +216,4 @@ def tree_sampler(
             updated = sum_tree.update(state.scores, draw.ids, scores)
         return state._replace(scores=updated)
 
-    return Sampler(init, sample, update, batch_size, own_pool=True)
+    return checked(Sampler(init, sample, update, batch_size, own_pool=True))

@@ -26,24 +26,22 @@ from common import load_config, measure
 from isjax import recipes, resampling
 from isjax.data.loading import Loader
 from isjax.experiment.components import make_optimizer, make_task
-from isjax.parallel.mesh import make_mesh
 from isjax.samplers import lagged, pending
 from isjax.training import init_train_state, make_loaded_step, make_train_step
 
 BATCH, POOL = 128, 1024
-MESH = make_mesh(1)
 
 
 def chosen_first(task, tx, init, lag, held):
     """Returns a step that reads the b examples chosen d steps before, and its state."""
     sampler = lagged(recipes.default(batch_size=BATCH), lag)
     state = init(sampler)
-    loader = held.enter_context(Loader(task.dataset.train, pending(state.sampler), MESH))
+    loader = held.enter_context(Loader(task.dataset.train, pending(state.sampler)))
     step = make_loaded_step(task.loss_fn, tx, sampler)
 
     def run(state):
         state, metrics = step(state, next(loader))
-        loader.post(metrics["chosen"][None])
+        loader.post(metrics["chosen"])
         return state, metrics
 
     return run, state
@@ -55,7 +53,7 @@ def pool_first(task, tx, init, lag, held):
     keys = (jax.random.key(number) for number in itertools.count())
     presample = jax.jit(lambda key: resampling.presample(key, len(task.dataset.train), POOL)[None])
     first = np.concatenate([presample(next(keys)) for _ in range(lag + 1)])
-    loader = held.enter_context(Loader(task.dataset.train, jax.device_put(first), MESH))
+    loader = held.enter_context(Loader(task.dataset.train, jax.device_put(first)))
     step = make_train_step(task.loss_fn, tx, sampler)
 
     def run(state):
@@ -71,7 +69,7 @@ def read_alone(task, lag, held):
     ids = np.random.default_rng(0).integers(0, len(task.dataset.train), (1, BATCH), np.int32)
     ids = jax.device_put(ids)
     first = jax.device_put(np.repeat(ids, lag + 1, axis=0))
-    loader = held.enter_context(Loader(task.dataset.train, first, MESH))
+    loader = held.enter_context(Loader(task.dataset.train, first))
 
     def run(state):
         loader.post(ids)

@@ -64,9 +64,9 @@ def from_arrays(
         The data set.
 
     Raises:
-        ValueError: if a part is empty or its arrays differ in length; if labels are missing or
-            outside [0, num_classes); if a token is beyond the vocabulary; or if the number of names
-            is not that of the classes.
+        ValueError: if a part is empty, its arrays differ in length or hold strings; if labels are
+            missing, no integers or outside [0, num_classes); if a token is beyond the vocabulary;
+            or if the number of names is not that of the classes.
     """
     for name, part in (("train", train), ("test", test), ("valid", valid)):
         if name == "valid" and part is None:
@@ -128,6 +128,11 @@ def _check_labels(name: str, part: Batch | Source, num_classes: int) -> None:
             f'{name}: num_classes is {num_classes}, but there is no "label"; pass '
             '{"x": ..., "label": ...}, or leave num_classes out'
         ) from None
+    if not np.issubdtype(np.result_type(labels), np.integer):
+        raise ValueError(
+            f"{name}: labels are of type {np.result_type(labels)}; give integers in "
+            f"[0, {num_classes}), as np.unique(labels, return_inverse=True)[1] makes them"
+        )
     low, high = int(np.min(labels)), int(np.max(labels))
     if low < 0 or high >= num_classes:
         raise ValueError(

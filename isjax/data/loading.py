@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from isjax.base import Array, Batch, PyTree
 from isjax.data.source import Source
-from isjax.parallel.mesh import DATA
+from isjax.parallel.mesh import DATA, make_mesh
 from isjax.parallel.sharding import bounds
 
 __all__ = ["Loader"]
@@ -22,11 +23,18 @@ _FOREVER = 2**62  # batches
 class Loader(Iterator[Batch]):
     """Iterator over batches of a `Source`, on the devices, in the order in which ids were posted.
 
+    Post the ids of one more batch for each batch taken; the next one otherwise never comes:
+
+        with Loader(source, pending(state.sampler)) as loader:
+            for batch in loader:
+                state, metrics = step(state, batch)
+                loader.post(metrics["chosen"])
+
     Posted ids may be an array that is still being computed: the loading thread waits for it while
     training continues. Use it as a context manager, so that its threads end.
     """
 
-    def __init__(self, source: Source, pending: Array, mesh: Mesh):
+    def __init__(self, source: Source, pending: Array, mesh: Mesh | None = None):
         """Starts to load the first batches.
 
         Args:
@@ -34,7 +42,7 @@ class Loader(Iterator[Batch]):
             pending: [d + 1, b] int32, ids of the batches chosen so far; d + 1 batches are loaded at
                 the same time.
             mesh: devices; batches are divided along its data axis, and each process loads only the
-                part that its own devices hold.
+                part that its own devices hold. None = the default device.
 
         Raises:
             ImportError: if grain is not installed.
@@ -46,6 +54,7 @@ class Loader(Iterator[Batch]):
                 "loading needs grain: pip install '.[run]' in a checkout of isjax"
             ) from error
         ahead, self._batch_size = pending.shape
+        mesh = make_mesh(data=1) if mesh is None else mesh
         self._source, self._mesh = source, mesh
         self._sharding = NamedSharding(mesh, P(DATA))
         places = self._sharding.addressable_devices_indices_map((self._batch_size,)).values()
@@ -61,9 +70,18 @@ class Loader(Iterator[Batch]):
         """Queues batches behind those posted before.
 
         Args:
-            chosen: [n, b] int32, ids of n batches.
+            chosen: [b] int32, ids of a batch, or [n, b], of n batches.
+
+        Raises:
+            ValueError: if the batches have another size.
         """
-        for number in range(chosen.shape[0]):
+        if chosen.ndim not in (1, 2) or chosen.shape[-1] != self._batch_size:
+            raise ValueError(
+                f"got ids of shape {chosen.shape} for batches of {self._batch_size}; post "
+                f"({self._batch_size},), or (n, {self._batch_size}) for n batches"
+            )
+        numbers = [()] if chosen.ndim == 1 else range(chosen.shape[0])
+        for number in numbers:
             self._queue.post(chosen, number)
 
     def sample(self) -> Batch:
@@ -107,10 +125,10 @@ class _Queue:
 
     def __init__(self) -> None:
         self._news = threading.Condition()
-        self._posted: dict[int, tuple[Array, int]] = {}
+        self._posted: dict[int, tuple[Array, Any]] = {}
         self._next, self._closed = 0, False
 
-    def post(self, chosen: Array, number: int) -> None:
+    def post(self, chosen: Array, number: Any) -> None:
         with self._news:
             self._posted[self._next] = chosen, number
             self._next += 1

@@ -53,7 +53,7 @@ class Source:
 
         Raises:
             IndexError: if an id is outside [0, N).
-            ValueError: if an example cannot be read, or shapes differ.
+            ValueError: if an example cannot be read, is None or holds strings, or if shapes differ.
         """
         size = len(self)
         numbers = list(range(size)[ids]) if isinstance(ids, slice) else np.asarray(ids).tolist()
@@ -72,21 +72,38 @@ class Source:
         read = getattr(self._examples, "__getitems__", None)
         try:
             found = read(ids) if read else [self._examples[i] for i in ids]
-            examples = [self._convert(example) for example in found]
+            examples = [self._converted(example) for example in found]
         except Exception as error:
             raise ValueError(self._failure(ids, error)) from error
         try:
-            return jax.tree.map(lambda *xs: np.stack(xs), *examples)
+            batch = jax.tree.map(lambda *xs: np.stack(xs), *examples)
         except ValueError as error:
             raise ValueError(
                 f"examples of the source differ in shape ({error}); have `convert` make them alike"
             ) from error
+        try:
+            training.require_numbers(batch)
+        except ValueError as error:
+            raise ValueError(
+                f"examples of the source: {error}, or leave it out in `convert`"
+            ) from None
+        return batch
+
+    def _converted(self, found: Any) -> Any:
+        """The example to train on, of one as read."""
+        example = None if found is None else self._convert(found)
+        if example is None:
+            raise ValueError(
+                "it is None, as where a grain.MapDataset was filtered; make the source of those "
+                "that are left, as in grain.MapDataset.source(kept).map(lambda i: dataset[i])"
+            )
+        return example
 
     def _failure(self, ids: Sequence[int], error: Exception) -> str:
         """Message that names the first example that cannot be read."""
         for i in ids:
             try:
-                self._convert(self._examples[i])
+                self._converted(self._examples[i])
             except Exception as own:
                 return f"example {i} of the source cannot be read: {type(own).__name__}: {own}"
         return f"examples of the source could not be read at first: {type(error).__name__}: {error}"

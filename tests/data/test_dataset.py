@@ -22,6 +22,13 @@ def part(size=2, **arrays):
         ({"x": np.zeros((2, 2))}, 'num_classes is 3, but there is no "label"'),
         (np.zeros((2, 2)), 'no "label"'),
         ((np.zeros((2, 2)), np.zeros(2, int)), 'no "label"'),
+        (part(label=np.array(["cat", "dog"])), r"\['label'\] holds strings, .* np\.unique\(labels"),
+        (part(x=np.array(["a word", "two"])), r"\['x'\] holds strings, .* numbers alone"),
+        (part(x=[[0.0, 1.0], [2.0, 3.0]]), r"\['x'\]\[0\]\[0\]: .* a list by np\.asarray"),
+        (
+            part(label=np.array([0.0, 1.0])),
+            r"labels are of type float64; give integers in \[0, 3\)",
+        ),
     ],
 )
 def test_from_arrays_refuses_bad_parts(bad, message):

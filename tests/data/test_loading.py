@@ -1,11 +1,13 @@
 import sys
 import time
 
+import grain
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import assert_mean
 
 import isjax
 from isjax import experiment, scorers
@@ -13,7 +15,6 @@ from isjax.data.dataset import from_arrays
 from isjax.data.loading import Loader
 from isjax.data.source import Source
 from isjax.experiment.config import ConfigError, default_config
-from isjax.parallel.mesh import make_mesh
 from isjax.samplers import lagged, pending
 from isjax.training import init_train_state, make_loaded_step, make_train_step
 
@@ -45,7 +46,7 @@ def batches(ids):
 
 
 def loader(examples, pending):
-    return Loader(Source(examples), pending, make_mesh(1))
+    return Loader(Source(examples), pending)
 
 
 def test_batches_come_in_the_order_in_which_they_were_posted():
@@ -58,6 +59,20 @@ def test_batches_come_in_the_order_in_which_they_were_posted():
             assert isinstance(batch["x"], jax.Array)
             if number < 17:
                 loaded.post(batches(ids[number + 3]))
+
+
+def test_ids_of_one_batch_or_of_several_are_posted():
+    ids = np.random.default_rng(2).integers(0, SIZE, (4, BATCH))
+    with loader(Examples(), batches(ids[:1])) as loaded:
+        loaded.post(batches(ids[1])[0])
+        loaded.post(batches(ids[2:]))
+        for chosen in ids:
+            np.testing.assert_array_equal(next(loaded)["x"], X[chosen])
+        for wrong in (jnp.arange(3), jnp.zeros((2, 3), jnp.int32), jnp.int32(1)):
+            with pytest.raises(
+                ValueError, match=r"for batches of 4; post \(4,\), or \(n, 4\) for n"
+            ):
+                loaded.post(wrong)
 
 
 def test_as_many_batches_are_read_at_once_as_are_pending():
@@ -136,7 +151,7 @@ def test_what_is_loaded_is_what_was_sampled_and_trains_as_data_in_memory_do(lag)
             batch = next(loaded)
             np.testing.assert_array_equal(batch["x"], X[planned[number]])
             state, metrics = step(state, batch)
-            loaded.post(metrics["chosen"][None])
+            loaded.post(metrics["chosen"])
             planned.append(np.asarray(metrics["chosen"]))
             np.testing.assert_array_equal(metrics["draw"].ids, planned[number])
             expected, other = whole(expected, {"x": jnp.asarray(X), "label": jnp.asarray(LABEL)})
@@ -154,6 +169,49 @@ def test_a_batch_of_another_size_and_a_sampler_that_is_not_lagged_are_refused():
     step = make_loaded_step(loss_fn, optax.sgd(0.5), plain)
     with pytest.raises(ValueError, match="no batches pending"):
         step(make_state(plain), {"x": jnp.ones((4, 3)), "label": jnp.zeros(4, jnp.int32)})
+
+
+# --- a batch of a loader of one's own as the pool
+
+
+def pools_with_ids(size):
+    """Shuffled batches of grain, with the number of each example."""
+    numbers = grain.MapDataset.range(SIZE).shuffle(seed=0).repeat()
+    return iter(numbers.map(lambda i: {"id": i, "x": X[i], "label": LABEL[i]}).batch(size))
+
+
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        isjax.recipes.last_loss(batch_size=BATCH, k=1.0),
+        isjax.recipes.default(batch_size=BATCH, k=1.0),
+        isjax.recipes.uniform(batch_size=BATCH),
+    ],
+    ids=["last_loss", "default", "uniform"],
+)
+def test_of_a_loaders_batch_some_are_chosen_and_remembered_by_id(sampler):
+    @jax.jit
+    def step(key, state, pool):
+        draw, state = sampler.sample(key, state, pool["id"])
+        batch = jax.tree.map(lambda x: x[draw.index], pool)
+        losses = batch["x"][:, 0] ** 2 + 0.1
+        state = sampler.update(state, draw, losses)
+        return draw, batch, losses, isjax.diagnostics.mean_loss(draw, losses), state
+
+    state = jax.jit(sampler.init, static_argnums=1)(jax.random.key(0), SIZE)
+    seen, estimates = {}, []
+    for number, pool in zip(range(300), pools_with_ids(20), strict=False):
+        key = jax.random.fold_in(jax.random.key(1), number)
+        draw, batch, losses, estimate, state = step(key, state, pool)
+        np.testing.assert_array_equal(draw.ids, batch["id"])
+        np.testing.assert_array_equal(draw.ids, pool["id"][draw.index])
+        np.testing.assert_array_equal(batch["x"], X[batch["id"]])
+        if draw.last_loss is not None:
+            known = [seen.get(i, 1.0) for i in draw.ids.tolist()]
+            np.testing.assert_allclose(draw.last_loss, known, rtol=1e-5)
+        seen |= dict(zip(draw.ids.tolist(), losses.tolist(), strict=True))
+        estimates.append(estimate)
+    assert_mean(np.asarray(estimates)[:, None], np.mean(X[:, 0] ** 2 + 0.1))
 
 
 # --- in a run

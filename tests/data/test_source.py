@@ -1,3 +1,4 @@
+import grain
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -75,6 +76,23 @@ def test_the_example_that_cannot_be_read_is_named(kind):
 
     with pytest.raises(ValueError, match="example 41 of the source cannot be read: OSError: check"):
         Source(Broken(), convert)[np.array([3, 41, 5])]
+
+
+def test_an_example_that_a_filter_left_out_is_named_with_the_remedy():
+    dataset = grain.MapDataset.source(np.arange(10)).filter(lambda number: number % 3 > 0)
+    message = r"example 3 of the source cannot be read: .* None, as where a .* was filtered; make"
+    with pytest.raises(ValueError, match=message):
+        Source(dataset)[np.array([1, 3])]
+    kept = [i for i in range(len(dataset)) if dataset[i] is not None]
+    left = Source(grain.MapDataset.source(kept).map(lambda i: dataset[i]))  # as the message says
+    np.testing.assert_array_equal(left[np.arange(len(left))], [1, 2, 4, 5, 7, 8])
+    with pytest.raises(ValueError, match=r"example 0 of the source cannot be read: .* None"):
+        Source(Examples(), lambda example: None)[np.array([0])]
+
+
+def test_strings_among_the_examples_are_refused():
+    with pytest.raises(ValueError, match=r"of the source: \['name'\] holds strings.*`convert`"):
+        Source(Examples())[np.array([0, 1])]
 
 
 def test_examples_of_different_shapes_are_refused():

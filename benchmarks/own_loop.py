@@ -96,15 +96,17 @@ def train_sampled(seed, steps, train):
         ids = isjax.presample(pool_key, num_examples, POOL)
         draw, is_state = sampler.sample(draw_key, is_state, ids)
         batch = jax.tree.map(lambda x: x[draw.ids], train)
-        (loss, losses), grads = value_and_grad(params, batch, draw.weights)
+        (_, losses), grads = value_and_grad(params, batch, draw.weights)
         updates, opt_state = tx.update(grads, opt_state, params)
         params = optax.apply_updates(params, updates)
-        return params, opt_state, sampler.update(is_state, draw, losses), loss
+        is_state = sampler.update(is_state, draw, losses)
+        loss = isjax.diagnostics.mean_loss(draw, losses)  # unbiased for every k
+        return params, opt_state, is_state, loss, draw.ess
 
     key = jax.random.key(seed)
     for step in range(steps):
         step_key = jax.random.fold_in(key, step)
-        params, opt_state, is_state, _ = train_step(step_key, params, opt_state, is_state, train)
+        params, opt_state, is_state, *_ = train_step(step_key, params, opt_state, is_state, train)
     return params
 
 

@@ -40,7 +40,7 @@ def draw_metrics(draw: Draw, losses: Array) -> dict[str, Array]:
         A scalar by each name.
 
         - `loss`: unbiased estimate of the data set's mean loss, at any k;
-        - `batch_loss`: mean loss of the batch as drawn;
+        - `batch_loss`: mean loss of the batch as drawn, which holds mostly hard examples;
         - `ess`: effective sample size of the pool, as a share of it;
         - `max_weight`: largest weight of the batch;
         - `unique`: share of the batch that unique ids make up;
@@ -75,7 +75,19 @@ def draw_metrics(draw: Draw, losses: Array) -> dict[str, Array]:
 
 
 def mean_loss(draw: Draw, losses: Array) -> Array:
-    """(1/b) sum L / (B draw_probs): unbiased for the pool's mean loss, whatever k is."""
+    """Estimates the mean loss of the pool without bias, for every k: (1/b) sum L / (B draw_probs).
+
+    Show this loss, and compare methods by it: that of `weighted_value_and_grad` is biased unless
+    k = 1, and the plain mean of a batch is that of hard examples.
+
+    Args:
+        draw: of b examples.
+        losses: [b]; those that are not finite are left out.
+
+    Returns:
+        [] float32. The expectation is the mean loss of the data set where the pool is that, or a
+        uniform presample of it.
+    """
     finite = jnp.isfinite(losses)
     inverse = jnp.asarray(draw.info.pool_size, jnp.float32) * draw.draw_probs
     return _mean(jnp.where(finite, losses, 0.0) / inverse, finite)

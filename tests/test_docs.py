@@ -1,7 +1,9 @@
 """Pages of docs/ are correct: their Python runs, their commands parse, their names exist."""
 
+import ast
 import functools
 import inspect
+import json
 import pathlib
 import re
 import runpy
@@ -37,6 +39,48 @@ def test_the_python_of_a_page_runs_from_top_to_bottom(page, tmp_path, monkeypatc
         names = {"__name__": "page"}
         for block in code_of(PAGES[page]):
             exec(compile(block, page, "exec"), names)
+
+
+def programs():
+    """Python shown to users, by file."""
+    for page, text in {**PAGES, "README.md": (ROOT / "README.md").read_text()}.items():
+        yield page, "\n".join(code_of(text))
+    for path in [*(ROOT / "examples").glob("*.py"), ROOT / "benchmarks" / "own_loop.py"]:
+        yield path.name, path.read_text()
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        cells = [c["source"] for c in json.loads(path.read_text())["cells"] if is_code(c)]
+        lines = "\n".join(map("".join, cells)).split("\n")
+        yield path.name, "\n".join(line for line in lines if not line.startswith("%"))
+
+
+def is_code(cell):
+    return cell["cell_type"] == "code"
+
+
+def steps_by_hand(source):
+    """Functions that compute a weighted gradient and update a sampler; innermost ones alone."""
+    calls = ("value_and_grad(", ".update(is_state, draw")
+    functions = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.FunctionDef)]
+    segments = [ast.get_source_segment(source, function) for function in functions]
+    found = [text for text in segments if all(call in text for call in calls)]
+    return [text for text in found if not any(o != text and o in text for o in found)]
+
+
+STEPS = [(name, step) for name, source in programs() for step in steps_by_hand(source)]
+
+
+@pytest.mark.parametrize(("name", "step"), STEPS, ids=[name for name, _ in STEPS])
+def test_a_step_that_is_shown_returns_the_unbiased_loss_and_ess(name, step):
+    assert "isjax.diagnostics.mean_loss(draw, losses)" in step
+    returned = step[step.rindex("return") :]
+    assert "draw.ess" in returned and ("loss," in returned or "mean_loss(" in returned)
+    assert re.search(r"\(_, (losses|\(losses, \w+\))\), grads = value_and_grad\(", step)
+
+
+def test_steps_are_found_in_every_kind_of_place():
+    found = {name for name, _ in STEPS}
+    assert found >= {"README.md", "start.md", "own_loop.py", "wrap_your_own_loop.ipynb"}
+    assert found >= {"guides/own_loop.md", "guides/loading.md", "guides/whole_data_set.md"}
 
 
 def test_there_is_python_to_run():

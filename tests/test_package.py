@@ -79,7 +79,7 @@ def test_no_message_names_a_package_index_that_lacks_isjax():
         *(ROOT.parent / "examples").glob("*.py"),
         *(ROOT.parent / "notebooks").glob("*.ipynb"),
     ]
-    assert not [page.name for page in pages if re.search(r"install '?isjax", page.read_text())]
+    assert not [page.name for page in pages if re.search(r"pip install '?isjax", page.read_text())]
     extras = tomllib.loads((ROOT.parent / "pyproject.toml").read_text())["project"]
     named = {extra for page in pages for extra in re.findall(r"'\.\[(\w+)\]'", page.read_text())}
     assert {"run", "wandb", "tfds"} <= named <= set(extras["optional-dependencies"])

@@ -10,7 +10,7 @@ from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler
 from isjax.gradients import check_losses, shapes_of
 
 
-def checked(sampler: Sampler) -> Sampler:
+def guarded(sampler: Sampler) -> Sampler:
     """The same sampler, whose functions check the kind and order of their arguments first.
 
     Args:
@@ -36,7 +36,8 @@ def checked(sampler: Sampler) -> Sampler:
                 f"sample: {wrong}; call sample(key, state, ids), with the state that init or "
                 "update returned"
             )
-        return sampler.sample(key, state, require_ids(ids), batch, params)
+        ids = None if ids is None else require_ids(ids)
+        return sampler.sample(key, state, ids, batch, params)
 
     @functools.wraps(sampler.update)
     def update(state: PyTree, draw: Draw, losses: Array, batch: Batch = None) -> PyTree:
@@ -55,20 +56,19 @@ def _of_type(state: Any) -> str:
     return f"state is of type {type(state).__name__}, not the state of a sampler"
 
 
-def require_ids(ids: Any) -> Array | None:
-    """Checks that the ids of a pool are [B] integers, and returns them; None stays None.
+def require_ids(ids: Any) -> Array:
+    """Checks that ids are [B] integers, and returns them.
 
     Raises:
-        TypeError: if they are something else, such as the examples themselves.
+        TypeError: if they are something else, such as a mask or the examples themselves.
     """
-    if ids is None:
-        return None
     if isinstance(ids, list | range):
         ids = np.asarray(ids)
     integers = hasattr(ids, "dtype") and jnp.issubdtype(ids.dtype, jnp.integer)
     if not integers or ids.ndim != 1:
         raise TypeError(
-            f"ids are {shapes_of(ids)}; pass the numbers of the pool's examples, integers [B] such "
-            "as presample returns, and the examples themselves, if the scorer needs them, as batch="
+            f"ids are {shapes_of(ids)}; pass the numbers of the examples in the data set, integers "
+            "[B] such as those of presample or jnp.flatnonzero(mask), and the examples themselves, "
+            "if the scorer needs them, as batch="
         )
     return jnp.asarray(ids)

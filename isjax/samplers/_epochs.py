@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from isjax._numerics.leading_axis import extend, split
 from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, Span, require_integer, take
-from isjax.samplers._arguments import checked
+from isjax.samplers._arguments import guarded
 from isjax.samplers._importance import require_whole
 
 __all__ = ["epochs"]
@@ -119,7 +119,7 @@ def epochs(sampler: Sampler, pool_size: int) -> Sampler:
     def reweigh(state: EpochState, draw: Draw, losses: Array) -> Array:
         return sampler.weigh(state.inner, draw, losses)
 
-    return checked(
+    return guarded(
         Sampler(
             init,
             sample,

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from isjax import conditions, resampling
 from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, Span
 from isjax.conditions import Condition
-from isjax.samplers._arguments import checked
+from isjax.samplers._arguments import guarded
 from isjax.samplers._importance import count_invalid, make_draw, pool_of
 
 __all__ = ["break_even", "gate"]
@@ -105,7 +105,7 @@ def gate(sampler: Sampler, condition: Condition | float) -> Sampler:
         weights = sampler.weigh(state.inner, draw, losses)
         return jnp.where(state.is_open, weights, draw.weights)
 
-    return checked(Sampler(init, sample, update, sampler.batch_size, reweigh))
+    return guarded(Sampler(init, sample, update, sampler.batch_size, reweigh))
 
 
 def uniform_draw(

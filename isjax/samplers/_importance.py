@@ -32,7 +32,7 @@ from isjax.base import (
 from isjax.buffer import ScoreBuffer
 from isjax.distributions import effective_sample_size, mean_mass, normalize
 from isjax.gradients import wrong_losses
-from isjax.samplers._arguments import checked
+from isjax.samplers._arguments import guarded, require_ids
 from isjax.weights import exponent_schedule, importance_weights
 
 __all__ = ["SamplerState", "importance_sampler", "make_draw"]
@@ -154,7 +154,7 @@ def importance_sampler(
     def update(state: SamplerState, draw: Draw, losses: Array, batch: Batch = None) -> SamplerState:
         return observe(scorer, state, draw.ids, losses, batch)
 
-    return checked(Sampler(init, sample, update, batch_size))
+    return guarded(Sampler(init, sample, update, batch_size))
 
 
 def make_draw(
@@ -328,17 +328,6 @@ def count_invalid(ids: Array, span: Span) -> Array:
 
 
 # Refusals.
-
-
-def require_ids(ids: Any) -> Array:
-    """Refuses ids that are not a vector of integers, such as a mask; returns the others [B]."""
-    ids = jnp.asarray(ids)
-    if ids.ndim != 1 or not jnp.issubdtype(ids.dtype, jnp.integer):
-        raise TypeError(
-            f"ids are of type {ids.dtype} and shape {ids.shape}; pass the positions of the pool's "
-            "examples in the data set, [B] int32, such as jnp.flatnonzero(mask)"
-        )
-    return ids
 
 
 def require_kind(given: Any, kind: type, name: str) -> None:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from isjax import resampling
 from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, Span, require_integer
-from isjax.samplers._arguments import checked
+from isjax.samplers._arguments import guarded
 from isjax.samplers._importance import refuse_ids, require_pool, require_weights_of_the_draw
 
 __all__ = ["lagged", "pending"]
@@ -117,7 +117,7 @@ def lagged(sampler: Sampler, lag: int, pool_size: int | None = None) -> Sampler:
         draws = jax.tree.map(lambda xs, x: jnp.concatenate([xs[1:], x[None]]), state.draws, new)
         return LagState(inner, draws, state.key)
 
-    return checked(sampler._replace(init=init, sample=sample, update=update, own_pool=True))
+    return guarded(sampler._replace(init=init, sample=sample, update=update, own_pool=True))
 
 
 def pending(state: LagState) -> Array:

@@ -23,7 +23,7 @@ from isjax.base import (
     require_integer,
     take,
 )
-from isjax.samplers._arguments import checked
+from isjax.samplers._arguments import guarded
 from isjax.samplers._importance import refuse_ids, require_pool, require_weights_of_the_draw
 
 __all__ = ["stratified"]
@@ -161,7 +161,7 @@ def stratified(sampler: Sampler, strata: int, pool_size: int | None = None) -> S
         return state._replace(inner=_with_scorer(inner, scorer))
 
     size = sampler.batch_size * strata
-    return checked(Sampler(init, sample, update, size, own_pool=True, parts=strata))
+    return guarded(Sampler(init, sample, update, size, own_pool=True, parts=strata))
 
 
 def _merge(draws: Draw, start: Array, sizes: Array) -> Draw:

@@ -23,7 +23,7 @@ from isjax.base import (
 )
 from isjax.distributions import effective_sample_size, normalize
 from isjax.samplers import sum_tree
-from isjax.samplers._arguments import checked
+from isjax.samplers._arguments import guarded
 from isjax.samplers._importance import (
     count_invalid,
     make_draw,
@@ -216,4 +216,4 @@ def tree_sampler(
             updated = sum_tree.update(state.scores, draw.ids, scores)
         return state._replace(scores=updated)
 
-    return checked(Sampler(init, sample, update, batch_size, own_pool=True))
+    return guarded(Sampler(init, sample, update, batch_size, own_pool=True))

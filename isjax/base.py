@@ -27,7 +27,7 @@ Schedule = Callable[[Array], Any]  # optax's: of a step, a number
 ScalarOrSchedule = float | Schedule
 Resampler = Callable[[Array, Array, int], tuple[Array, Array]]
 
-_MAX_EXAMPLES = 2**31 - 1
+MAX_EXAMPLES = 2**31 - 1
 
 
 class Rows(NamedTuple):
@@ -284,8 +284,8 @@ def require_int32(num_examples: int) -> None:
     Raises:
         ValueError: if there are too many.
     """
-    if num_examples > _MAX_EXAMPLES:
+    if num_examples > MAX_EXAMPLES:
         raise ValueError(
-            f"there are {num_examples} examples, but ids are int32 and number {_MAX_EXAMPLES} at "
+            f"there are {num_examples} examples, but ids are int32 and number {MAX_EXAMPLES} at "
             "most; use a part of the data, or give one id to several examples"
         )

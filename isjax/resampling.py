@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from isjax.base import Array, require_int32, require_integer
+from isjax.base import MAX_EXAMPLES, Array, require_int32, require_integer
 
 __all__ = ["categorical", "presample", "systematic", "top_k", "without_replacement"]
 
@@ -49,15 +49,7 @@ def presample(key: Array, num_examples: Array | int, size: int) -> Array:
         ValueError: if the pool would be empty or larger than the data set, or if int32 cannot
             number the examples.
     """
-    require_integer("presample: size", size)
-    if not isinstance(num_examples, Array):
-        require_integer("presample: num_examples", num_examples)
-        require_int32(num_examples)
-    if isinstance(num_examples, numbers.Integral) and not 0 < size <= num_examples:
-        raise ValueError(
-            f"a pool of {size} cannot be drawn from {num_examples} examples; "
-            f"choose a pool size between 1 and {num_examples}"
-        )
+    _check_pool(num_examples, size)
     shift_key, key = jax.random.split(key)
     length, longer = divmod(num_examples, size)
     stretch = jnp.arange(size, dtype=jnp.int32)
@@ -68,6 +60,20 @@ def presample(key: Array, num_examples: Array | int, size: int) -> Array:
     shift = jax.random.randint(shift_key, (), 0, num_examples, jnp.int32)
     room = num_examples - shift
     return jnp.where(ids < room, ids + shift, ids - room)
+
+
+def _check_pool(num_examples: Array | int, size: int) -> None:
+    for name, value in (("size", size), ("num_examples", num_examples)):
+        if not isinstance(value, numbers.Integral | Array):
+            require_integer(f"presample: {name}", value)
+    if isinstance(num_examples, numbers.Integral):
+        if num_examples > MAX_EXAMPLES:
+            require_int32(int(num_examples))
+        if not 0 < size <= num_examples:
+            raise ValueError(
+                f"a pool of {size} cannot be drawn from {num_examples} examples; "
+                f"choose a pool size between 1 and {num_examples}"
+            )
 
 
 def systematic(key: Array, probs: Array, num: int) -> tuple[Array, Array]:

@@ -5,8 +5,7 @@ import jax.numpy as jnp
 from isjax._numerics.leading_axis import extend
 from isjax.base import Array, Batch, PyTree, Sampler
 from isjax.samplers import sum_tree
-from isjax.samplers._arguments import require_ids
-from isjax.samplers._importance import make_draw
+from isjax.samplers._importance import make_draw, require_ids
 from isjax.samplers._lagged import LagState
 from isjax.samplers._stratified import StrataState
 from isjax.samplers._tree_sampler import TreeState

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 
 from isjax._numerics.leading_axis import extend, split
 from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, Span, require_integer, take
-from isjax.samplers._arguments import guarded
 from isjax.samplers._importance import require_whole
+from isjax.samplers._refusals import wrong_sample, wrong_update
 
 __all__ = ["epochs"]
 
@@ -104,6 +104,8 @@ def epochs(sampler: Sampler, pool_size: int) -> Sampler:
         batch: Batch = None,
         params: Params = None,
     ) -> tuple[Draw, EpochState]:
+        if not hasattr(state, "span"):
+            raise wrong_sample(key, state)
         if ids is not None:
             draw, inner = sampler.sample(key, state.inner, ids, batch, params)
             return draw, state._replace(inner=inner)
@@ -114,18 +116,18 @@ def epochs(sampler: Sampler, pool_size: int) -> Sampler:
         return draw, EpochState(inner, order)
 
     def update(state: EpochState, draw: Draw, losses: Array, batch: Batch = None) -> EpochState:
+        if not (hasattr(state, "span") and hasattr(draw, "ids")):
+            raise wrong_update(state, draw, losses)
         return state._replace(inner=sampler.update(state.inner, draw, losses, batch))
 
     def reweigh(state: EpochState, draw: Draw, losses: Array) -> Array:
         return sampler.weigh(state.inner, draw, losses)
 
-    return guarded(
-        Sampler(
-            init,
-            sample,
-            update,
-            sampler.batch_size,
-            reweigh if sampler.reweigh else None,
-            own_pool=True,
-        )
+    return Sampler(
+        init,
+        sample,
+        update,
+        sampler.batch_size,
+        reweigh if sampler.reweigh else None,
+        own_pool=True,
     )

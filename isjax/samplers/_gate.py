@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from isjax import conditions, resampling
 from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, Span
 from isjax.conditions import Condition
-from isjax.samplers._arguments import guarded
 from isjax.samplers._importance import count_invalid, make_draw, pool_of
+from isjax.samplers._refusals import wrong_sample, wrong_update
 
 __all__ = ["break_even", "gate"]
 
@@ -75,6 +75,8 @@ def gate(sampler: Sampler, condition: Condition | float) -> Sampler:
         batch: Batch = None,
         params: Params = None,
     ) -> tuple[Draw, GateState]:
+        if not hasattr(state, "span"):
+            raise wrong_sample(key, state)
         invalid = 0 if ids is None else count_invalid(ids, state.span)
         pool, batch = pool_of(state.inner, ids, batch, sampler.batch_size)
 
@@ -90,6 +92,8 @@ def gate(sampler: Sampler, condition: Condition | float) -> Sampler:
         return draw, GateState(inner, state.condition, is_open)
 
     def update(state: GateState, draw: Draw, losses: Array, batch: Batch = None) -> GateState:
+        if not (hasattr(state, "span") and hasattr(draw, "ids")):
+            raise wrong_update(state, draw, losses)
         inner = sampler.update(state.inner, draw, losses, batch)
         usable = jnp.isfinite(losses)
         share = jnp.where(usable, 1 / draw.draw_probs, 0.0)
@@ -105,7 +109,7 @@ def gate(sampler: Sampler, condition: Condition | float) -> Sampler:
         weights = sampler.weigh(state.inner, draw, losses)
         return jnp.where(state.is_open, weights, draw.weights)
 
-    return guarded(Sampler(init, sample, update, sampler.batch_size, reweigh))
+    return Sampler(init, sample, update, sampler.batch_size, reweigh)
 
 
 def uniform_draw(

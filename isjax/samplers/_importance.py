@@ -1,7 +1,6 @@
 """`importance_sampler`: scorer, transform, resampler and weights composed into one `Sampler`.
 
-Behind it stand the parts that all samplers share: a memory (buffer and scorer), `make_draw`, and
-refusals.
+The file also has what all samplers share: a memory (buffer and scorer) and `make_draw`.
 """
 
 from collections.abc import Callable
@@ -9,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from isjax import buffer, resampling, transforms
 from isjax._numerics.leading_axis import keeps_examples
@@ -26,13 +26,18 @@ from isjax.base import (
     Scorer,
     ScoreTransform,
     Span,
-    require_integer,
     take,
 )
 from isjax.buffer import ScoreBuffer
 from isjax.distributions import effective_sample_size, mean_mass, normalize
-from isjax.gradients import wrong_losses
-from isjax.samplers._arguments import guarded, require_ids
+from isjax.gradients import check_losses, shapes_of
+from isjax.samplers._refusals import (
+    require_batch_size,
+    require_kind,
+    wrong_sample,
+    wrong_shape,
+    wrong_update,
+)
 from isjax.weights import exponent_schedule, importance_weights
 
 __all__ = ["SamplerState", "importance_sampler", "make_draw"]
@@ -115,6 +120,8 @@ def importance_sampler(
         batch: Batch = None,
         params: Params = None,
     ) -> tuple[Draw, SamplerState]:
+        if not hasattr(state, "span"):
+            raise wrong_sample(key, state)
         invalid = 0 if ids is None else count_invalid(ids, state.span)
         ids, batch = pool_of(state, ids, batch, batch_size)
         scores, finite, drawable = score(scorer, state, ids, batch, params)
@@ -152,9 +159,11 @@ def importance_sampler(
         return draw, state._replace(step=state.step + 1, transform=transform_state)
 
     def update(state: SamplerState, draw: Draw, losses: Array, batch: Batch = None) -> SamplerState:
+        if not (hasattr(state, "span") and hasattr(draw, "ids")):
+            raise wrong_update(state, draw, losses)
         return observe(scorer, state, draw.ids, losses, batch)
 
-    return guarded(Sampler(init, sample, update, batch_size))
+    return Sampler(init, sample, update, batch_size)
 
 
 def make_draw(
@@ -274,8 +283,8 @@ def score(
 
 def observe(scorer: Scorer, state: Any, ids: Array, losses: Array, batch: Batch) -> Any:
     """Lets scorer and buffer learn the losses [b] of the examples `ids`, whose data is `batch`."""
-    if jnp.shape(losses) != ids.shape:
-        raise wrong_losses(losses, ids.shape[0])
+    if getattr(losses, "shape", None) != ids.shape:
+        check_losses(losses, ids.shape[0])
     losses = losses.astype(jnp.float32)
     # The scorer learns from what was known when the batch was drawn, before these losses.
     rows = rows_of(state._replace(step=jnp.maximum(state.step - 1, 0)), ids, batch)
@@ -327,56 +336,18 @@ def count_invalid(ids: Array, span: Span) -> Array:
     return jnp.sum((ids < 0) | (ids >= span.size), dtype=jnp.int32)
 
 
-# Refusals.
-
-
-def require_kind(given: Any, kind: type, name: str) -> None:
-    """Refuses what is no scorer or transform; `name` is the argument's."""
-    if not isinstance(given, kind):
+def require_ids(ids: Any) -> Array:
+    """Refuses ids that are not integers [B], such as a mask or the examples; returns the others."""
+    if isinstance(ids, list | range):
+        ids = np.asarray(ids)
+    integers = hasattr(ids, "dtype") and jnp.issubdtype(ids.dtype, jnp.integer)
+    if not integers or ids.ndim != 1:
         raise TypeError(
-            f"{name} is {getattr(given, '__name__', given)}, no isjax.{kind.__name__}; pass what "
-            "its function returns, as in importance_sampler(scorers.last_loss(), "
-            "transforms.smooth(0.1), batch_size=128)"
+            f"ids are {shapes_of(ids)}; pass the numbers of the examples in the data set, integers "
+            "[B] such as those of presample or jnp.flatnonzero(mask), and the examples themselves, "
+            "if the scorer needs them, as batch="
         )
-
-
-def wrong_shape(who: str, found: Array, wanted: tuple[int, ...]) -> ValueError:
-    """The error for what a caller's function returned."""
-    return ValueError(
-        f"{who} returned shape {jnp.shape(found)} for {wanted[0]} examples; return one number for "
-        f"each, shape {wanted}"
-    )
-
-
-def require_batch_size(batch_size: int) -> None:
-    """Refuses an empty batch, and a size that is no integer."""
-    require_integer("batch_size", batch_size)
-    if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; draw at least 1 example")
-
-
-def refuse_ids(ids: Array | None, subject: str) -> None:
-    """Refuses a pool from outside; `subject` says which sampler chooses, and where."""
-    if ids is not None:
-        raise ValueError(f"{subject}; pass no ids, no pool_size")
-
-
-def require_pool(sampler: Sampler, pool_size: int | None, name: str) -> None:
-    """Refuses a presample for a sampler that has a pool of its own, or none for one without."""
-    if sampler.own_pool and pool_size is not None:
-        raise ValueError(f"{name}: this sampler has a pool of its own; leave pool_size out")
-    if not sampler.own_pool and pool_size is None:
-        raise ValueError(f"{name}: give pool_size, of the presample to choose from")
-    if pool_size is not None:
-        require_integer(f"{name}: pool_size", pool_size)
-
-
-def require_weights_of_the_draw(sampler: Sampler, name: str, remedy: str) -> None:
-    """Refuses a sampler that is gated, or weighs by the losses of a batch."""
-    if sampler.reweigh is not None:
-        raise ValueError(
-            f"{name}: this sampler is gated, or weighs by the losses of a batch; {remedy}"
-        )
+    return jnp.asarray(ids)
 
 
 def require_whole(batch: Batch, span: Span, name: str) -> None:
@@ -392,3 +363,10 @@ def require_whole(batch: Batch, span: Span, name: str) -> None:
             "or none, or the ids of the batch. For a stream, take a recipe that remembers nothing "
             "by id, such as biased_loss or proxy_loss"
         )
+
+
+def refuse_ids(ids: Array | None, subject: str) -> None:
+    """Refuses a pool from outside; `subject` says which sampler chooses, and where."""
+    if ids is not None:
+        require_ids(ids)
+        raise ValueError(f"{subject}; pass no ids, no pool_size")

@@ -7,8 +7,13 @@ import jax.numpy as jnp
 
 from isjax import resampling
 from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, Span, require_integer
-from isjax.samplers._arguments import guarded
-from isjax.samplers._importance import refuse_ids, require_pool, require_weights_of_the_draw
+from isjax.samplers._importance import refuse_ids
+from isjax.samplers._refusals import (
+    require_pool,
+    require_weights_of_the_draw,
+    wrong_sample,
+    wrong_update,
+)
 
 __all__ = ["lagged", "pending"]
 
@@ -107,17 +112,21 @@ def lagged(sampler: Sampler, lag: int, pool_size: int | None = None) -> Sampler:
         batch: Batch = None,
         params: Params = None,
     ) -> tuple[Draw, LagState]:
-        del key, batch, params
+        del batch, params
+        if not hasattr(state, "span"):
+            raise wrong_sample(key, state)
         refuse_ids(ids, "lagged draws choose by themselves where to look")
         return jax.tree.map(lambda xs: xs[0], state.draws), state
 
     def update(state: LagState, draw: Draw, losses: Array, batch: Batch = None) -> LagState:
+        if not (hasattr(state, "span") and hasattr(draw, "ids")):
+            raise wrong_update(state, draw, losses)
         inner = sampler.update(state.inner, draw, losses, batch)
         new, inner = choose(state.key, inner)
         draws = jax.tree.map(lambda xs, x: jnp.concatenate([xs[1:], x[None]]), state.draws, new)
         return LagState(inner, draws, state.key)
 
-    return guarded(sampler._replace(init=init, sample=sample, update=update, own_pool=True))
+    return sampler._replace(init=init, sample=sample, update=update, own_pool=True)
 
 
 def pending(state: LagState) -> Array:

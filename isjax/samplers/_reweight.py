@@ -1,7 +1,7 @@
 """`reweight`: weights that depend on the losses of the batch."""
 
 from isjax.base import Sampler
-from isjax.samplers._importance import require_weights_of_the_draw
+from isjax.samplers._refusals import require_weights_of_the_draw
 from isjax.weights import Policy
 
 __all__ = ["reweight"]

@@ -23,8 +23,14 @@ from isjax.base import (
     require_integer,
     take,
 )
-from isjax.samplers._arguments import guarded
-from isjax.samplers._importance import refuse_ids, require_pool, require_weights_of_the_draw
+from isjax.gradients import check_losses
+from isjax.samplers._importance import refuse_ids
+from isjax.samplers._refusals import (
+    require_pool,
+    require_weights_of_the_draw,
+    wrong_sample,
+    wrong_update,
+)
 
 __all__ = ["stratified"]
 
@@ -129,6 +135,8 @@ def stratified(sampler: Sampler, strata: int, pool_size: int | None = None) -> S
         batch: Batch = None,
         params: Params = None,
     ) -> tuple[Draw, StrataState]:
+        if not hasattr(state, "span"):
+            raise wrong_sample(key, state)
         refuse_ids(ids, "stratified draws choose by themselves where to look")
 
         def of_part(key, part, size, data):
@@ -150,6 +158,9 @@ def stratified(sampler: Sampler, strata: int, pool_size: int | None = None) -> S
         return _merge(draws, starts(state), sizes(state)), state._replace(inner=inner)
 
     def update(state: StrataState, draw: Draw, losses: Array, batch: Batch = None) -> StrataState:
+        if not (hasattr(state, "span") and hasattr(draw, "ids")):
+            raise wrong_update(state, draw, losses)
+        losses = check_losses(losses, draw.ids.shape[0])
         info = jax.tree.map(lambda x: jnp.broadcast_to(x, (strata,)), draw.info)
         rows = Draw(*split_rows(draw[:-1], strata), info=info)
         rows = rows._replace(ids=rows.ids - starts(state)[:, None])
@@ -160,8 +171,7 @@ def stratified(sampler: Sampler, strata: int, pool_size: int | None = None) -> S
         scorer = jax.tree.map(_mean, _scorer(inner))
         return state._replace(inner=_with_scorer(inner, scorer))
 
-    size = sampler.batch_size * strata
-    return guarded(Sampler(init, sample, update, size, own_pool=True, parts=strata))
+    return Sampler(init, sample, update, sampler.batch_size * strata, own_pool=True, parts=strata)
 
 
 def _merge(draws: Draw, start: Array, sizes: Array) -> Draw:

@@ -23,18 +23,16 @@ from isjax.base import (
 )
 from isjax.distributions import effective_sample_size, normalize
 from isjax.samplers import sum_tree
-from isjax.samplers._arguments import guarded
 from isjax.samplers._importance import (
     count_invalid,
     make_draw,
     new_memory,
     observe,
     pool_of,
-    require_batch_size,
-    require_kind,
     require_whole,
     score,
 )
+from isjax.samplers._refusals import require_batch_size, require_kind, wrong_sample, wrong_update
 from isjax.weights import exponent_schedule
 
 __all__ = ["tree_sampler"]
@@ -149,6 +147,8 @@ def tree_sampler(
         params: Params = None,
     ) -> tuple[Draw, TreeState]:
         del params
+        if not hasattr(state, "span"):
+            raise wrong_sample(key, state)
         if refresh and ids is not None:
             raise ValueError(
                 "tree_sampler: the rolling refresh reads the whole data set, not a pool; pass no "
@@ -210,10 +210,12 @@ def tree_sampler(
         )
 
     def update(state: TreeState, draw: Draw, losses: Array, batch: Batch = None) -> TreeState:
+        if not (hasattr(state, "span") and hasattr(draw, "ids")):
+            raise wrong_update(state, draw, losses)
         state = observe(scorer, state, draw.ids, losses, batch)
         scores, _, _ = score(scorer, state, draw.ids, batch)
         with jax.named_scope("buffer"):
             updated = sum_tree.update(state.scores, draw.ids, scores)
         return state._replace(scores=updated)
 
-    return guarded(Sampler(init, sample, update, batch_size, own_pool=True))
+    return Sampler(init, sample, update, batch_size, own_pool=True)

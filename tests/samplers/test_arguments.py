@@ -16,6 +16,7 @@ SAMPLERS = {
     "epochs": recipes.reshuffled(batch_size=b),
     "lagged": samplers.lagged(recipes.default(batch_size=b), 1),
     "stratified": samplers.stratified(recipes.default(batch_size=1), 2),
+    "checked": samplers.checked(recipes.default(batch_size=b)),
     "reweight": isjax.reweight(recipes.last_loss(batch_size=b), isjax.weights.correcting()),
 }
 KEY = jax.random.key(0)

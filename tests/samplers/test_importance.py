@@ -647,19 +647,6 @@ def test_a_sampler_that_remembers_by_id_refuses_a_stream_and_names_those_that_se
             sampler.sample(KEY, state, batch=pool)
 
 
-@pytest.mark.parametrize(
-    "ids", [jnp.ones(8, bool), jnp.ones(4), jnp.ones((4, 1), jnp.int32), jnp.int32(3)]
-)
-def test_ids_that_are_no_positions_are_refused(ids):
-    for sampler in (
-        importance_sampler(scorers.last_loss(), batch_size=2),
-        isjax.recipes.default(batch_size=2),
-        isjax.gate(importance_sampler(scorers.last_loss(), batch_size=2), 1.5),
-    ):
-        with pytest.raises(TypeError, match=rf"ids are of type {ids.dtype} and shape.*flatnonzero"):
-            sampler.sample(KEY, sampler.init(KEY, 8), ids)
-
-
 def test_ids_of_no_example_are_counted():
     ids = jnp.array([-1, 0, 7, 8, 100])
     for sampler in (

@@ -33,6 +33,7 @@ from isjax.distributions import effective_sample_size, mean_mass, normalize
 from isjax.gradients import check_losses, shapes_of
 from isjax.samplers._refusals import (
     require_batch_size,
+    require_initial_loss,
     require_kind,
     wrong_sample,
     wrong_shape,
@@ -100,13 +101,14 @@ def importance_sampler(
     Raises:
         TypeError: if `scorer` or `transform` is not one, but perhaps the function that makes it, or
             the ids are not integers.
-        ValueError: here if `batch_size` < 1 or k > 1 (of a schedule, its first value); when
-            traced, if the pool is smaller than the batch, the scorer lacks its input, or scores
-            or losses are not one for each example.
+        ValueError: here if `batch_size` < 1, k > 1 (of a schedule, its first value), or
+            `initial_loss` is not finite; when traced, if the pool is smaller than the batch, the
+            scorer lacks its input, or scores or losses are not one for each example.
     """
     require_kind(scorer, Scorer, "scorer")
     require_kind(transform, ScoreTransform, "transform")
     require_batch_size(batch_size)
+    require_initial_loss(initial_loss)
     k_of_step = exponent_schedule(k)
 
     def init(key: Array, num_examples: int) -> SamplerState:

@@ -1,9 +1,11 @@
 """Refusals that samplers share, each with the value, the limit and the remedy."""
 
+import math
 from typing import Any
 
 import jax.numpy as jnp
 
+from isjax._numerics.limits import violated
 from isjax.base import Array, Sampler, require_integer
 
 
@@ -52,6 +54,17 @@ def require_batch_size(batch_size: int) -> None:
     require_integer("batch_size", batch_size)
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; draw at least 1 example")
+
+
+def require_initial_loss(initial_loss: float, above: float = -math.inf) -> None:
+    """Refuses a loss that is no float32 above `above`; one that is traced is not checked."""
+    largest = float(jnp.finfo(jnp.float32).max)
+    if violated(above < initial_loss, abs(initial_loss) <= largest):
+        limit = "" if above == -math.inf else f" above {above}"
+        raise ValueError(
+            f"initial_loss is {initial_loss}; choose a finite number{limit}, such as the "
+            "logarithm of the number of classes: it is the score of examples never seen"
+        )
 
 
 def require_pool(sampler: Sampler, pool_size: int | None, name: str) -> None:

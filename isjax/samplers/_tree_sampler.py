@@ -32,7 +32,13 @@ from isjax.samplers._importance import (
     require_whole,
     score,
 )
-from isjax.samplers._refusals import require_batch_size, require_kind, wrong_sample, wrong_update
+from isjax.samplers._refusals import (
+    require_batch_size,
+    require_initial_loss,
+    require_kind,
+    wrong_sample,
+    wrong_update,
+)
 from isjax.weights import exponent_schedule
 
 __all__ = ["tree_sampler"]
@@ -86,7 +92,8 @@ def tree_sampler(
         refresh: R examples, or all if there are fewer, that are scored before each draw, in the
             order of their ids; 0 = none. For a scorer that reads classes, `sample` then needs
             `batch`, the whole data set.
-        initial_loss: loss assumed for an example never seen.
+        initial_loss: loss assumed for an example never seen, above 0: without mass it would be
+            drawn by smoothing alone.
 
     Returns:
         A `Sampler` with a pool of its own. `Draw.ess` is an estimate, from the examples drawn. Its
@@ -94,13 +101,15 @@ def tree_sampler(
 
     Raises:
         TypeError: if `scorer` is not one, but perhaps the function that makes it.
-        ValueError: here if `batch_size` < 1, k > 1, smoothing or refresh is negative, or the scorer
-            remembers nothing or runs the main model; at `init` if the data set is empty;
+        ValueError: here if `batch_size` < 1, k > 1, smoothing or refresh is negative,
+            `initial_loss` is not above 0 and finite, or the scorer remembers nothing or runs the
+            main model; at `init` if the data set is empty;
             at `sample` if the batch is not the whole data set, or ids are passed to a sampler that
             refreshes.
     """
     require_kind(scorer, Scorer, "scorer")
     require_batch_size(batch_size)
+    require_initial_loss(initial_loss, above=0)
     if scorer.passes or not (scorer.history or scorer.by_id):
         raise ValueError(
             "tree_sampler keeps scores of examples that it does not load: it needs a scorer that "

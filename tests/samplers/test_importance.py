@@ -76,8 +76,14 @@ def test_scorer_is_initialised_by_the_samplers_key():
         ({"batch_size": 2, "k": float("inf")}, "k is inf.*choose k <= 1"),
         ({"batch_size": 2, "k": float("-inf")}, "k is -inf"),  # (-inf, 1] is open below
         ({"batch_size": 2, "k": lambda step: 3.0 - step}, r"k is 3\.0.*choose k <= 1"),
+        ({"batch_size": 2, "initial_loss": float("nan")}, "initial_loss is nan; choose a finite n"),
+        ({"batch_size": 2, "initial_loss": float("inf")}, "initial_loss is inf; choose a finite n"),
+        ({"batch_size": 2, "initial_loss": -1e39}, r"initial_loss is -1e\+39; choose a finite"),
     ],
-    ids=["empty batch", "negative batch", "k > 1", "NaN k", "inf k", "-inf k", "schedule > 1"],
+    ids=[
+        *("empty batch", "negative batch", "k > 1", "NaN k", "inf k", "-inf k", "schedule > 1"),
+        *("NaN initial loss", "infinite initial loss", "initial loss of no float32"),
+    ],
 )
 def test_factory_refuses_by_value_and_remedy(arguments, message):
     with pytest.raises(ValueError, match=message):

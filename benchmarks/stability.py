@@ -37,7 +37,8 @@ def make_config(args, name, rate, seed):
     config.batch_size, config.learning_rate, config.schedule = 32, rate, "constant"
     config.num_steps = config.checkpoint_every = args.steps
     config.data_dir, config.seed, config.num_evals = args.data_dir, seed, 1
-    config.eval_examples, config.artifacts, config.stop_on_nonfinite = 1500, False, False
+    config.eval_examples, config.artifacts = 1500, False
+    config.stop_on_nonfinite, config.max_skipped = False, 1.0
     config.update(VARIANTS[name])
     return config
 

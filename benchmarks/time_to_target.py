@@ -140,7 +140,7 @@ def make_run(config, task, folder):
             one = config_of(config, method)
             one.seed, one.budget = seed, budget
             one.learning_rate, one.weight_decay = rate, decay
-            one.stop_on_nonfinite = False  # a rate that diverges is a result
+            one.stop_on_nonfinite, one.max_skipped = False, 1.0  # a rate that diverges is a result
             lines[name] = experiment.run(one, folder / name, task=task)
             kept.write_text(json.dumps(lines))
         return lines[name]

@@ -69,6 +69,7 @@ def compare(config: ConfigDict, workdir: str, methods: Sequence[str], seeds: int
             seed=config.seed + seed,
             budget=config.budget * budget,
             stop_on_nonfinite=False,  # a run that diverges is a result too
+            max_skipped=1.0,
         )
         print(f"== equal {equal}: {method}, seed {one.seed}, {budget:.1%}", flush=True)
         line = experiment.run(one, folder / equal / f"{method}-{one.seed}", task.dataset)

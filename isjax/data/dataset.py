@@ -10,7 +10,7 @@ import numpy as np
 
 from isjax.base import Batch
 from isjax.data.files import write_whole
-from isjax.data.source import Source, held, num_examples
+from isjax.data.source import Source, finite_examples, held, held_ids, num_examples
 
 __all__ = ["SETS", "Dataset", "cache_dir", "from_arrays", "save", "with_label_noise"]
 
@@ -64,9 +64,10 @@ def from_arrays(
         The data set.
 
     Raises:
-        ValueError: if a part is empty, its arrays differ in length or hold strings; if labels are
-            missing, no integers or outside [0, num_classes); if a token is beyond the vocabulary;
-            or if the number of names is not that of the classes.
+        ValueError: if a part is empty, its arrays differ in length or hold strings; if a number is
+            NaN, infinite or beyond float32; if labels are missing, no integers or outside
+            [0, num_classes); if a token is beyond the vocabulary; or if the number of names is not
+            that of the classes.
     """
     for name, part in (("train", train), ("test", test), ("valid", valid)):
         if name == "valid" and part is None:
@@ -75,6 +76,7 @@ def from_arrays(
             num_examples(part)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
+        _check_finite(name, part)
         if num_classes is not None:
             _check_labels(name, part, num_classes)
         if vocabulary is not None:
@@ -118,6 +120,23 @@ def with_label_noise(dataset: Dataset, share: float, seed: int = 0) -> Dataset:
     shift = generator.integers(1, dataset.num_classes, len(wrong))
     label[wrong] = (label[wrong] + shift) % dataset.num_classes
     return dataset._replace(train={**dataset.train, "label": label})
+
+
+def _check_finite(name: str, part: Batch | Source) -> None:
+    """Refuses numbers that are not finite in float32, by the first example that has one."""
+    known = held(part)
+    finite = finite_examples(known)
+    if finite.all():
+        return
+    first = int(np.argmin(finite))
+    number = int(held_ids(part)[first]) if isinstance(part, Source) else first
+    leaves = jax.tree_util.tree_leaves_with_path(known)
+    bad = next(path for path, x in leaves if not finite_examples(x[first : first + 1]).all())
+    raise ValueError(
+        f"{name}{jax.tree_util.keystr(bad)}: example {number} has a number that is NaN, infinite "
+        f"or beyond float32, as have {np.sum(~finite)} of {len(finite)} examples; repair the data, "
+        "or leave these examples out"
+    )
 
 
 def _check_labels(name: str, part: Batch | Source, num_classes: int) -> None:

@@ -5,14 +5,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from isjax import training
 from isjax.base import Array, Batch
 
-__all__ = ["Source", "held", "in_memory", "num_examples"]
+__all__ = ["Source", "finite_examples", "held", "held_ids", "in_memory", "num_examples"]
 
 _HELD = 1000  # examples in memory, to know shapes, labels and the statistics of images
+_SLICE = 10_000  # examples looked at at once
 
 
 class Source:
@@ -66,7 +68,7 @@ class Source:
     @functools.cached_property
     def held(self) -> Batch:
         """Up to 1,000 evenly spaced examples, read once and kept in memory."""
-        return self[np.linspace(0, len(self), min(len(self), _HELD), endpoint=False).astype(int)]
+        return self[held_ids(self)]
 
     def _read(self, ids: list[int]) -> Batch:
         read = getattr(self._examples, "__getitems__", None)
@@ -125,6 +127,33 @@ def held(part: Batch | Source) -> Batch:
         part: a `Source`, or a pytree of arrays.
     """
     return part.held if isinstance(part, Source) else part
+
+
+def held_ids(source: Source) -> np.ndarray:
+    """Returns the ids of the examples that a source holds in memory, [<= 1000] int."""
+    return np.linspace(0, len(source), min(len(source), _HELD), endpoint=False).astype(int)
+
+
+def finite_examples(batch: Batch) -> np.ndarray:
+    """Tells which examples have only numbers that are finite in float32.
+
+    Args:
+        batch: pytree of arrays [b, ...]; those of integers, booleans and text are finite.
+
+    Returns:
+        [b] bool.
+    """
+    leaves = jax.tree.leaves(batch)
+    finite = np.ones(len(leaves[0]), bool)
+    for x in leaves:
+        if jnp.issubdtype(x.dtype, jnp.inexact):
+            wide = np.complex64 if jnp.issubdtype(x.dtype, jnp.complexfloating) else np.float32
+            for start in range(0, len(x), _SLICE):  # np.isfinite takes a byte for each number
+                part = slice(start, start + _SLICE)
+                with np.errstate(over="ignore"):
+                    numbers = np.asarray(x[part]).astype(wide)
+                finite[part] &= np.isfinite(numbers).reshape(len(numbers), -1).all(axis=1)
+    return finite
 
 
 def num_examples(part: Batch | Source) -> int:

@@ -14,6 +14,7 @@ from isjax.data.dataset import Dataset
 from isjax.data.loading import Loader
 from isjax.data.source import in_memory
 from isjax.experiment import draw_statistics
+from isjax.experiment._ending import check_skipped, make_on_failures, name_failures, report
 from isjax.experiment._setup import Setup, connect_devices, set_up
 from isjax.experiment.artifacts import make_artifacts
 from isjax.experiment.batch_statistics import make_reestimation
@@ -22,7 +23,7 @@ from isjax.experiment.compiled_steps import Step, compile_steps
 from isjax.experiment.components import make_sampler, make_task
 from isjax.experiment.config import ConfigDict, ConfigError, check
 from isjax.experiment.evaluation import make_evaluation
-from isjax.experiment.loop import OnDraw, Outputs, Progress, Work, describe, train
+from isjax.experiment.loop import OnDraw, Outputs, Progress, Work, train
 from isjax.experiment.preemption import stop_on_signal, stop_on_signal_to_any
 from isjax.experiment.reference_models import (
     PreparationStopped,
@@ -94,6 +95,7 @@ def run(
     - `wandb.json` and `wandb/` with `config.wandb`, see `isjax.experiment.wandb_writer`;
     - `draws.npz`, `examples.npz` and `time.json` with `config.artifacts`, see
       `isjax.experiment.artifacts`;
+    - `failures.json`, the ids of the examples whose loss was not finite at the last evaluation;
     - `prepared.npz` for a method with reference models, see `isjax.experiment.reference_models`;
     - `checkpoints/`: the newest, and the best by `valid_loss`, or by `test_loss` where the data
       set has no valid part. With the seed `TrainState.step` decides every draw, so that it is also
@@ -120,7 +122,9 @@ def run(
         ImportError: before any training starts, if a package is missing that the config asks for.
         ConnectionError: before any training starts, if Weights & Biases cannot be reached.
         FloatingPointError: with `config.stop_on_nonfinite`, at an evaluation, if every step since
-            the last one was skipped because a loss or a gradient was not finite.
+            the last one was skipped because a loss or a gradient was not finite. At the end, if
+            more than the share `config.max_skipped` of the steps was skipped; all files are
+            written, and metrics are in `metrics.jsonl`.
         SystemExit: with status 0, after SIGTERM, once a checkpoint is saved.
         KeyboardInterrupt: after Ctrl-C, once a checkpoint is saved.
     """
@@ -171,12 +175,17 @@ def _prepare_and_train(
         state, progress, checkpoints = _begin_or_resume(setup, sampler, prepared, resources)
         if progress.evaluated >= plan.num_steps:
             print(f"{setup.workdir} holds this run, finished")
+            check_skipped(config, progress.line)
             return progress.line
         if progress.step:
             print(f"resuming at step {progress.step} of {plan.num_steps}")
         work, outputs = _compile(setup, watchers, sampler, state, progress, checkpoints, resources)
-        train(plan, work, outputs, state, progress, should_stop)
-    _report(setup, progress, saved=checkpoints is not None)
+        try:
+            train(plan, work, outputs, state, progress, should_stop)
+        except FloatingPointError:
+            name_failures(setup.workdir)
+            raise
+    report(setup, progress, saved=checkpoints is not None)
     return progress.line
 
 
@@ -257,7 +266,12 @@ def _compile(
             task, config.reestimate_batches, config.batch_size, config.seed
         )
     evaluate = make_evaluation(
-        task, config.eval_batch_size, config.eval_examples, further, reestimate
+        task,
+        config.eval_batch_size,
+        config.eval_examples,
+        further,
+        reestimate,
+        make_on_failures(setup.workdir),
     )
     return Work(program, feed, evaluate), Outputs(writer, checkpoints, on_draw, on_chosen)
 
@@ -298,24 +312,3 @@ def _open_writer(
     write_config(setup.workdir, setup.config)
     also = resources.enter_context(watchers.wandb).write if watchers.wandb else None
     return resources.enter_context(Writer(setup.workdir, progress.files, also))
-
-
-def _report(setup: Setup, progress: Progress, saved: bool) -> None:
-    """Prints how the run ended."""
-    num_steps = setup.plan.num_steps
-    if progress.evaluated < num_steps:
-        kept = "saved; the same command resumes" if saved else "no checkpoints, all lost"
-        print(f"asked to stop at step {progress.step} of {num_steps}; {kept}", flush=True)
-    else:
-        print(_summary(setup.config, progress.line))
-
-
-def _summary(config: ConfigDict, last: dict[str, Any]) -> str:
-    return (
-        f"{config.method}, seed {config.seed}: {describe(last)}\n"
-        f"  {last['step']} steps in {last['seconds']:.1f} s of training "
-        f"({last['seconds'] / last['step'] * 1e3:.2f} ms a step; besides, "
-        f"{last['compile_seconds']:.1f} s of compilation and {last['eval_seconds']:.1f} s of "
-        f"evaluation); {last['examples_forward']:,} examples forward, "
-        f"{last['examples_backward']:,} backward"
-    )

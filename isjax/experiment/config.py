@@ -116,6 +116,7 @@ def default_config() -> ConfigDict:
             "wandb": "",  # project of Weights & Biases that also gets the metrics; "" = none
             "log_every": 100,  # steps averaged in a line of training.jsonl
             "stop_on_nonfinite": True,  # end a run that skips every step between two evaluations
+            "max_skipped": 0.1,  # a run that skips a larger share of its steps ends in an error
             # Memory, speed and devices.
             "in_memory": True,  # False = read a batch once it is chosen, see isjax.data.loading
             "lag": 0,  # steps by which a batch is chosen ahead; at least 2 hides the reading
@@ -269,6 +270,11 @@ def _check_numbers(config: ConfigDict) -> None:
             )
     if not 0 < config.learning_rate < math.inf:
         raise ConfigError(f"config.learning_rate is {config.learning_rate}; choose more than 0")
+    if not 0 <= config.max_skipped <= 1:
+        raise ConfigError(
+            f"config.max_skipped is {config.max_skipped}; choose a share from 0 to 1, which "
+            "accepts any number of skipped steps"
+        )
     for setting in ("budget", "reference_budget"):
         if not 0 < config[setting] <= 1:
             raise ConfigError(

@@ -7,8 +7,9 @@ import jax
 import numpy as np
 
 from isjax.base import Batch
-from isjax.data.source import Source, num_examples
+from isjax.data.source import Source, finite_examples, num_examples
 from isjax.parallel.mesh import shards
+from isjax.reporting.failures import Failures
 from isjax.tasks import Task
 from isjax.training import TrainState, make_eval_step
 
@@ -23,8 +24,12 @@ def make_evaluation(
     max_examples: int = 0,
     further: Sequence[Callable[[TrainState], dict[str, float]]] = (),
     reestimate: Callable[[TrainState], TrainState] | None = None,
+    on_failures: Callable[[dict[str, Failures]], None] = lambda found: None,
 ) -> Evaluate:
     """Evaluates the train part, the valid part if there is one, and the test part.
+
+    An example whose own data and loss are both not finite is left out of the means: it says nothing
+    about the model. Any other loss that is not finite makes a mean NaN or infinite.
 
     Args:
         task: of the run; its metrics are averaged over examples, in float64.
@@ -34,9 +39,11 @@ def make_evaluation(
         further: each `(state) -> {name: number}`; these metrics are added.
         reestimate: `(state) -> state`, which replaces the state that the parts are evaluated with;
             see `isjax.experiment.batch_statistics`. `further` get the state of training.
+        on_failures: called after each evaluation with the failures of each part that has some.
 
     Returns:
-        `evaluate(state, should_stop) -> {"train_loss": ..., "test_loss": ..., ...}`. It returns
+        `evaluate(state, should_stop) -> {"train_loss": ..., "test_loss": ..., ...}`, with
+        `train_left_out`, the number of examples left out of the means, if there are any. It returns
         None as soon as `should_stop()`, which it asks after each batch.
     """
     step = make_eval_step(task.metrics_fn)
@@ -48,28 +55,37 @@ def make_evaluation(
     chosen = {name: _spaced(part, max_examples) for name, part in parts.items() if part is not None}
 
     def mean(
-        state: TrainState, part: Batch | Source, should_stop: Callable[[], bool]
-    ) -> dict[str, float] | None:
-        size = num_examples(part)
+        state: TrainState, part: Batch | Source, ids: np.ndarray, should_stop: Callable[[], bool]
+    ) -> tuple[dict[str, float], Failures] | None:
         totals: dict[str, float] = {}
+        seen, failures = 0, Failures([], [])
         for metrics in evaluate_batches(step, state, part, batch_size):
             if should_stop():
                 return None
+            usable = _usable(metrics["loss"], part, ids, seen, failures)
+            seen += len(usable)
             for name, values in metrics.items():
-                total = values.sum(dtype=np.float64)
+                total = values[usable].sum(dtype=np.float64)
                 totals[name] = totals.get(name, 0.0) + float(total)
-        return task.summarise({name: total / size for name, total in totals.items()})
+        size = seen - len(failures.data) or np.nan
+        return task.summarise({name: total / size for name, total in totals.items()}), failures
 
     def evaluate(
         state: TrainState, should_stop: Callable[[], bool] = lambda: False
     ) -> dict[str, float] | None:
-        evaluated = {}
+        evaluated, found = {}, {}
         model = state if reestimate is None else reestimate(state)
-        for part, examples in chosen.items():
-            means = mean(model, examples, should_stop)
-            if means is None:
+        for part, (examples, ids) in chosen.items():
+            result = mean(model, examples, ids, should_stop)
+            if result is None:
                 return None
+            means, failures = result
             evaluated |= {f"{part}_{name}": value for name, value in means.items()}
+            if failures.data:
+                evaluated[f"{part}_left_out"] = float(len(failures.data))
+            if failures != Failures([], []):
+                found[part] = failures
+        on_failures(found)
         for metrics in further:
             evaluated |= metrics(state)
         return evaluated
@@ -105,9 +121,24 @@ def evaluate_batches(
         yield jax.tree.map(lambda x: x[: size - start], values)  # noqa: B023
 
 
-def _spaced(part: Batch | Source, max_examples: int) -> Batch | Source:
+def _usable(
+    losses: np.ndarray, part: Batch | Source, ids: np.ndarray, start: int, failures: Failures
+) -> np.ndarray:
+    """Tells which examples of a batch belong in the means, and notes the ids of those that fail."""
+    failed = np.flatnonzero(~np.isfinite(losses))
+    usable = np.ones(len(losses), bool)
+    if failed.size:
+        finite = finite_examples(jax.tree.map(lambda x: x[start + failed], part))
+        usable[failed[~finite]] = False
+        failures.data.extend(ids[start + failed[~finite]].tolist())
+        failures.loss.extend(ids[start + failed[finite]].tolist())
+    return usable
+
+
+def _spaced(part: Batch | Source, max_examples: int) -> tuple[Batch | Source, np.ndarray]:
+    """Returns evenly spaced examples of a part, and their ids in it."""
     size = num_examples(part)
     if not 0 < max_examples < size:
-        return part
+        return part, np.arange(size)
     ids = np.linspace(0, size, max_examples, endpoint=False).astype(int)
-    return jax.tree.map(lambda x: x[ids], part)
+    return jax.tree.map(lambda x: x[ids], part), ids

@@ -74,6 +74,7 @@ class Progress:
         evaluated: the step of the last evaluation; -1 = none yet.
         logged: the step of the last line of diagnostics.
         best_loss: the lowest loss of an evaluation, which decides the best checkpoint.
+        first_loss: the train loss before training; None = not yet known.
         seconds: of training; without compilation and evaluation.
         compile_seconds: of compiling the training steps.
         eval_seconds: of evaluation, its compilation included.
@@ -88,6 +89,7 @@ class Progress:
     evaluated: int = -1
     logged: int = 0
     best_loss: float = math.inf
+    first_loss: float | None = None
     seconds: float = 0.0
     compile_seconds: float = 0.0
     eval_seconds: float = 0.0
@@ -122,6 +124,8 @@ class Progress:
             **_means(self.since_evaluation, self.step - self.evaluated),
             **self._totals(_COUNTED),
         }
+        if self.evaluated < 0:
+            self.first_loss = self.line["train_loss"]
         self.evaluated, self.since_evaluation = self.step, {}
         return self.line
 
@@ -298,7 +302,8 @@ def describe(line: dict[str, Any]) -> str:
     shown = ("train_loss", "test_loss", "test_accuracy", "test_perplexity")
     text = ", ".join(f"{name.replace('_', ' ')} {line[name]:.4f}" for name in shown if name in line)
     if line["nonfinite"] or line["skipped"]:
-        text += f", NOT FINITE: {line['nonfinite']} losses, {line['skipped']} steps skipped"
+        skipped = f"{line['skipped']} of {line['step']} steps skipped"
+        text += f", NOT FINITE: {line['nonfinite']} losses, {skipped}"
     return text
 
 

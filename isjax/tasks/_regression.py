@@ -21,7 +21,8 @@ def regression(
 ) -> Task:
     """Makes a task of regression: squared error, averaged over the numbers to predict.
 
-    An example never seen is assumed to lose the variance of `y`, the loss of predicting the mean.
+    An example never seen is assumed to lose the variance of `y`, the loss of predicting the mean,
+    or 1 if `y` is constant.
 
     Args:
         dataset: examples of `{"x", "y"}`, `y` [N, numbers] float.
@@ -34,7 +35,8 @@ def regression(
         The task.
 
     Raises:
-        ValueError: if the data set has no `y`, or one of another shape or type.
+        ValueError: if the data set has no `y`, or one of another shape or type, or if its variance
+            is not finite.
     """
 
     def metrics(predictions: Array, batch: Batch) -> dict[str, Array]:
@@ -42,6 +44,12 @@ def regression(
 
     y = target("regression", dataset, "y")
     num_outputs(dataset)  # checks shape and type
-    variance = np.var(y, axis=0, dtype=np.float64).mean()
+    with np.errstate(invalid="ignore", over="ignore"):
+        variance = float(np.var(y, axis=0, dtype=np.float64).mean())
+    if not variance <= np.finfo(np.float32).max:
+        raise ValueError(
+            f'the variance of "y" is {variance:.3g}, which float32 does not hold; leave out '
+            'targets that are not finite, and scale "y" to a deviation of 1'
+        )
     task = supervised(dataset, network, metrics, augment, pixels)
-    return task._replace(initial_loss=float(variance))
+    return task._replace(initial_loss=variance or 1.0)

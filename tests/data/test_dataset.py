@@ -1,10 +1,12 @@
 import pathlib
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import assert_binomial
 
 from isjax.data import dataset
+from isjax.data.source import Source, finite_examples
 
 
 def part(size=2, **arrays):
@@ -36,6 +38,36 @@ def test_from_arrays_refuses_bad_parts(bad, message):
         parts = dict.fromkeys(("train", "test", "valid"), part()) | {name: bad}
         with pytest.raises(ValueError, match=f"{name}: .*{message}"):
             dataset.from_arrays(**parts, num_classes=3)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e39])
+def test_numbers_that_are_not_finite_are_refused_by_the_first_example(bad):
+    """One such target made the variance NaN, and with it the loss of all examples never seen."""
+    y = np.zeros((50, 1))
+    y[[17, 30]] = bad
+    parts = {name: {"x": np.zeros((50, 2)), "y": np.zeros((50, 1))} for name in ("train", "test")}
+    message = r"test\['y'\]: example 17 has a number that is NaN, .* as have 2 of 50 examples"
+    with pytest.raises(ValueError, match=message):
+        dataset.from_arrays(parts["train"], parts["test"] | {"y": y})
+    with pytest.raises(ValueError, match=r"^train: example 1 has"):
+        dataset.from_arrays(np.array([0, bad]), np.zeros(1))
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, np.float16, np.float64, np.complex64])
+def test_every_kind_of_float_is_looked_at(dtype):
+    x = np.zeros((12_000, 2), dtype)
+    assert finite_examples((x, np.arange(12_000))).all()
+    x[10_500, 1] = np.nan
+    assert np.flatnonzero(~finite_examples((x,))).tolist() == [10_500]
+
+
+def test_of_a_source_the_examples_in_memory_are_looked_at():
+    x = np.ones(3000)
+    x[999] = np.nan  # every third is held
+    with pytest.raises(ValueError, match=r"^train: example 999 has .* 1 of 1000 examples"):
+        dataset.from_arrays(Source(x), np.zeros(1))
+    x[999], x[1000] = 0, np.nan
+    dataset.from_arrays(Source(x), np.zeros(1))
 
 
 def test_from_arrays_takes_any_pytree():

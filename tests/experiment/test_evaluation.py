@@ -7,6 +7,7 @@ import pytest
 
 from isjax.data.dataset import from_arrays
 from isjax.experiment.evaluation import evaluate_batches, make_evaluation
+from isjax.reporting.failures import Failures
 from isjax.tasks import Task
 from isjax.training import TrainState
 
@@ -162,11 +163,57 @@ def test_examples_may_be_any_pytree_on_host_or_device():
     assert result["train_loss"] == result["test_loss"]
 
 
-def test_nan_is_not_hidden():
-    values = {"id": np.array([1.0, np.nan, 1.0], np.float32)}
-    task = make_task(lambda p, s, batch: {"loss": batch["id"]}, train=values, test=ids(2))
-    result = make_evaluation(task)(STATE)
+def of_ids(params, model_state, batch):
+    return {"loss": jnp.where(batch["id"] < 0, jnp.nan, batch["id"]), "one": batch["id"] ** 0}
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 100])
+def test_a_loss_that_finite_examples_lose_is_not_hidden(batch_size):
+    values = {"id": np.array([1, -1, 1, -1, 1], np.float32)}
+    found = []
+    task = make_task(of_ids, train=values, test=ids(2))
+    result = make_evaluation(task, batch_size, on_failures=found.append)(STATE)
     assert math.isnan(result["train_loss"]) and result["test_loss"] == 0.5
+    assert "train_left_out" not in result
+    assert found == [{"train": Failures(data=[], loss=[1, 3])}]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 100])
+def test_an_example_that_is_not_finite_itself_is_named_and_left_out(batch_size):
+    values = {"id": np.array([1, np.nan, 2, np.inf, 3], np.float32)}
+    found = []
+    task = make_task(of_ids, train=ids(2), test=ids(2))
+    dataset = task.dataset._replace(train=values)
+    evaluate = make_evaluation(task._replace(dataset=dataset), batch_size, on_failures=found.append)
+    result = evaluate(STATE)
+    assert (result["train_loss"], result["train_one"], result["train_left_out"]) == (2, 1, 2)
+    assert found == [{"train": Failures(data=[1, 3], loss=[])}]
+
+
+def test_an_example_with_nan_whose_loss_is_finite_counts():
+    """Such as one with missing values, which the network masks."""
+    values = {"id": np.array([1, np.nan, 3], np.float32)}
+    found = []
+    fill = lambda p, s, batch: {"loss": jnp.nan_to_num(batch["id"], nan=5.0)}  # noqa: E731
+    task = make_task(fill, train=ids(2), test=ids(2))
+    task = task._replace(dataset=task.dataset._replace(train=values))
+    assert make_evaluation(task, on_failures=found.append)(STATE)["train_loss"] == 3
+    assert found == [{}]
+
+
+def test_of_evenly_spaced_examples_the_ids_in_the_data_set_are_named():
+    values = {"id": np.where(np.arange(20) % 10 == 0, -1, 1).astype(np.float32)}
+    found = []
+    task = make_task(of_ids, train=values, test=ids(2))
+    make_evaluation(task, 3, 4, on_failures=found.append)(STATE)  # 0, 5, 10, 15
+    assert found == [{"train": Failures(data=[], loss=[0, 10])}]
+
+
+def test_a_part_of_failed_examples_alone_has_no_mean():
+    task = make_task(of_ids, train=ids(2), test=ids(2))
+    nan = {"id": np.full(3, np.nan, np.float32)}
+    result = make_evaluation(task._replace(dataset=task.dataset._replace(train=nan)))(STATE)
+    assert math.isnan(result["train_loss"]) and result["train_left_out"] == 3
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 5, 10, 11, 1000])

@@ -25,9 +25,11 @@ def make_dataset(num=300, nan=0):
     rng = np.random.default_rng(0)
     x = rng.normal(size=(num, 8)).astype(np.float32)
     label = (x[:, :3] + 0.1 * rng.normal(size=(num, 3))).argmax(axis=1).astype(np.int32)
-    x[:nan] = np.nan
     part = {"x": x, "label": label}
-    return data.from_arrays(part, {name: value[-100:] for name, value in part.items()}, 3)
+    made = data.from_arrays(part, {name: value[-100:] for name, value in part.items()}, 3)
+    x = x.copy()  # from_arrays refuses numbers that are not finite
+    x[:nan] = np.nan
+    return made._replace(train=part | {"x": x})
 
 
 def make_config(**settings):
@@ -117,10 +119,26 @@ def test_the_seed_decides_a_run(tmp_path):
 
 
 def test_nan_losses_are_counted_and_the_run_goes_on(tmp_path, capsys):
-    last = experiment.run(make_config(method="last_loss"), tmp_path, make_dataset(nan=5))
+    config = make_config(method="last_loss", max_skipped=1.0)
+    last = experiment.run(config, tmp_path, make_dataset(nan=5))
     assert last["nonfinite"] >= last["skipped"] > 0
-    assert last["step"] == 60 and np.isfinite(last["test_loss"]) and last["test_accuracy"] > 0.7
-    assert f"NOT FINITE: {last['nonfinite']} losses" in capsys.readouterr().out
+    assert last["step"] == 60 and last["test_loss"] < 0.7 and last["test_accuracy"] > 0.7
+    assert last["train_loss"] < 0.7 and last["train_left_out"] == 5
+    out = capsys.readouterr().out
+    skipped = f"{last['skipped']} of 60 steps skipped"
+    assert f"NOT FINITE: {last['nonfinite']} losses, {skipped}" in out
+    assert "note: train: examples 0, 1, 2, 3, 4 are not finite, and left out of the means;" in out
+
+
+def test_a_run_that_skips_too_many_steps_ends_in_an_error_with_all_files_written(tmp_path):
+    message = r"\d+ of 60 steps were skipped.* more than config.max_skipped = 0.1 of them; repair"
+    for _ in range(2):  # the same command says so again
+        with pytest.raises(FloatingPointError, match=message):
+            experiment.run(make_config(), tmp_path, make_dataset(nan=20))
+        last = lines_of(tmp_path)[-1]
+        assert last["step"] == 60 and last["skipped"] > 6 and last["train_accuracy"] > 0.7
+    config = make_config(max_skipped=last["skipped"] / 60)
+    assert experiment.run(config, tmp_path / "more", make_dataset(nan=20)) is not None
 
 
 def test_a_run_that_learns_nothing_more_stops_and_keeps_its_lines(tmp_path):
@@ -136,7 +154,7 @@ def test_a_run_that_learns_nothing_more_stops_and_keeps_its_lines(tmp_path):
 
 
 def test_a_run_that_learns_nothing_more_goes_on_if_asked(tmp_path):
-    config = make_config(learning_rate=1e30, stop_on_nonfinite=False)
+    config = make_config(learning_rate=1e30, stop_on_nonfinite=False, max_skipped=1.0)
     assert experiment.run(config, tmp_path, make_dataset())["step"] == 60
 
 

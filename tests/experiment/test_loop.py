@@ -234,9 +234,9 @@ def test_the_plans_evaluations_are_evenly_spaced():
 
 
 def test_nan_is_shown_in_words():
-    line = {"train_loss": 0.5, "test_loss": 1.0, "nonfinite": 3, "skipped": 2}
+    line = {"step": 9, "train_loss": 0.5, "test_loss": 1.0, "nonfinite": 3, "skipped": 2}
     assert describe(line) == (
-        "train loss 0.5000, test loss 1.0000, NOT FINITE: 3 losses, 2 steps skipped"
+        "train loss 0.5000, test loss 1.0000, NOT FINITE: 3 losses, 2 of 9 steps skipped"
     )
     line |= {"test_perplexity": 2.7183, "nonfinite": 0, "skipped": 0}
     assert describe(line) == "train loss 0.5000, test loss 1.0000, test perplexity 2.7183"

@@ -854,6 +854,19 @@ def test_labels_without_a_number_of_classes_say_what_to_pass():
         tasks.classification(dataset, networks.MLP(2))
 
 
+def test_targets_that_do_not_differ_or_are_not_finite_leave_no_mass_to_the_unseen():
+    def regression(y):
+        made = make_numbers()
+        train = made.train | {"y": np.full_like(made.train["y"], 3.0)}
+        train["y"][5] = y
+        return tasks.regression(made._replace(train=train), networks.MLP(1, hidden=()))
+
+    assert regression(3.0).initial_loss == 1.0
+    for bad in (np.nan, np.inf, 1e30):
+        with pytest.raises(ValueError, match='the variance of "y" is .*; leave out targets that'):
+            regression(bad)
+
+
 def test_a_regression_needs_numbers_to_predict():
     part = {"x": np.zeros((4, 2), np.float32), "label": np.zeros(4, np.int32)}
     dataset = data.from_arrays(part, part, num_classes=2)

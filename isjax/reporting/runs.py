@@ -7,16 +7,20 @@ import contextlib
 import json
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
+
+from isjax.reporting.text import shown
 
 __all__ = [
     "DRAWS",
     "EXAMPLES",
     "SCORES",
+    "TEST_LOSS",
     "TIME",
     "TRAIN_LOSS",
     "Group",
@@ -49,10 +53,11 @@ class Metric(NamedTuple):
 
 
 TRAIN_LOSS = Metric("train_loss", "train loss")
+TEST_LOSS = Metric("test_loss", "test loss")
 SCORES = (  # in order of preference; every run has the last
     Metric("test_accuracy", "test accuracy", higher_is_better=True),
     Metric("test_perplexity", "test perplexity"),
-    Metric("test_loss", "test loss"),
+    TEST_LOSS,
 )
 
 
@@ -74,8 +79,8 @@ class Group(NamedTuple):
 
     @property
     def label(self) -> str:
-        """Method and, unless it is the full one, budget; for example `last_loss 50%`."""
-        return self.method if self.budget == 1 else f"{self.method} {self.share}"
+        """Method, fit to be shown, and, unless it is full, budget; for example `last_loss 50%`."""
+        return shown(self.method) + ("" if self.budget == 1 else f" {self.share}")
 
 
 class Run(NamedTuple):
@@ -91,6 +96,7 @@ class Run(NamedTuple):
             `train_loss`, `test_loss`, and those of `test_accuracy` and `test_perplexity` that all
             evaluations have.
         budget: Share of `num_steps` that the run takes.
+        config: Settings of the run by dotted name.
     """
 
     path: Path
@@ -100,6 +106,7 @@ class Run(NamedTuple):
     dataset: str
     metrics: dict[str, np.ndarray]
     budget: float = 1.0
+    config: Mapping[str, Any] = MappingProxyType({})
 
     @property
     def total_steps(self) -> int:
@@ -111,17 +118,39 @@ class Run(NamedTuple):
         """Whether the run has been evaluated at its last step."""
         return bool(self.metrics["step"][-1] >= self.total_steps)
 
+    @property
+    def skipped(self) -> int:
+        """Steps skipped so far, because a loss or the gradient was not finite."""
+        skipped = self.metrics.get("skipped", np.zeros(1))[-1]
+        return int(skipped) if math.isfinite(skipped) else 0
+
 
 def _budget(value: Any) -> float:
-    """Converts a budget; raises ValueError unless it is positive and finite."""
-    if not 0 < float(value) < math.inf:
-        raise ValueError(f"budget is {value}; it must be above 0 and finite")
+    """Converts a budget; raises ValueError unless it is positive and of a sensible size."""
+    if not 0 < float(value) <= _MAX_BUDGET:
+        raise ValueError(f"budget is {value}; it must be above 0, at most {_MAX_BUDGET}")
     return float(value)
 
 
-_CONFIG = {"method": str, "seed": int, "num_steps": int, "dataset": str, "budget": _budget}
-_METRICS = dict.fromkeys(("step", "seconds", "train_loss", *(s.name for s in SCORES)), float)
-_OPTIONAL = {"budget", "test_accuracy", "test_perplexity"}
+def _steps(value: Any) -> int:
+    """Converts a number of steps; raises ValueError unless it is positive and counts exactly."""
+    if not 0 < int(value) <= _MAX_STEPS:
+        raise ValueError(f"num_steps is {value}; it must be from 1 to {_MAX_STEPS}")
+    return int(value)
+
+
+def _finite(value: Any) -> float:
+    """Converts a number; raises ValueError unless it is finite and at least 0."""
+    if not 0 <= float(value) < math.inf:
+        raise ValueError(f"{value} where a finite number, at least 0, is needed")
+    return float(value)
+
+
+_MAX_STEPS, _MAX_BUDGET = 2**53, 1000
+_CONFIG = {"method": str, "seed": int, "num_steps": _steps, "dataset": str, "budget": _budget}
+_METRICS = dict.fromkeys(("train_loss", "skipped", *(s.name for s in SCORES)), float)
+_METRICS |= {"step": _finite, "seconds": _finite}
+_OPTIONAL = {"budget", "skipped", "test_accuracy", "test_perplexity"}
 
 
 def _parse(text: bytes, kinds: dict[str, Any], where: str) -> dict[str, Any]:
@@ -130,7 +159,7 @@ def _parse(text: bytes, kinds: dict[str, Any], where: str) -> dict[str, Any]:
         entry = json.loads(text)
         keys = [key for key in kinds if key not in _OPTIONAL or key in entry]
         return {key: kinds[key](entry[key]) for key in keys}
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
         message = f"{where}: malformed ({error!r}); repair it, or move the run away and repeat it"
         raise ValueError(message) from error
 
@@ -149,7 +178,20 @@ def _load_run(folder: Path) -> Run | None:
     if not ((np.diff(metrics["step"]) > 0).all() and (np.diff(metrics["seconds"]) >= 0).all()):
         raise ValueError(f"{path}: step or seconds decreases; move the run away and repeat it")
     path = folder / "config.json"
-    return Run(folder, metrics=metrics, **_parse(path.read_bytes(), _CONFIG, str(path)))
+    text = path.read_bytes()
+    settings = _parse(text, _CONFIG, str(path))
+    return Run(folder, metrics=metrics, **settings, config=_flat(json.loads(text)))
+
+
+def _flat(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Returns nested settings by dotted name."""
+    flat = {}
+    for name, value in config.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
 
 
 def load_runs(folders: Iterable[str | Path]) -> list[Run]:

@@ -863,7 +863,7 @@ def test_targets_that_do_not_differ_or_are_not_finite_leave_no_mass_to_the_unsee
 
     assert regression(3.0).initial_loss == 1.0
     for bad in (np.nan, np.inf, 1e30):
-        with pytest.raises(ValueError, match='the variance of "y" is .*; leave out targets that'):
+        with pytest.raises(ValueError, match=r'the variance of "y" is .*; leave out targets that'):
             regression(bad)
 
 

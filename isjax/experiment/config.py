@@ -215,6 +215,11 @@ def _check_settings(config: ConfigDict) -> None:
     known = default_config()
     for name in config:
         check_name(name, known, "a setting", prefix="config.")
+    if not isinstance(config.get("mesh", {}), Mapping | ConfigDict):
+        raise ConfigError(
+            f"config.mesh is {config.mesh!r}; give the devices along each axis, as in "
+            "config.mesh.data=2"
+        )
     for name in config.get("mesh", ()):
         check_name(name, known.mesh, "an axis", prefix="config.mesh.")
     missing = sorted(set(known) - set(config))
@@ -267,6 +272,13 @@ def _check_numbers(config: ConfigDict) -> None:
             raise ConfigError(
                 f"config.{setting} is {config[setting]}, which config.strata = {config.strata} "
                 f"parts cannot share evenly; choose a multiple of {config.strata}"
+            )
+    for axis, minimum in (("data", 0), ("model", 1)):
+        devices = config.mesh.get(axis, 1)
+        if isinstance(devices, bool) or not isinstance(devices, int) or devices < minimum:
+            raise ConfigError(
+                f"config.mesh.{axis} is {devices!r}; choose a whole number of devices, at least "
+                f"{minimum}"
             )
     if not 0 < config.learning_rate < math.inf:
         raise ConfigError(f"config.learning_rate is {config.learning_rate}; choose more than 0")

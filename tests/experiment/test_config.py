@@ -89,6 +89,28 @@ def test_a_bad_setting_is_named_with_its_remedy(settings, message):
 
 
 @pytest.mark.parametrize(
+    ("mesh", "message"),
+    [
+        (
+            ConfigDict({"data": "x"}),
+            "mesh.data is 'x'; choose a whole number of devices, at least 0",
+        ),
+        (ConfigDict({"data": -1}), "mesh.data is -1; choose .* at least 0"),
+        (ConfigDict({"model": 0}), "mesh.model is 0; choose .* at least 1"),
+        (ConfigDict({"data": 1.5}), r"mesh.data is 1\.5; choose a whole number"),
+        (ConfigDict({"x": 1}), "config.mesh.x is not an axis; choose from data, model"),
+        ("x", "config.mesh is 'x'; give the devices along each axis, as in config.mesh.data=2"),
+    ],
+)
+def test_a_mesh_is_whole_numbers_of_devices(mesh, message):
+    config = configs.default_config()
+    with config.ignore_type():
+        config.mesh = mesh
+    with pytest.raises(ConfigError, match=message):
+        configs.check(config)
+
+
+@pytest.mark.parametrize(
     ("settings", "option", "hint"),
     [
         ({"method": "last_loss"}, "method_options.smooting", "last_loss; did you mean smoothing"),

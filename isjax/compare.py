@@ -6,15 +6,18 @@ Each method trains under three equal budgets: as many steps as uniform draws, th
 cost the same in examples of the main model, and in seconds of training. The last two are run only
 for methods that cost more than uniform draws. Scoring and reference models count, a backward pass
 as two forward ones; compilation and evaluation do not. The learning rate decays within each
-budget. Costs are means over the seeds of the runs of equal steps. Prints a table; writes it as
+budget. Costs are those of the runs of equal steps: means over the seeds or, in seconds, from the
+median time of a step, as measured between evaluations. A difference in seconds that may be noise,
+twice its standard error, changes no budget. Prints a table; writes it as
 `compare.md`, its numbers as `compare.jsonl`, and a figure as `compare.png`. The same command
 resumes a comparison that was interrupted. Settings are given as for isjax.main.
 """
 
 import json
+import math
 import pathlib
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -26,7 +29,7 @@ from isjax.experiment.components import make_sampler, make_task
 from isjax.experiment.config import ConfigDict, ConfigError, check, check_name, num_steps
 from isjax.experiment.reference_models import placeholders
 from isjax.reporting.comparison_figure import draw_comparison
-from isjax.reporting.runs import SCORES, TRAIN_LOSS, Metric
+from isjax.reporting.runs import SCORES, TRAIN_LOSS, Metric, Run, load_runs
 from isjax.reporting.tables import mean_stds
 from isjax.tasks import Task
 
@@ -34,6 +37,7 @@ __all__ = ["compare", "table"]
 
 EQUAL = ("steps", "examples", "seconds")
 _SAME = 0.02  # a budget this close to 1 uses the run of equal steps
+_UNKNOWN = 0.1  # standard error of a time measured fewer than three times
 _METHODS = flags.DEFINE_list("methods", ["all"], "Names in isjax.recipes, or all that fit.")
 _SEEDS = flags.DEFINE_integer("seeds", 3, "Runs of each, with seeds from config.seed on.", 1)
 
@@ -78,7 +82,12 @@ def compare(config: ConfigDict, workdir: str, methods: Sequence[str], seeds: int
     for seed in range(seeds):
         for method in methods:
             run("steps", method, seed, 1.0)
-    budgets = _budgets(folder / "budgets.json", lines["steps"], methods)
+    seeds_of = range(config.seed, config.seed + seeds)
+    seconds = {
+        method: _seconds(load_runs(folder / "steps" / f"{method}-{seed}" for seed in seeds_of))
+        for method in methods
+    }
+    budgets = _budgets(folder / "budgets.json", lines["steps"], seconds, methods)
     for seed in range(seeds):
         for equal in EQUAL[1:]:
             for method in methods:
@@ -134,8 +143,36 @@ def cost(line: dict[str, Any], equal: str) -> float:
     return line["seconds" if equal == "seconds" else "step"]
 
 
+class _Seconds(NamedTuple):
+    """Seconds of training of a method's runs.
+
+    Attributes:
+        total: of one run.
+        error: standard error, as a share of it.
+    """
+
+    total: float
+    error: float
+
+
+def _seconds(runs: Sequence[Run]) -> _Seconds:
+    """The time of a run by the median time of a step, so that one slow moment does not count."""
+    rates = [np.diff(run.metrics["seconds"]) / np.diff(run.metrics["step"]) for run in runs]
+    rates = np.concatenate(rates)
+    first = np.mean([run.metrics["seconds"][0] for run in runs])  # of reference models
+    total = max(float(first + np.median(rates) * runs[0].total_steps), 1e-9)
+    if len(rates) < 3:
+        return _Seconds(total, _UNKNOWN)
+    # Of a median, for normal noise whose deviation is the interquartile range / 1.35.
+    error = 1.25 * np.subtract(*np.quantile(rates, [0.75, 0.25])) / 1.35 / math.sqrt(len(rates))
+    return _Seconds(total, float(error * runs[0].total_steps / total))
+
+
 def _budgets(
-    path: pathlib.Path, lines: dict[str, list[dict[str, Any]]], methods: Sequence[str]
+    path: pathlib.Path,
+    lines: dict[str, list[dict[str, Any]]],
+    seconds: dict[str, _Seconds],
+    methods: Sequence[str],
 ) -> dict[str, dict[str, float]]:
     """The share of the steps for which each method costs as much as uniform draws, at most 1.
 
@@ -146,8 +183,12 @@ def _budgets(
     for equal, shares in budgets.items():
         means = {m: float(np.mean([cost(line, equal) for line in lines[m]])) for m in methods}
         for method in methods:
-            share = means["uniform"] / means[method]
-            shares.setdefault(method, float(f"{share:.3g}") if share < 1 - _SAME else 1.0)
+            share, same = means["uniform"] / means[method], _SAME
+            if equal == "seconds":
+                share = seconds["uniform"].total / seconds[method].total
+                noise = math.hypot(seconds["uniform"].error, seconds[method].error)
+                same = max(_SAME, 2 * noise)
+            shares.setdefault(method, float(f"{share:.3g}") if share < 1 - same else 1.0)
     path.write_text(json.dumps(budgets, indent=2) + "\n")
     return budgets
 
@@ -179,6 +220,17 @@ def table(lines: Lines) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in (heading, rule, *rows))
 
 
+def _skipped(lines: Lines, first_seed: int) -> str:
+    """The runs that skipped steps, each with how many of how many."""
+    return ", ".join(
+        f"{method} (equal {equal}, seed {first_seed + i}) {line['skipped']} of {line['step']}"
+        for equal in EQUAL
+        for method, of_method in lines[equal].items()
+        for i, line in enumerate(of_method)
+        if line.get("skipped") and (equal == "steps" or line["budget"] < 1)
+    )
+
+
 def _score(lines: Lines) -> Metric:
     found = lines["steps"]["uniform"][0]
     return next(metric for metric in SCORES if metric.name in found)
@@ -195,6 +247,8 @@ def _write(folder: pathlib.Path, config: ConfigDict, lines: Lines, seeds: int) -
         f"{config.dataset}, {config.network}, {num_steps(config)} steps of uniform, "
         f"{seeds} seeds (mean ± standard deviation), on {device}\n\n{table(lines)}\n"
     )
+    if skipped := _skipped(lines, config.seed):
+        text += f"\nSteps skipped, because losses or gradients were not finite: {skipped}.\n"
     print(text)
     (folder / "compare.md").write_text(text)
     with open(folder / "compare.jsonl", "w") as file:

@@ -1,18 +1,20 @@
 """Comparisons: which runs are made for which costs, with the runs themselves stood in for."""
 
 import json
+import pathlib
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 from commands import ENVIRONMENT, ROOT, run_command
-from helpers import BY_CONFIG
+from helpers import BY_CONFIG, write_run
 
 from isjax import compare, data, experiment, main, recipes
 from isjax.data.dataset import from_arrays
 from isjax.experiment import components
 from isjax.experiment.config import ConfigError, default_config
+from isjax.reporting.runs import Run
 
 pytestmark = pytest.mark.slow  # whole runs
 
@@ -68,7 +70,9 @@ class Runs:
             "train_loss": 1.0 + config.seed,
             "test_loss": 2.0,
         }
-        folder.mkdir(parents=True, exist_ok=True)
+        steps = np.linspace(0, line["step"], 11)
+        evaluations = [(s, line["seconds"] * s / line["step"], 1.0, 2.0) for s in steps]
+        write_run(folder, config.method, config.seed, evaluations, metric="test_loss")
         key = f"{folder.parent.name}/{folder.name}"
         if key not in self.done:
             self.done[key] = line
@@ -122,7 +126,8 @@ def test_budgets_are_shares_of_the_configs_and_seeds_follow_its_own(runs, tmp_pa
     }
     for key, one, dataset in runs.made:
         assert one.method in key and one.seed == int(key[-1])
-        assert not one.stop_on_nonfinite  # one that diverges does not end the comparison
+        # One that diverges does not end the comparison.
+        assert not one.stop_on_nonfinite and one.max_skipped == 1
         assert len(dataset.train["x"]) == 64 and one.dataset == "friedman"
     assert config.method == "uniform" and config.seed == 7 and config.budget == 0.5
 
@@ -177,19 +182,57 @@ def test_a_backward_pass_costs_two_forward_ones():
     assert compare.cost(line, "seconds") == 1.5 and compare.cost(line, "steps") == 5
 
 
-def a_line(seconds, forward=10, backward=0):
-    return {"seconds": seconds, "examples_forward": forward, "examples_backward": backward}
+def a_line(forward=10, backward=0):
+    return {"seconds": 1.0, "examples_forward": forward, "examples_backward": backward}
 
 
-def test_budgets_are_of_mean_costs_to_three_digits(tmp_path):
+def seconds(total, error=0.0):
+    return compare._Seconds(total, error)
+
+
+def timed(*rates, first=0.0, num_steps=100):
+    """A run that takes these seconds for each step between evaluations."""
+    step = np.linspace(0, num_steps, len(rates) + 1)
+    took = first + np.concatenate([[0], np.cumsum(np.array(rates) * np.diff(step))])
+    metrics = {"step": step, "seconds": took}
+    return Run(pathlib.Path("x"), "uniform", 0, num_steps, "friedman", metrics)
+
+
+def test_seconds_are_by_the_median_step_so_that_a_slow_moment_does_not_count():
+    """A single pause of ten seconds would halve the budget of a method that costs the same."""
+    total, error = compare._seconds([timed(0.01, 0.01, 0.11, 0.01, 0.01)])
+    assert total == pytest.approx(1.0) and error == 0
+    total, _ = compare._seconds([timed(*[0.01] * 5, first=3.0), timed(*[0.5] * 2, first=5.0)])
+    assert total == pytest.approx(4.0 + 1.0)  # the mean time of preparing, and 100 median steps
+    assert compare._seconds([timed(0.01, 0.02)]).error == 0.1
+
+
+def test_the_error_of_a_median_is_that_of_many_repetitions():
+    rng = np.random.default_rng(0)
+    found = [compare._seconds([timed(*rng.normal(1, 0.1, 21))]) for _ in range(2000)]
+    assert np.mean([f.error for f in found]) == pytest.approx(
+        np.std([f.total for f in found]) / 100, rel=0.15
+    )
+
+
+def test_a_difference_that_may_be_noise_decides_no_budget(tmp_path):
+    lines = {method: [a_line()] for method in ("uniform", "noisy", "slow", "sure")}
+    times = {"uniform": seconds(2.0), "noisy": seconds(2.5, 0.11), "slow": seconds(2.5, 0.09)}
+    times["sure"] = seconds(2.5)
+    budgets = compare._budgets(tmp_path / "budgets.json", lines, times, list(lines))
+    assert budgets["seconds"] == {"uniform": 1.0, "noisy": 1.0, "slow": 0.8, "sure": 0.8}
+
+
+def test_budgets_are_of_costs_to_three_digits(tmp_path):
     lines = {
-        "uniform": [a_line(1.0), a_line(3.0)],
-        "slow": [a_line(2.0, 30), a_line(5.0, 30, 10)],
-        "near": [a_line(2.0, 10), a_line(2.08, 11)],
-        "far": [a_line(2.0, 10), a_line(2.09, 11)],
-        "quick": [a_line(0.5, 1), a_line(0.5, 1)],
+        "uniform": [a_line(), a_line()],
+        "slow": [a_line(30), a_line(30, 10)],
+        "near": [a_line(10), a_line(11)],
+        "far": [a_line(10), a_line(11)],
+        "quick": [a_line(1), a_line(1)],
     }
-    budgets = compare._budgets(tmp_path / "budgets.json", lines, list(lines))
+    times = dict(zip(lines, map(seconds, (2.0, 3.5, 2.04, 2.045, 0.5)), strict=True))
+    budgets = compare._budgets(tmp_path / "budgets.json", lines, times, list(lines))
     assert budgets["seconds"] == {
         "uniform": 1.0,
         "slow": 0.571,  # 2 / 3.5
@@ -203,16 +246,18 @@ def test_budgets_are_of_mean_costs_to_three_digits(tmp_path):
 
 
 def test_a_tiny_budget_keeps_its_digits(tmp_path):
-    lines = {"uniform": [a_line(1.0)], "slow": [a_line(1234.5)]}
-    budgets = compare._budgets(tmp_path / "budgets.json", lines, ["uniform", "slow"])
+    lines = {"uniform": [a_line()], "slow": [a_line()]}
+    times = {"uniform": seconds(1.0), "slow": seconds(1234.5)}
+    budgets = compare._budgets(tmp_path / "budgets.json", lines, times, ["uniform", "slow"])
     assert budgets["seconds"]["slow"] == 0.00081
 
 
 def test_budgets_kept_are_not_overwritten(tmp_path):
     kept = {"examples": {"slow": 0.5}, "seconds": {"slow": 0.123}}
     (tmp_path / "budgets.json").write_text(json.dumps(kept))
-    lines = {"uniform": [a_line(1.0)], "slow": [a_line(4.0, 40)]}
-    budgets = compare._budgets(tmp_path / "budgets.json", lines, ["uniform", "slow"])
+    lines = {"uniform": [a_line()], "slow": [a_line(40)]}
+    times = {"uniform": seconds(1.0), "slow": seconds(4.0)}
+    budgets = compare._budgets(tmp_path / "budgets.json", lines, times, ["uniform", "slow"])
     assert budgets == {
         "examples": {"slow": 0.5, "uniform": 1.0},
         "seconds": {"slow": 0.123, "uniform": 1.0},
@@ -393,6 +438,18 @@ def test_without_accuracy_the_table_has_what_there_is(metric):
     heading, _, best, *_ = compare.table(lines).splitlines()
     assert f"{metric.replace('_', ' ')}, equal steps" in heading and "accuracy" not in heading
     assert "80.000 ± 0.000" in best
+
+
+def test_runs_that_skipped_steps_are_named_below_the_table(tmp_path):
+    lines = make_lines()
+    for equal, budget in (("steps", 1.0), ("examples", 1.0), ("seconds", 0.5)):
+        lines[equal]["a"][1] |= {"skipped": 7, "step": round(40 * budget), "budget": budget}
+    compare._write(tmp_path, make_config(seed=3), lines, 2)
+    end = (tmp_path / "compare.md").read_text().splitlines()[-1]
+    assert end == (
+        "Steps skipped, because losses or gradients were not finite: a (equal steps, seed 4) 7 of "
+        "40, a (equal seconds, seed 4) 7 of 20."
+    )
 
 
 def test_what_is_written(tmp_path, capsys):

@@ -8,6 +8,7 @@ import numpy as np
 
 from isjax.reporting.plotting import COLOURS, GREY, declutter, lower_is_better, new_figure
 from isjax.reporting.runs import Metric
+from isjax.reporting.text import for_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,7 +50,7 @@ def draw_comparison(
     axes[0].set_yticks(range(len(methods)), methods)
     handles, labels = axes[0].get_legend_handles_labels()
     options: dict[str, Any] = {"alignment": "left", "frameon": False, "ncols": len(handles)}
-    heading = f"{title} (line: uniform's mean)"
+    heading = f"{for_figure(title)} (line: uniform's mean)"
     figure.legend(handles, labels, title=heading, loc="outside upper left", **options)
     figure.savefig(output)
     return figure

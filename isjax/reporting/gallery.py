@@ -7,10 +7,13 @@ import jax
 import numpy as np
 
 from isjax.base import Batch, take
+from isjax.reporting.text import shown
 from isjax.tasks import Task
 from isjax.training import TrainState, make_eval_step
 
-__all__ = ["extremes", "make_gallery"]
+__all__ = ["MAX_CHARACTERS", "extremes", "make_gallery"]
+
+MAX_CHARACTERS = 140  # of the text or label of an example
 
 
 def make_gallery(
@@ -45,7 +48,7 @@ def make_gallery(
         ids = extremes(count, max(1, min(size, len(count) // 2)))
         batch = jax.tree.map(np.asarray, take(task.dataset.train, ids))
         loss, output = jax.device_get(evaluate(state, batch))
-        numbers = {"ids": ids, "count": count[ids], "loss": loss}
+        numbers = {"ids": ids, "count": count[ids], "loss": np.asarray(loss, np.float32)}
         texts = {name: np.asarray(v) for name, v in _texts(task, batch, output).items()}
         return numbers | texts
 
@@ -102,7 +105,9 @@ def _texts(task: Task, batch: Batch, output: Any) -> dict[str, Any]:
 
 
 def _names_or_numbers(values: np.ndarray, names: Sequence[str] | None) -> list[str]:
-    return [_format_numbers(value) if names is None else names[value] for value in values]
+    if names is None:
+        return [_format_numbers(value) for value in values]
+    return [shown(names[value], MAX_CHARACTERS) for value in values]
 
 
 def _join_tokens(tokens: Sequence[int], vocabulary: Sequence[str]) -> str:

@@ -5,10 +5,11 @@
 """
 
 import json
-import zipfile
-from collections.abc import Iterable, Mapping
+import math
+import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -40,7 +41,7 @@ class RunArtifacts(NamedTuple):
 def load_artifacts(run: Run) -> RunArtifacts:
     """Reads the artifacts of a run, which may still be going.
 
-    Missing, incomplete and damaged files read as empty.
+    Missing and incomplete files read as empty, and so do damaged ones, with a note on stderr.
 
     Args:
         run: Run whose folder to read.
@@ -55,34 +56,73 @@ def load_artifacts(run: Run) -> RunArtifacts:
     return RunArtifacts(
         steps,
         _read_columns(run.path / "metrics.jsonl"),
-        _read_arrays(run.path / DRAWS),
-        _read_arrays(run.path / EXAMPLES),
+        _read_arrays(run.path / DRAWS, _are_draws),
+        _read_arrays(run.path / EXAMPLES, _are_examples),
         _read_shares(run.path / TIME),
     )
 
 
 def _read_columns(path: Path) -> dict[str, np.ndarray]:
     """Reads the numbers that all JSON lines have; stops at an incomplete line."""
-    rows: list[Mapping[str, Any]] = []
-    for line in path.read_text().splitlines() if path.is_file() else ():
+    rows: list[dict[str, float]] = []
+    for line in path.read_bytes().split(b"\n") if path.is_file() else ():
         try:
-            rows.append(json.loads(line))
-        except ValueError:
+            row = json.loads(line)
+            rows.append({k: float(v) for k, v in row.items() if isinstance(v, int | float)})
+        except (AttributeError, OverflowError, RecursionError, ValueError):
             break
     names: Iterable[str] = set.intersection(*(set(row) for row in rows)) if rows else ()
-    return {name: np.array([row[name] for row in rows], float) for name in names}
-
-
-def _read_arrays(path: Path) -> dict[str, np.ndarray]:
-    try:
-        with np.load(path) as arrays:
-            return dict(arrays)
-    except (EOFError, OSError, ValueError, zipfile.BadZipFile):
+    if "step" not in names:
         return {}
+    return {name: np.array([row[name] for row in rows]) for name in names}
+
+
+def _read_arrays(path: Path, fit: Callable[[dict[str, np.ndarray]], bool]) -> dict[str, np.ndarray]:
+    """Reads arrays; empty if the file is missing or damaged, or they do not fit each other."""
+    if not path.is_file():
+        return {}
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+        if not fit(arrays):
+            raise ValueError("its arrays do not fit each other")
+    except Exception as error:  # NumPy, zipfile and zlib raise a dozen kinds for damaged files
+        _note_damage(path, error)
+        return {}
+    return arrays
+
+
+def _are_draws(arrays: dict[str, np.ndarray]) -> bool:
+    """Whether there are counts of examples, and scores, losses and probabilities of draws."""
+    count, *drawn = (arrays[name] for name in ("count", "scores", "losses", "probs"))
+    counts = count.ndim == 1 and count.size and count.dtype.kind in "iu" and count.min() >= 0
+    numbers = all(x.ndim == 1 and x.dtype.kind in "fiu" for x in drawn)
+    return bool(counts and numbers and len({len(x) for x in drawn}) == 1)
+
+
+def _are_examples(arrays: dict[str, np.ndarray]) -> bool:
+    """Whether all arrays have an entry for each example; removes inputs that cannot be shown."""
+    if "x" in arrays and arrays["x"].dtype.kind not in "biuf":  # such as bfloat16
+        del arrays["x"]
+    kinds = {"ids": "iu", "count": "iu", "loss": "fiu"}
+    kinds |= {name: "U" for name in ("label", "prediction", "text") if name in arrays}
+    flat = all(arrays[n].ndim == 1 and arrays[n].dtype.kind in k for n, k in kinds.items())
+    return flat and {np.shape(x)[:1] for x in arrays.values()} == {arrays["ids"].shape}
 
 
 def _read_shares(path: Path) -> dict[str, float]:
-    try:
-        return json.loads(path.read_text())["shares"] or {}
-    except (OSError, ValueError):
+    if not path.is_file():
         return {}
+    try:
+        shares = json.loads(path.read_bytes())["shares"] or {}
+        shares = {str(part): float(share) for part, share in shares.items()}
+        if not all(0 <= share < math.inf for share in shares.values()):
+            raise ValueError("a share of the time is negative or not finite")
+    except Exception as error:  # whatever JSON holds
+        _note_damage(path, error)
+        return {}
+    return shares
+
+
+def _note_damage(path: Path, error: Exception) -> None:
+    print(f"note: {path}: damaged, left out ({type(error).__name__}: {error})", file=sys.stderr)

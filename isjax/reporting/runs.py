@@ -228,7 +228,7 @@ def load_runs(folders: Iterable[str | Path]) -> list[Run]:
         raise ValueError(f"{', '.join(map(str, folders))}: {message} in it or below it")
     places = {run.dataset: run.path for run in runs.values()}
     if len(places) > 1:
-        names = ", ".join(f"{name} ({path})" for name, path in sorted(places.items()))
+        names = ", ".join(f"{shown(name)} ({path})" for name, path in sorted(places.items()))
         raise ValueError(f"runs on different data sets: {names}; report on one data set at a time")
     return list(runs.values())
 

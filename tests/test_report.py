@@ -1,9 +1,18 @@
+import io
+import re
+import subprocess
 import sys
 
+import numpy as np
 import pytest
+from commands import ENVIRONMENT, ROOT
 from helpers import rows, write_run
 
-from isjax import report
+from isjax import __version__, report
+from isjax.data.dataset import save
+from isjax.reporting import page
+
+COLUMNS = ("scores", "losses", "probs")
 
 
 @pytest.fixture
@@ -11,7 +20,9 @@ def folders(monkeypatch):
     """Output folders of pages, which are not written."""
     written = []
     monkeypatch.setattr(
-        report, "write_page", lambda runs, folder: written.append(folder) or folder / "index.html"
+        report,
+        "write_page",
+        lambda runs, folder, _: written.append(folder) or folder / "index.html",
     )
     return written
 
@@ -27,7 +38,10 @@ def test_main_prints_table_explanation_notes_and_page(folder, capsys, folders):
     write_run(folder / "g", "grad", 0, rows([2.0, 0.5], [0.1, 0.5], 1.0))
     assert report.main([str(folder)]) == 0
     table, rest = capsys.readouterr().out.split("\n\n", 1)
-    assert cells(table)["approx"] == "1 | 20 | 2.00 | 0.700 | 0.5000 | 0.25 | 0.50 | 0.25 | 0.50"
+    assert (
+        cells(table)["approx"]
+        == "1 | 20 | 2.00 | 0.700 | 1.000 | 0.5000 | 0.25 | 0.50 | 0.25 | 0.50"
+    )
     assert "not what a shorter budget would give." in rest
     assert rest.splitlines()[-3:] == [
         "note: the runs have different numbers of steps: 10, 20",
@@ -142,6 +156,137 @@ def test_a_page_that_cannot_be_written(folder, capsys):
         (line,) = captured.err.splitlines()
         assert line.startswith(f"error: {output}: ")
         assert line.endswith("choose another folder with --output")
+
+
+def test_the_page_ends_with_version_date_and_command(folder, capsys, monkeypatch):
+    origins = []
+    monkeypatch.setattr(report, "write_page", lambda *arguments: origins.append(arguments[2]))
+    assert report.main([str(folder), "--output", str(folder / "my page")]) == 0
+    command = f"python -m isjax.report {folder} --output '{folder / 'my page'}'"
+    pattern = rf"isjax {__version__}, \d{{4}}-\d\d-\d\d \d\d:\d\d UTC: {re.escape(command)}"
+    assert re.fullmatch(pattern, origins[0])
+
+
+NAMES = ["uniform", "$", "a$b$c", r"\$x^{", "cost $5 and $6 {", "bell\x07, \x1b[31m", "\ud800"]
+NAMES += ["a|b", "", "\ufffe", "字", "x" * 100_000]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:Glyph")  # that the font lacks
+def test_any_name_is_shown(tmp_path, capsys):
+    for i, name in enumerate(NAMES):
+        folder, values = tmp_path / str(i), rows([2.0, 1.0], [0.1, 0.5], 1.0)
+        write_run(folder, name, rows=values, dataset="".join(NAMES), num_steps=10)
+        save(folder / "draws.npz", count=np.arange(9), **dict.fromkeys(COLUMNS, np.arange(1, 30.0)))
+    assert report.main([str(tmp_path), "--markdown"]) == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    heading, _, *lines = captured.out.split("\n\n")[0].splitlines()
+    assert len(lines) == len(NAMES)
+    for line in lines:
+        assert len(line) < 300 and line.replace(r"\|", "").count("|") == heading.count("|")
+    page = (tmp_path / "report/index.html").read_text(encoding="utf-8")
+    assert len(page) < 2_000_000
+    assert not {c for c in captured.out + page if not c.isprintable()} - {"\n"}
+
+
+def artifacts(folder):
+    """A run folder with every file that a report reads."""
+    write_run(folder, "loss", rows=rows([2.0, 1.0], [0.1, 0.5], 1.0), num_steps=10)
+    (folder / "training.jsonl").write_text('{"step": 5, "ess": 0.5}\n{"step": 10, "ess": 0.25}\n')
+    save(folder / "draws.npz", count=np.arange(9), **dict.fromkeys(COLUMNS, np.arange(1, 30.0)))
+    ids = np.arange(4)
+    save(folder / "examples.npz", ids=ids, count=ids, loss=ids / 2, label=ids.astype(str), x=ids)
+    (folder / "time.json").write_text('{"step": 5, "shares": {"train": 1.0}}')
+    (folder / "failures.json").write_text('{"train": {"data": [1], "loss": []}}')
+
+
+def arrays(**arrays):
+    file = io.BytesIO()
+    np.savez(file, **arrays)
+    return file.getvalue()
+
+
+LABELS, ONES = np.full(30, "a"), np.ones(30)
+DAMAGED = {
+    "training.jsonl": [
+        *(b"3\n", b"[]\n", b'{"step": "a"}\n', b"\xff\xfe\n", b"[" * 100_000, b"\0" * 50),
+        b'{"step": 1e400}\n{"a": 1}',
+        b'{"step": 1%s, "ess": 1}\n' % (b"0" * 400),
+    ],
+    "draws.npz": [
+        *(b"", b"PK\x03\x04 half", b"\x93NUMPY" * 9, arrays(), arrays(count=np.arange(3))),
+        arrays(count=np.arange(-3, 0), **dict.fromkeys(COLUMNS, ONES)),
+        arrays(count=np.arange(3), **dict.fromkeys(COLUMNS, LABELS)),
+        arrays(count=np.arange(3), scores=ONES, losses=ONES[1:], probs=ONES),
+        arrays(count=np.ones((3, 3)), **dict.fromkeys(COLUMNS, ONES[:, None])),
+    ],
+    "examples.npz": [
+        *(b"", arrays(ids=np.arange(2)), arrays(ids=1, count=1, loss=1)),
+        arrays(ids=np.arange(30), count=np.arange(30), loss=LABELS),
+        arrays(ids=np.arange(30), count=np.arange(2), loss=ONES),
+        arrays(ids=np.arange(30), count=np.arange(30), loss=ONES, label=ONES),
+    ],
+    "time.json": [
+        *(b"", b"{", b"[]", b"3", b"{}", b"\xff", b'{"shares": 3}', b'{"shares": [1]}'),
+        *(b'{"shares": {"train": %s}}' % share for share in (b'"a"', b"NaN", b"-1", b"null")),
+    ],
+    "failures.json": [b"", b"[]", b'{"train": 1}', b"\xff", b'{"train": {"data": [1e400]}}'],
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_damaged_artifacts_leave_the_rest_of_the_report(tmp_path, capsys, name, monkeypatch):
+    monkeypatch.setattr(page, "_svg", lambda *_: "")  # takes most of the time
+    for i, data in enumerate(DAMAGED[name]):
+        artifacts(tmp_path)
+        (tmp_path / name).write_bytes(data)
+        assert report.main([str(tmp_path)]) == 0, (i, capsys.readouterr().err)
+        noted = f"note: {tmp_path / name}: damaged, left out" in capsys.readouterr().err
+        assert noted == (name not in ("training.jsonl", "failures.json")), i
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("config.json", '{"method": "a", "seed": 1e400, "num_steps": 9, "dataset": "b"}'),
+        ("config.json", '{"method": "a", "seed": 1, "num_steps": 1e400, "dataset": "b"}'),
+        ("config.json", '{"method": "a", "seed": 1, "num_steps": NaN, "dataset": "b"}'),
+        ("config.json", '{"method": "a", "seed": 1, "num_steps": 0, "dataset": "b"}'),
+        ("config.json", '{"method": "a", "seed": 1, "num_steps": %s, "dataset": 1}' % ("9" * 99)),
+        (
+            "config.json",
+            '{"seed": 1, "num_steps": 9, "dataset": "b", "budget": 1e300, "method": 1}',
+        ),
+        ("config.json", "\ufeff{}"),
+        ("config.json", "[" * 100_000),
+        ("metrics.jsonl", '{"step": NaN, "seconds": 1, "train_loss": 1, "test_loss": 1}\n'),
+        ("metrics.jsonl", '{"step": 1e400, "seconds": 1, "train_loss": 1, "test_loss": 1}\n'),
+        ("metrics.jsonl", '{"step": -1, "seconds": 1, "train_loss": 1, "test_loss": 1}\n'),
+        ("metrics.jsonl", '{"step": 1, "seconds": %s, "train_loss": 1}\n' % ("9" * 400)),
+        ("metrics.jsonl", "[" * 100_000 + "\n"),
+    ],
+)
+def test_a_damaged_run_is_named_in_one_line(tmp_path, capsys, name, text):
+    artifacts(tmp_path)
+    (tmp_path / name).write_text(text)
+    line = error_of([tmp_path], capsys)
+    assert f"{tmp_path / name}" in line and "malformed" in line
+
+
+def test_a_reader_that_ends_early_and_a_narrow_encoding_are_no_error(folder):
+    command = f"{sys.executable} -m isjax.report {folder}"
+    environment = ENVIRONMENT | {"PYTHONIOENCODING": "ascii"}
+    for rest in ("| true", "| cat"):
+        done = subprocess.run(
+            ["bash", "-o", "pipefail", "-c", f"{command} {rest}"],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            env=environment,
+        )
+        assert (done.returncode, done.stderr) == (0, "")
+    assert r"\xb1" in done.stdout  # ±
 
 
 @pytest.mark.parametrize("name", ["jinja2", "matplotlib"])

@@ -15,7 +15,18 @@ from isjax.reporting.plotting import (
     new_figure,
     styles,
 )
-from isjax.reporting.runs import TRAIN_LOSS, Group, Metric, Run, by_group, final, reference, score
+from isjax.reporting.runs import (
+    TEST_LOSS,
+    TRAIN_LOSS,
+    Group,
+    Metric,
+    Run,
+    by_group,
+    final,
+    reference,
+    score,
+)
+from isjax.reporting.text import for_figure, shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,31 +35,32 @@ __all__ = ["draw_learning_curves"]
 
 
 def draw_learning_curves(runs: Sequence[Run]) -> "Figure":
-    """Draws train loss and the test metric against seconds (left) and steps (right).
+    """Draws train loss, test loss and the test metric against seconds (left) and steps (right).
 
-    Each panel has a line per method and budget, and a thin line at uniform's final value.
+    Perplexity is drawn without the test loss, its logarithm. Each panel has a line per method and
+    budget, and a thin line at uniform's final value.
 
     Args:
         runs: Runs on one data set, at least one.
 
     Returns:
-        The figure, with 2 x 2 panels.
+        The figure, with a row of 2 panels for each metric.
 
     Raises:
         ImportError: Matplotlib is not installed.
     """
-    figure = new_figure(9, 6.4)
-    from matplotlib.ticker import FuncFormatter, MaxNLocator
-
     groups = by_group(runs)
     test_metric = score(runs)
-    axes = figure.subplots(2, 2, sharex="col", sharey="row")
-    for row, metric in zip(axes, (TRAIN_LOSS, test_metric), strict=True):
+    metrics = [TRAIN_LOSS, *([TEST_LOSS] if test_metric.higher_is_better else []), test_metric]
+    figure = new_figure(9, 1.0 + 2.7 * len(metrics))
+    from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+    axes = figure.subplots(len(metrics), 2, sharex="col", sharey="row")
+    for row, metric in zip(axes, metrics, strict=True):
         drawn = [_draw_panel(row[i], groups, x, metric) for i, x in enumerate(("seconds", "step"))]
         _set_y_scale(row[0], np.concatenate(drawn), 1 if metric == TRAIN_LOSS else 3)
-    axes[0, 0].set_ylabel("train loss")
-    axes[1, 0].set_ylabel(test_metric.label.replace("accuracy", "error (fraction)"))
-    for ax, label in zip(axes[1], ("training time (s)", "training steps"), strict=True):
+        row[0].set_ylabel(metric.label.replace("accuracy", "error (fraction)"))
+    for ax, label in zip(axes[-1], ("training time (s)", "training steps"), strict=True):
         ax.set_xlabel(label)
         ax.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
         ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
@@ -62,11 +74,11 @@ def _draw_panel(ax: Any, groups: dict[Group, list[Run]], x: str, metric: Metric)
     for group, style in styles(groups).items():
         grid, curves = _curves(groups[group], x, metric)
         drawn.append(curves.ravel())
-        mean_and_band(ax, grid, curves, group.label, style)
+        mean_and_band(ax, grid, curves, for_figure(group.label), style)
     uniform = reference(groups)
     if uniform is not None:
         end = lower_is_better(np.mean(final(groups[uniform], metric.name)), metric)
-        label = f"{uniform.label}'s final value"
+        label = f"{for_figure(uniform.label)}'s final value"
         ax.axhline(end, color=GREY, linewidth=0.7, zorder=1.5, label=label)
     declutter(ax)
     ax.margins(x=0.02)
@@ -118,7 +130,11 @@ def _draw_legends(figure: "Figure", groups: dict[Group, list[Run]], dataset: str
     caption = f"mean of {seeds} seeds, band: min to max" if counts[-1] > 1 else "one seed each"
     methods, budgets = {}, {}
     for group, style in styles(groups).items():
-        solid: dict[str, Any] = {**style, "linestyle": "-", "label": group.method}
+        solid: dict[str, Any] = {
+            **style,
+            "linestyle": "-",
+            "label": for_figure(shown(group.method)),
+        }
         grey: dict[str, Any] = {**style, "color": "#888888", "marker": "", "label": group.share}
         methods[group.method] = Line2D([], [], **solid)
         budgets[group.budget] = Line2D([], [], **grey)
@@ -127,7 +143,7 @@ def _draw_legends(figure: "Figure", groups: dict[Group, list[Run]], dataset: str
         handles.append(figure.axes[0].get_lines()[-1])
     options: dict[str, Any] = {"alignment": "left", "frameon": False, "handlelength": 2.4}
     columns = min(4 if len(budgets) > 1 else 5, math.ceil(len(handles) / len(budgets)))
-    title = f"{dataset}: {caption}"
+    title = f"{for_figure(shown(dataset))}: {caption}"
     figure.legend(handles=handles, title=title, loc="outside upper left", ncols=columns, **options)
     if set(budgets) != {1.0}:
         handles = [budgets[budget] for budget in sorted(budgets, reverse=True)]

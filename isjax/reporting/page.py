@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from isjax import recipes
+from isjax.reporting.gallery import MAX_CHARACTERS
 from isjax.reporting.learning_curves import draw_learning_curves
+from isjax.reporting.notes import configuration, notes
 from isjax.reporting.run_artifacts import RunArtifacts, load_artifacts
-from isjax.reporting.runs import TRAIN_LOSS, Group, Run, by_group, final, reference
+from isjax.reporting.runs import TEST_LOSS, TRAIN_LOSS, Group, Run, by_group, final, reference
 from isjax.reporting.sampler_figures import (
     draw_diagnostics,
     draw_histograms,
@@ -26,9 +28,9 @@ from isjax.reporting.tables import (
     columns,
     explanation,
     interval,
-    notes,
     summarise,
 )
+from isjax.reporting.text import shown
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,10 +54,9 @@ _THEMED = {
 }
 _INK = ("text.color", "axes.labelcolor", "axes.titlecolor", "xtick.color", "ytick.color")
 _TEXT: Any = dict.fromkeys(_INK, "#222222") | {"axes.edgecolor": "#888888"}
-_MAX_CHARACTERS = 140  # of an example's text
 
 
-def write_page(runs: Sequence[Run], folder: str | Path) -> Path:
+def write_page(runs: Sequence[Run], folder: str | Path, origin: str = "isjax") -> Path:
     """Writes `index.html` and the figures of a report.
 
     Overwrites an earlier report in the folder and deletes those of its figures that are out of
@@ -64,6 +65,7 @@ def write_page(runs: Sequence[Run], folder: str | Path) -> Path:
     Args:
         runs: Runs on one data set, at least one; they may still be going.
         folder: Output folder; it is created if missing.
+        origin: Version, date and command that made the report, shown at the end of the page.
 
     Returns:
         The path of the page.
@@ -88,9 +90,9 @@ def write_page(runs: Sequence[Run], folder: str | Path) -> Path:
         loader=jinja2.PackageLoader("isjax.reporting", "."), autoescape=True, trim_blocks=True
     )
     html = environment.get_template("page.html").render(
-        dataset=runs[0].dataset,
+        dataset=shown(runs[0].dataset),
         num_runs=len(runs),
-        names=list(dict.fromkeys(group.method for group in groups)),
+        names=list(dict.fromkeys(shown(group.method) for group in groups)),
         methods=_methods(groups),
         verdicts=_verdicts(summaries, groups),
         table=_table(summaries),
@@ -98,6 +100,8 @@ def write_page(runs: Sequence[Run], folder: str | Path) -> Path:
         notes=notes(runs),
         figures=_write_figures(runs, groups, artifacts, folder),
         galleries=_galleries(artifacts),
+        configuration=configuration(runs),
+        origin=shown(origin, 1000),
     )
     path = folder / "index.html"
     path.write_text(html, encoding="utf-8")
@@ -186,12 +190,41 @@ def _verdicts(summaries: Sequence[Summary], groups: Mapping[Group, Sequence[Run]
     if base is None or not all(map(_ended, groups[base.group])):
         return []
     finished = (s for s in summaries if s.group != uniform and all(map(_ended, groups[s.group])))
-    name = base.group.label
     return [
-        f"{summary.group.label} {_against(base, summary)}. Final {summary.score.metric.label}: "
-        f"{_mean(summary.score)} ({name}: {_mean(base.score)})."
-        for summary in finished
+        *([f"{base.group.label} {diverged}."] if (diverged := _diverged(base)) else []),
+        *(f"{s.group.label} {_against(base, s)}. {_compared(base, s)}." for s in finished),
     ]
+
+
+def _compared(base: Summary, summary: Summary) -> str:
+    """Compares final values of the test metric; says when they may differ by noise alone."""
+    values, others = summary.score.final, base.score.final
+    text = f"Final {summary.score.metric.label}: {_mean(summary.score)} against {_mean(base.score)}"
+    if values == others or not np.isfinite([*values, *others]).all():
+        return text
+    seeds = min(len(values), len(others))
+    if seeds == 1:
+        return f"{text}, one seed: it may be noise, so compare three or more"
+    if _may_be_noise(values, others):
+        return f"{text}, {seeds} seeds: within noise"
+    return f"{text}, {seeds} seeds: more than noise"
+
+
+def _may_be_noise(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Whether Welch's t-test of two means has a p value of at least 5%."""
+    from scipy.stats import ttest_ind
+
+    if np.ptp(one) == np.ptp(other) == 0:
+        return False
+    return bool(ttest_ind(one, other, equal_var=False).pvalue >= 0.05)
+
+
+def _diverged(summary: Summary) -> str:
+    """Says that runs lost finite examples; empty if none did."""
+    losses = summary.train_loss.final
+    diverged = np.sum(~np.isfinite(losses))
+    some = f" ({diverged} of {len(losses)} seeds)" if diverged < len(losses) else ""
+    return f"diverged: its final train loss is not finite{some}" if diverged else ""
 
 
 def _against(base: Summary, summary: Summary) -> str:
@@ -200,10 +233,8 @@ def _against(base: Summary, summary: Summary) -> str:
     goal = f"{name}'s final train loss"
     times = summary.train_loss.time or ()
     reached = [time for time in times if np.isfinite(time)]
-    diverged = np.sum(~np.isfinite(summary.train_loss.final))
-    if diverged:
-        some = f" ({diverged} of {len(times)} seeds)" if diverged < len(times) else ""
-        return f"diverged: its final train loss is not finite{some}"
+    if diverged := _diverged(summary):
+        return diverged
     if not np.isfinite(base.train_loss.final).all():
         return f"ends at a train loss of {_mean(summary.train_loss)}, but {name} diverged"
     if reached:
@@ -225,12 +256,18 @@ def _mean(outcome: Outcome) -> str:
 
 def _table(summaries: Sequence[Summary]) -> list[list[str]]:
     """Returns the rows of the table, headings first; intervals follow the final values."""
-    table = columns(summaries)
-    for place, name in ((6, "score"), (5, "train_loss")):
-        ranges = [interval(getattr(summary, name).final) for summary in summaries]
+    finals = {
+        f"final {summaries[0].score.metric.label}": [s.score.final for s in summaries],
+        f"final {TEST_LOSS.label}": [s.test_loss or s.score.final for s in summaries],
+        f"final {TRAIN_LOSS.label}": [s.train_loss.final for s in summaries],
+    }
+    table = []
+    for column in columns(summaries):
+        table.append(column)
+        ranges = [interval(values) for values in finals.get(column[0], ())]
         if any(ranges):
             cells = [f"{r[0]:.4g} to {r[1]:.4g}" if r else "" for r in ranges]
-            table.insert(place, ["95% interval of the mean", *cells])
+            table.append(["95% interval of the mean", *cells])
     return [list(row) for row in zip(*table, strict=True)]
 
 
@@ -253,11 +290,13 @@ def _card(examples: Mapping[str, np.ndarray], i: int) -> dict[str, Any]:
     """Returns the fields of the card of example i."""
     card: dict[str, Any] = {"id": examples["ids"][i], "count": examples["count"][i]}
     card["loss"] = f"{examples['loss'][i]:.3g}"
-    card |= {name: str(examples[name][i]) for name in ("label", "prediction") if name in examples}
+    card |= {
+        name: shown(examples[name][i], MAX_CHARACTERS)
+        for name in ("label", "prediction")
+        if name in examples
+    }
     if "text" in examples:
-        text = str(examples["text"][i])
-        cut = len(text) > _MAX_CHARACTERS
-        card["text"] = text[:_MAX_CHARACTERS] + "…" if cut else text
+        card["text"] = shown(examples["text"][i], MAX_CHARACTERS + 1, newlines=True)
     elif "x" in examples:
         card |= _picture(examples["x"][i])
     return card

@@ -1,5 +1,6 @@
 """Figures of how samplers behave: step time, diagnostics, draws, scores against losses."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +9,7 @@ import numpy as np
 from isjax.reporting.plotting import COLOURS, GREY, declutter, mean_and_band, new_figure, styles
 from isjax.reporting.run_artifacts import RunArtifacts
 from isjax.reporting.runs import Group, final
+from isjax.reporting.text import for_figure
 from isjax.reporting.timeline import PARTS
 
 if TYPE_CHECKING:
@@ -72,7 +74,7 @@ def draw_step_time(runs: Mapping[Group, Sequence["Run"]], artifacts: _Artifacts)
         return None
     figure = new_figure(9, 1.1 + 0.38 * len(times))
     ax = figure.subplots()
-    names = [group.label for group in times]
+    names = [for_figure(group.label) for group in times]
     left = np.zeros(len(names))
     for part, colour in _PART_COLOURS.items():
         values = np.array([by_part[part] for by_part in times.values()])
@@ -144,7 +146,8 @@ def _draw_diagnostic(ax: Any, artifacts: _Artifacts, field: str, name: str) -> d
         values = np.array([columns[name][:length] for columns in seeds])
         steps = seeds[0]["step"][:length]
         style = style | {"linewidth": 1.2, "markersize": 3}
-        lines[group.label] = mean_and_band(ax, steps, values, group.label, style)
+        label = for_figure(group.label)
+        lines[label] = mean_and_band(ax, steps, values, label, style)
     ax.set_title(title, fontsize=9, loc="left")
     ax.set_ylim(low, high)
     declutter(ax)
@@ -212,6 +215,8 @@ def _count_histogram(ax: Any, draws: _Draws) -> None:
 def draw_score_against_loss(artifacts: _Artifacts) -> "Figure | None":
     """Draws a heat map for each method: the score of a draw against the loss then observed.
 
+    All axes are logarithmic, or all are linear: the line of equality is straight.
+
     Args:
         artifacts: Artifacts by group. Each group shows its first seed that has enough draws.
 
@@ -226,17 +231,26 @@ def draw_score_against_loss(artifacts: _Artifacts) -> "Figure | None":
         for group, of_group in _first_with_draws(artifacts).items()
         if len(np.unique(of_group["scores"][np.isfinite(of_group["scores"])])) > 1
     }
-    return _grid(draws, [(_heat_map, "score when drawn", "loss then observed")]) if draws else None
+    if not draws:
+        return None
+    values = [v for of_group in draws.values() for v in _finite_pairs(of_group) if v.size]
+    log = all(np.mean(v > 0) > 0.5 for v in values) and any(_bins(v)[1] for v in values)
+    draw = functools.partial(_heat_map, log=log)
+    return _grid(draws, [(draw, "score when drawn", "loss then observed")])
 
 
-def _heat_map(ax: Any, draws: _Draws) -> None:
+def _finite_pairs(draws: _Draws) -> np.ndarray:
+    """Returns the scores and losses of the draws of which both are finite, [2, draws]."""
+    pairs = np.stack([draws["scores"], draws["losses"]])
+    return pairs[:, np.isfinite(pairs).all(axis=0)]
+
+
+def _heat_map(ax: Any, draws: _Draws, log: bool) -> None:
     """Draws scores against losses, their correlation, and the line of equality."""
     from matplotlib.colors import LinearSegmentedColormap, LogNorm
 
-    x, y = draws["scores"], draws["losses"]
-    finite = np.isfinite(x) & np.isfinite(y)
-    x, y = x[finite], y[finite]
-    (x_bins, x_log), (y_bins, y_log) = _bins(x), _bins(y)
+    x, y = _finite_pairs(draws)
+    x_bins, y_bins = (_bins(values, log)[0] for values in (x, y))
     if x_bins is None or y_bins is None:
         _write_all_equal(ax)
         return
@@ -247,11 +261,8 @@ def _heat_map(ax: Any, draws: _Draws) -> None:
     ax.hist2d(x, y, (x_bins, y_bins), cmap=cmap, norm=LogNorm(), cmin=1, rasterized=True)
     low, high = max(x_bins[0], y_bins[0]), min(x_bins[-1], y_bins[-1])
     if low < high:
-        equal = np.union1d(x_bins, y_bins)  # many points: a curve if one scale alone is log
-        equal = equal[(equal >= low) & (equal <= high)]
-        ax.plot(equal, equal, color=COLOURS[1], linewidth=1.0)
-    ax.set_xscale("log" if x_log else "linear")
-    ax.set_yscale("log" if y_log else "linear")
+        ax.plot([low, high], [low, high], color=COLOURS[1], linewidth=1.0)
+    ax.set(xscale="log" if log else "linear", yscale="log" if log else "linear")
 
 
 def _first_with_draws(artifacts: _Artifacts) -> dict[Group, _Draws]:
@@ -285,7 +296,7 @@ def _grid(
             ax.set_visible(True)
             draw(ax, of_group)
             if k == 0:
-                ax.set_title(group.label, fontsize=10, loc="left")
+                ax.set_title(for_figure(group.label), fontsize=10, loc="left")
             if column == 0:
                 ax.set_ylabel(y_label, fontsize=9)
             ax.set_xlabel(x_label, fontsize=9)
@@ -299,15 +310,18 @@ def _write_all_equal(ax: Any) -> None:
     ax.set(xticks=[], yticks=[])
 
 
-def _bins(values: np.ndarray) -> tuple[np.ndarray | None, bool]:
+def _bins(values: np.ndarray, log: bool | None = None) -> tuple[np.ndarray | None, bool]:
     """Returns the edges of 30 bins, or None if all values are equal, and whether they are log.
 
+    `log` decides that; None leaves it to the values, which are log if they span a factor of 20.
     Values below the first edge, zeros included, are to be counted in the first bin.
     """
     positive = values[values > 0]
-    if len(positive) > 0.5 * len(values):
-        low, high = np.quantile(positive, [0.01, 1.0])
-        if high > 20 * low:
+    if log or (log is None and len(positive) > 0.5 * len(values)):
+        low, high = np.quantile(positive, [0.01, 1.0]) if len(positive) else (0.0, 0.0)
+        if log and high > values.min():
+            low = min(low, 0.5 * high)
+        if high > (1 if log else 20) * low:
             return np.geomspace(max(low, 1e-6 * high), 1.001 * high, 31), True
     low, high = np.quantile(values, [0.0, 1.0]) if len(values) else (0.0, 0.0)
     return (np.linspace(low, high, 31), False) if high > low else (None, False)

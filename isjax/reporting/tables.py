@@ -1,12 +1,23 @@
 """Result table of a report: a row per method and budget, as text, Markdown, or cells."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from isjax.reporting.runs import TRAIN_LOSS, Group, Metric, Run, by_group, final, reference, score
+from isjax.reporting.runs import (
+    TEST_LOSS,
+    TRAIN_LOSS,
+    Group,
+    Metric,
+    Run,
+    by_group,
+    final,
+    reference,
+    score,
+)
+from isjax.reporting.text import for_markdown
 
 __all__ = [
     "Outcome",
@@ -16,7 +27,6 @@ __all__ = [
     "format_table",
     "interval",
     "mean_stds",
-    "notes",
     "summarise",
 ]
 
@@ -59,6 +69,8 @@ class Summary(NamedTuple):
         seconds: Total training seconds of each seed.
         train_loss: Outcome by train loss.
         score: Outcome by the test metric.
+        test_loss: Last test loss of each seed; None where the test metric says the same.
+        skipped: Steps that each seed skipped, because a loss or the gradient was not finite.
     """
 
     group: Group
@@ -66,6 +78,8 @@ class Summary(NamedTuple):
     seconds: tuple[float, ...]
     train_loss: Outcome
     score: Outcome
+    test_loss: tuple[float, ...] | None = None
+    skipped: tuple[int, ...] = ()
 
 
 def _ratios(
@@ -93,6 +107,7 @@ def summarise(runs: Sequence[Run]) -> list[Summary]:
     """
     groups = by_group(runs)
     uniform = groups.get(reference(groups), [])
+    test_metric = score(runs)
 
     def outcome(group: Sequence[Run], metric: Metric) -> Outcome:
         costs = (_ratios(group, uniform, metric, cost) for cost in ("seconds", "step"))
@@ -104,7 +119,9 @@ def summarise(runs: Sequence[Run]) -> list[Summary]:
             final(group, "step"),
             final(group, "seconds"),
             outcome(group, TRAIN_LOSS),
-            outcome(group, score(runs)),
+            outcome(group, test_metric),
+            final(group, TEST_LOSS.name) if test_metric.higher_is_better else None,
+            tuple(run.skipped for run in group),
         )
         for key, group in groups.items()
     ]
@@ -167,18 +184,26 @@ def columns(summaries: Sequence[Summary]) -> list[list[str]]:
         ["steps", *(" to ".join(map(str, ends)) for ends in ranges)],
         ["seconds", *mean_stds([s.seconds for s in summaries], 0)],
     ]
-    both = ([s.train_loss for s in summaries], [s.score for s in summaries])
-    table += [[f"final {outcomes[0].metric.label}", *_finals(outcomes)] for outcomes in both]
-    for outcomes in both:
+    if any(sum(s.skipped) for s in summaries):
+        cells = (f"{sum(s.skipped)} of {sum(s.steps):.0f}" for s in summaries)
+        table.append(["steps skipped", *cells])
+    table += [[f"final {label}", *cells] for label, cells in _finals(summaries)]
+    for outcomes in ([s.train_loss for s in summaries], [s.score for s in summaries]):
         aim = f"to uniform's final {outcomes[0].metric.label}"
         table.append([f"time {aim}", *(_ratio_text(o.time) for o in outcomes)])
         table.append([f"steps {aim}", *(_ratio_text(o.steps) for o in outcomes)])
     return table
 
 
-def _finals(outcomes: Sequence[Outcome]) -> list[str]:
-    least = 4 if outcomes[0].metric.higher_is_better else 3
-    return mean_stds([outcome.final for outcome in outcomes], least)
+def _finals(summaries: Sequence[Summary]) -> list[tuple[str, list[str]]]:
+    """Returns the final values of each metric: its label, and a cell per summary."""
+    metric = summaries[0].score.metric
+    values = [(TRAIN_LOSS, [s.train_loss.final for s in summaries])]
+    test_losses = [s.test_loss for s in summaries if s.test_loss is not None]
+    if test_losses:
+        values.append((TEST_LOSS, test_losses))
+    values.append((metric, [s.score.final for s in summaries]))
+    return [(m.label, mean_stds(rows, 4 if m.higher_is_better else 3)) for m, rows in values]
 
 
 def format_table(summaries: Sequence[Summary], markdown: bool = False) -> str:
@@ -193,21 +218,22 @@ def format_table(summaries: Sequence[Summary], markdown: bool = False) -> str:
     """
     table = columns(summaries)
     if markdown:
-        table[0][1:] = [f"`{name}`" for name in table[0][1:]]
+        table[0][1:] = [f"`{for_markdown(name)}`" for name in table[0][1:]]
         heading, *lines = zip(*table, strict=True)
-        rule = ("---", *["--:"] * 5, *["---"] * 4)
+        rule = ("---", *["--:"] * (len(table) - 5), *["---"] * 4)
         return "\n".join(f"| {' | '.join(row)} |" for row in (heading, rule, *lines))
-    finals, reached = [], []
+    finals = [["final", label, *cells] for label, cells in _finals(summaries)]
+    left = [["", *column] for column in table[: -4 - len(finals)]]
+    reached = []
     for outcomes in ([s.train_loss for s in summaries], [s.score for s in summaries]):
         label = outcomes[0].metric.label
         time = [_ratio_text(o.time, count=False) for o in outcomes]
         steps = [_ratio_text(o.steps) for o in outcomes]
         # Time and steps share a heading.
-        finals.append(["final", label, *_finals(outcomes)])
         cells = _align([["time", *time], ["steps", *steps]], "<<")
         reached.append([f"to uniform's final {label}", *cells])
-    left = [["", *column] for column in table[:4]]
-    return "\n".join(_align([*left, *finals, *reached], "<>>>>><<"))
+    sides = "<" + ">" * (len(left) + len(finals) - 1) + "<<"
+    return "\n".join(_align([*left, *finals, *reached], sides))
 
 
 def interval(values: Sequence[float]) -> tuple[float, float] | None:
@@ -241,46 +267,3 @@ def explanation(runs: Sequence[Run]) -> str:
     if len({group.budget for group in groups}) == 1:
         return _EXPLANATION + _ONE_BUDGET
     return _EXPLANATION + _SEVERAL_BUDGETS.format(uniform.label if uniform else "uniform")
-
-
-def notes(runs: Sequence[Run]) -> list[str]:
-    """Lists reasons why the rows of the table may not be comparable.
-
-    Args:
-        runs: Runs of the table, at least one.
-
-    Returns:
-        A sentence per reason, without capital and full stop.
-    """
-    groups = by_group(runs)
-    found = _notes_on_uniform(runs, groups)
-    unfinished = [run for run in runs if run.metrics["step"][-1] != run.total_steps]
-    lengths = {run.num_steps for run in runs} | {int(run.metrics["step"][-1]) for run in unfinished}
-    if len(lengths) > 1:
-        counts = ", ".join(map(str, sorted(lengths)))
-        found.append(f"the runs have different numbers of steps: {counts}")
-    for run in runs:
-        if not run.finished:
-            found.append(
-                f"{run.path} is at step {run.metrics['step'][-1]:.0f} of {run.total_steps}"
-            )
-    for key, group in groups.items():
-        if len({run.seed for run in group}) < len(group):
-            found.append(
-                f"{key.label} has several runs with the same seed; each counts as one seed"
-            )
-    return found
-
-
-def _notes_on_uniform(runs: Sequence[Run], groups: Mapping[Group, Sequence[Run]]) -> list[str]:
-    """Lists what is missing of the baseline."""
-    uniform = reference(groups)
-    if uniform is None:
-        run = f"method uniform, dataset {runs[0].dataset}, {runs[0].num_steps} steps"
-        return [f"no uniform run to compare with; add one ({run})"]
-    found = []
-    if not any(final(groups[uniform], "seconds")):
-        found.append(f"{uniform.label} has not trained yet; wait for its next evaluation")
-    if uniform.budget != 1:
-        found.append(f"no uniform run at the full budget; {uniform.label} is the baseline instead")
-    return found

@@ -16,7 +16,7 @@ def test_lines_and_scales(folder):
     for ax in figure.axes:
         assert [line.get_label() for line in ax.get_lines()] == names
         assert len(ax.collections) == 2  # a band for the two methods with two seeds
-    time, steps, _, error = figure.axes
+    time, steps, _, _, _, error = figure.axes
     assert time.get_yscale() == steps.get_yscale() == error.get_yscale() == "log"
     np.testing.assert_allclose(steps.get_lines()[0].get_xydata(), [(0, 2), (10, 0.95), (20, 0.4)])
     np.testing.assert_allclose(error.get_lines()[2].get_ydata(), [0.9, 0.5, 0.35])
@@ -26,7 +26,9 @@ def test_lines_and_scales(folder):
     assert y[-1] == pytest.approx((0.5 + 0.9 * (0.3 / 0.9) ** 0.2) / 2)
     assert time.get_lines()[3].get_ydata()[0] == pytest.approx(0.4)
     assert error.get_lines()[3].get_ydata()[0] == pytest.approx(0.2)
-    assert [ax.get_ylabel() for ax in figure.axes[::2]] == ["train loss", "test error (fraction)"]
+    labels = ["train loss", "test loss", "test error (fraction)"]
+    assert [ax.get_ylabel() for ax in figure.axes[::2]] == labels
+    np.testing.assert_array_equal(figure.axes[3].get_lines()[0].get_ydata(), 1.0)
     assert legends(figure) == [names]  # none of budgets
 
 
@@ -81,8 +83,17 @@ def test_methods_beyond_the_colours_have_markers(tmp_path):
 def test_figure_without_uniform_on_linear_scale(tmp_path):
     write_run(tmp_path, "loss", rows=rows([2.0, 1.0, 0.5], [0.5, 0.6, 0.7], 1.0))
     figure = draw_learning_curves(load_runs([tmp_path]))
-    assert [len(ax.get_lines()) for ax in figure.axes] == [1] * 4
-    assert [ax.get_yscale() for ax in figure.axes] == ["log", "log", "linear", "linear"]
+    assert [len(ax.get_lines()) for ax in figure.axes] == [1] * 6
+    assert [ax.get_yscale() for ax in figure.axes] == ["log"] * 2 + ["linear"] * 4
+
+
+def test_dollar_signs_are_no_mathematics(tmp_path):
+    for name in ("a$b$", "$x^{", r"\$"):
+        write_run(tmp_path / name, name, rows=rows([2.0, 1.0], [0.5, 0.6], 1.0), dataset="$_$")
+    figure = draw_learning_curves(load_runs([tmp_path]))
+    figure.savefig(tmp_path / "figure.svg")
+    svg = (tmp_path / "figure.svg").read_text()
+    assert all(f"<!-- {text} -->" in svg for text in ("a$b$", "$x^{", r"\$", "$_$: one seed each"))
 
 
 @pytest.mark.parametrize("values", [(1.1, 2.3), (0.004, 0.9), (1e-6, 2.0), (2.301, 2.302)])

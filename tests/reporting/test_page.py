@@ -3,6 +3,7 @@ import html.parser
 import inspect
 import io
 import json
+import re
 import xml.etree.ElementTree as ET
 
 import numpy as np
@@ -251,12 +252,13 @@ def test_verdicts_compare_each_finished_method_with_uniform(tmp_path, no_figures
     write_run(tmp_path / "g", "going", 0, rows([2.0, 0.1], [0.1, 0.9], 1.0))
     _, found = read(tmp_path)
     goal, final = "uniform's final train loss", "Final test accuracy"
+    one = ", one seed: it may be noise, so compare three or more. "
     for verdict in (
-        f"quick reaches {goal} in 30% of uniform's training time. {final}: 0.65 (uniform: 0.7).",
+        f"quick reaches {goal} in 30% of uniform's training time. {final}: 0.65 against 0.7{one}",
         f"half reaches {goal} in 50% of uniform's training time (1 of 2 seeds). {final}: 0.6 ",
-        f"slow never reaches {goal}. {final}: 0.25 (uniform: 0.7).",
-        f"even ends at {goal}, 0.4. {final}: 0.7 (uniform: 0.7).",
-        f"stopped diverged: its final train loss is not finite. {final}: 0.1 (uniform: 0.7).",
+        f"slow never reaches {goal}. {final}: 0.25 against 0.7{one}",
+        f"even ends at {goal}, 0.4. {final}: 0.7 against 0.7. ",
+        f"stopped diverged: its final train loss is not finite. {final}: 0.1 against 0.7{one}",
         f"wild diverged: its final train loss is not finite (1 of 2 seeds). {final}: 0.5 ",
     ):
         assert verdict in found.text
@@ -264,7 +266,48 @@ def test_verdicts_compare_each_finished_method_with_uniform(tmp_path, no_figures
     write_run(tmp_path / "u", "uniform", 0, rows([2.0, 1.0], [0.1, 0.5], 1.0))  # still going
     assert "reaches" not in read(tmp_path)[1].text
     write_run(tmp_path / "u", "uniform", 0, rows([2.0, 1.0, np.nan], [0.1, 0.5, 0.1], 1.0))
-    assert "slow ends at a train loss of 0.9, but uniform diverged." in read(tmp_path)[1].text
+    text = read(tmp_path)[1].text
+    assert "slow ends at a train loss of 0.9, but uniform diverged." in text
+    assert "uniform diverged: its final train loss is not finite. even" in text
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "verdict"),
+    [
+        ((0.9875, 0.9892), "against 0.9882, 2 seeds: within noise. "),
+        ((0.90, 0.901), "against 0.9882, 2 seeds: more than noise. "),
+        ((0.9891, 0.9873), "0.9882 against 0.9882, 2 seeds: within noise. "),
+        ((0.9892, 0.9872), "0.9882 against 0.9882. "),
+        ((0.99, 0.99, 0.99), "0.99 against 0.9882, 2 seeds: within noise. "),
+    ],
+)
+def test_verdicts_say_when_seeds_cannot_tell(tmp_path, no_figures, accuracies, verdict):
+    for method, ends in (("uniform", (0.9892, 0.9872)), ("loss", accuracies)):
+        for seed, end in enumerate(ends):
+            lines = rows([2.0, 1.0, 0.4], [0.1, 0.5, end], 1.0)
+            write_run(tmp_path / f"{method}{seed}", method, seed, lines)
+    assert verdict in read(tmp_path)[1].text
+
+
+def test_settings_and_origin_are_at_the_end_of_the_page(tmp_path, no_figures):
+    for name, rate in (("uniform", 0.1), ("loss", 0.05)):
+        write_run(tmp_path / name, name, rows=rows([2.0, 1.0, 0.4], [0.1, 0.5, 0.7], 1.0))
+        config = json.loads((tmp_path / name / "config.json").read_text())
+        (tmp_path / name / "config.json").write_text(json.dumps(config | {"rate": rate}))
+    origin = "isjax 1.2.3, 2030-01-02 03:04 UTC: python -m isjax.report '<b>'"
+    path = write_page(load_runs([tmp_path]), tmp_path / "report", origin)
+    found = Page(path.read_text(encoding="utf-8"))
+    end = found.text.partition("Configuration Settings in which the runs differ")[2]
+    assert "method seeds rate uniform 0 0.1 loss 0 0.05 " in end and f"by {origin}. " in end
+
+
+def test_a_narrow_screen_says_that_tables_scroll_and_no_text_says_left_or_right(whole):
+    _, _, found = whole
+    (cue,) = (e for e in found.all("p") if "cue" in e.get("class", "").split())
+    assert cue.text.startswith("Scroll tables and figures sideways")
+    assert ".cue { display: none; }" in found.css[0]
+    assert "@media (max-width: 62rem) { .cue { display: block; } }" in found.css[0]
+    assert not re.search(r"\b(left|right)\b", found.text, re.IGNORECASE)
 
 
 def test_methods_of_isjax_are_described_by_the_summary_of_their_docstring(tmp_path, no_figures):
@@ -285,9 +328,11 @@ def test_three_seeds_have_an_interval_after_the_final_values(tmp_path, no_figure
     write_run(tmp_path / "u", "uniform", 0, rows([2.0, 1.0, 0.4], [0.1, 0.5, 0.7], 1))
     _, found = read(tmp_path)
     heading, uniform, loss = ([cell.text or "" for cell in row] for row in found.all("tr"))
-    assert [i for i, name in enumerate(heading) if name.startswith("95%")] == [5, 7]
-    assert loss[4:8] == ["0.200 ± 0.100", "-0.04841 to 0.4484", "0.7000 ± 0.0000", "0.7 to 0.7"]
-    assert uniform[4:8] == ["0.400", "", "0.7000", ""] and len(loss) == len(heading) == 12
+    assert [i for i, name in enumerate(heading) if name.startswith("95%")] == [5, 7, 9]
+    assert loss[4:6] == ["0.200 ± 0.100", "-0.04841 to 0.4484"]
+    assert loss[6:10] == ["1.000 ± 0.000", "1 to 1", "0.7000 ± 0.0000", "0.7 to 0.7"]
+    assert uniform[4:10] == ["0.400", "", "1.000", "", "0.7000", ""]
+    assert len(loss) == len(heading) == 14
 
 
 def cards_of(folder, inputs):

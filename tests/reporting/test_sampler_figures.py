@@ -272,17 +272,25 @@ def test_heat_map_shows_every_pair_and_their_correlation():
     assert x[0] == max(map(np.min, both)) and x[-1] == min(map(np.max, both))
 
 
-def test_line_of_equality_is_right_if_one_axis_alone_is_log():
-    """Zeros make the losses' scale linear: halfway up the picture is not halfway across it."""
-    scores = np.geomspace(0.01, 1.0, 200)
-    losses = np.where(np.arange(200) % 5 < 3, 0.0, scores)
-    (ax,) = visible(draw_score_against_loss({LOSS: [drawn(scores, losses)]}))
-    assert ax.get_xscale() == "log" and ax.get_yscale() == "linear"
-    (line,) = ax.get_lines()
-    drawn_x = line.get_xdata()
-    for x in (0.03, 0.1, 0.3):  # as near to the truth as the next point, in either direction
-        y = np.interp(np.log(x), np.log(drawn_x[drawn_x > 0]), drawn_x[drawn_x > 0])
-        assert y == pytest.approx(x, rel=0.02)
+def scales(*draws):
+    """The scales of all panels' axes, a panel per method."""
+    figure = draw_score_against_loss({Group(str(i), 1.0): [one] for i, one in enumerate(draws)})
+    svg(figure)
+    return {(ax.get_xscale(), ax.get_yscale()) for ax in visible(figure)}
+
+
+def test_all_axes_are_of_like_kind():
+    """Else a line of equality is a curve, and panels side by side cannot be compared."""
+    wide, narrow = np.geomspace(0.01, 1.0, 200), np.linspace(1.0, 2.0, 200)
+    mostly_zero = np.where(np.arange(200) % 5 < 3, 0.0, wide)
+    some_zero = np.where(np.arange(200) % 5 == 0, 0.0, wide)
+    one_value = np.where(np.arange(200) % 5 == 0, 0.0, 3.0)
+    assert scales(drawn(wide, narrow)) == scales(drawn(narrow, wide)) == {("log", "log")}
+    assert scales(drawn(wide, wide), drawn(narrow, narrow)) == {("log", "log")}
+    assert scales(drawn(wide, some_zero), drawn(wide, one_value)) == {("log", "log")}
+    assert scales(drawn(narrow, narrow)) == {("linear", "linear")}
+    assert scales(drawn(wide, mostly_zero), drawn(wide, wide)) == {("linear", "linear")}
+    assert scales(drawn(wide, wide - 0.5), drawn(wide, wide)) == {("linear", "linear")}
 
 
 @pytest.mark.parametrize("losses", [[1.0] * 30, [np.nan] * 30], ids=["equal", "nan"])

@@ -1,3 +1,4 @@
+import json
 import math
 
 import numpy as np
@@ -5,8 +6,9 @@ import pytest
 from helpers import rows, write_run
 from scipy import integrate
 
+from isjax.reporting.notes import notes
 from isjax.reporting.runs import load_runs
-from isjax.reporting.tables import columns, explanation, format_table, interval, notes, summarise
+from isjax.reporting.tables import columns, explanation, format_table, interval, summarise
 
 INF = float("inf")
 
@@ -70,10 +72,10 @@ def test_table(folder):
         "loss",
     ]
     assert cells(table) == {
-        "uniform": "2 | 20 | 4.00 ± 1.41 | 0.400 ± 0.141 | 0.8000 ± 0.0283"
+        "uniform": "2 | 20 | 4.00 ± 1.41 | 0.400 ± 0.141 | 1.000 ± 0.000 | 0.8000 ± 0.0283"
         " | 1.25 | 1.00 (1 of 2) | 1.25 | 1.00 (1 of 2)",
-        "approx": "1 | 20 | 2.00 | 0.700 | 0.5000 | 0.25 | 0.50 | 0.25 | 0.50",
-        "loss": "2 | 20 | 5.00 ± 1.41 | 0.300 ± 0.141 | 0.6500 ± 0.0707"
+        "approx": "1 | 20 | 2.00 | 0.700 | 1.000 | 0.5000 | 0.25 | 0.50 | 0.25 | 0.50",
+        "loss": "2 | 20 | 5.00 ± 1.41 | 0.300 ± 0.141 | 1.000 ± 0.000 | 0.6500 ± 0.0707"
         " | 0.88 ± 0.18 | 0.75 ± 0.35 | never | never",
     }
 
@@ -95,6 +97,17 @@ def test_table_of_budgets(budgets):
     )
 
 
+def test_steps_skipped_have_a_column_if_there_are_any(folder):
+    write_run(folder / "n", "nan", 0, [(0, 0.0, 2.0, 0.1), (20, 1.0, 0.5, 0.2)])
+    lines = [json.loads(line) for line in (folder / "n/metrics.jsonl").read_text().splitlines()]
+    text = "".join(json.dumps(line | {"skipped": 7}) + "\n" for line in lines)
+    (folder / "n/metrics.jsonl").write_text(text)
+    table = format_table(summarise(load_runs([folder])))
+    assert cells(table)["nan"].startswith("1 | 20 | 1.00 | 7 of 20 | 0.500 | 1.000 | 0.2000 | ")
+    assert cells(table)["uniform"].startswith("2 | 20 | 4.00 ± 1.41 | 0 of 40 | 0.400")
+    assert "steps skipped  train loss  test loss  test accuracy" in table
+
+
 def test_table_of_test_losses_without_accuracy_and_perplexity(tmp_path):
     write_run(tmp_path / "u", rows=rows([2, 1, 0.5], [3, 2, 0.9], 1), metric="test_loss")
     write_run(tmp_path / "l", "loss", rows=rows([2, 1, 0.6], [3, 0.8, 0.7], 1), metric="test_loss")
@@ -108,18 +121,19 @@ def test_table_in_markdown(folder):
     table = format_table(summarise(load_runs([folder])), markdown=True)
     heading, rule, *lines = table.splitlines()
     assert heading == (
-        "| method | seeds | steps | seconds | final train loss | final test accuracy "
-        "| time to uniform's final train loss | steps to uniform's final train loss "
-        "| time to uniform's final test accuracy | steps to uniform's final test accuracy |"
+        "| method | seeds | steps | seconds | final train loss | final test loss "
+        "| final test accuracy | time to uniform's final train loss "
+        "| steps to uniform's final train loss | time to uniform's final test accuracy "
+        "| steps to uniform's final test accuracy |"
     )
-    assert rule == "| --- | --: | --: | --: | --: | --: | --- | --- | --- | --- |"
+    assert rule == "| --- | --: | --: | --: | --: | --: | --: | --- | --- | --- | --- |"
     assert lines == [
-        "| `uniform` | 2 | 20 | 4.00 ± 1.41 | 0.400 ± 0.141 | 0.8000 ± 0.0283 "
+        "| `uniform` | 2 | 20 | 4.00 ± 1.41 | 0.400 ± 0.141 | 1.000 ± 0.000 | 0.8000 ± 0.0283 "
         "| 1.25 (1 of 2) | 1.00 (1 of 2) | 1.25 (1 of 2) | 1.00 (1 of 2) |",
-        "| `approx` | 1 | 20 | 2.00 | 0.700 | 0.5000 | 0.25 | 0.50 | 0.25 | 0.50 |",
-        "| `loss` | 2 | 20 | 5.00 ± 1.41 | 0.300 ± 0.141 | 0.6500 ± 0.0707 "
+        "| `approx` | 1 | 20 | 2.00 | 0.700 | 1.000 | 0.5000 | 0.25 | 0.50 | 0.25 | 0.50 |",
+        "| `loss` | 2 | 20 | 5.00 ± 1.41 | 0.300 ± 0.141 | 1.000 ± 0.000 | 0.6500 ± 0.0707 "
         "| 0.88 ± 0.18 | 0.75 ± 0.35 | never | never |",
-        "| `loss 50%` | 1 | 10 | 1.00 | 0.900 | 0.9000 | never | never | 0.25 | 0.50 |",
+        "| `loss 50%` | 1 | 10 | 1.00 | 0.900 | 1.000 | 0.9000 | never | never | 0.25 | 0.50 |",
     ]
 
 
@@ -131,12 +145,13 @@ def test_columns_have_a_cell_per_row_of_the_table(folder):
         "steps",
         "seconds",
         "final train loss",
+        "final test loss",
         "final test accuracy",
         *(f"{kind} to uniform's final train loss" for kind in ("time", "steps")),
         *(f"{kind} to uniform's final test accuracy" for kind in ("time", "steps")),
     ]
     assert [column[2] for column in table] == [
-        *("approx", "1", "20", "2.00", "0.700", "0.5000", "0.25", "0.50", "0.25", "0.50")
+        *("approx", "1", "20", "2.00", "0.700", "1.000", "0.5000", "0.25", "0.50", "0.25", "0.50")
     ]
     assert {len(column) for column in table} == {4}
 
@@ -204,33 +219,6 @@ def test_untrained_uniform_is_no_reference(tmp_path):
     line = cells(format_table(summarise(runs)))["loss"]
     assert line.endswith(" | ".join(["\N{EN DASH}"] * 4))
     assert "uniform has not trained yet; wait for its next evaluation" in notes(runs)
-
-
-def test_notes_on_unequal_runs(folder):
-    write_run(folder / "g", "grad", 0, rows([2.0, 0.5], [0.1, 0.5], 1.0))
-    write_run(folder / "h", "grad", 0, rows([2.0, 0.5, 0.4], [0.1, 0.5, 0.6], 1.0))
-    runs = load_runs([folder])
-    assert notes(runs) == [
-        "the runs have different numbers of steps: 10, 20",
-        f"{folder / 'g'} is at step 10 of 20",
-        "grad has several runs with the same seed; each counts as one seed",
-    ]
-    assert "| 10 to 20 |" in cells(format_table(summarise(runs)))["grad"]
-
-
-def test_unequal_budgets_of_one_seed_need_no_note(budgets):
-    assert notes(load_runs([budgets])) == []
-
-
-def test_notes_on_unequal_runs_at_a_budget(budgets):
-    write_run(budgets / "g", "grad", 0, rows([2.0, 0.5], [9, 8], 1.0), num_steps=40, budget=0.25)
-    write_run(budgets / "h", "grad", 0, [(0, 0.0, 2.0, 9), (3, 1.0, 0.5, 8)], budget=0.25)
-    write_run(budgets / "k", "grad", 0, [(0, 0.0, 2.0, 9), (5, 1.0, 0.5, 8)], budget=0.25)
-    assert notes(load_runs([budgets])) == [
-        "the runs have different numbers of steps: 3, 20, 40",
-        f"{budgets / 'h'} is at step 3 of 5",
-        "grad 25% has several runs with the same seed; each counts as one seed",
-    ]
 
 
 def test_the_explanation_points_to_the_rows_of_other_budgets(folder, budgets):

@@ -63,17 +63,18 @@ def load_artifacts(run: Run) -> RunArtifacts:
 
 
 def _read_columns(path: Path) -> dict[str, np.ndarray]:
-    """Reads the numbers that all JSON lines have; stops at an incomplete line."""
+    """Reads the numbers that all JSON lines have; stops at an incomplete or damaged line."""
     rows: list[dict[str, float]] = []
     for line in path.read_bytes().split(b"\n") if path.is_file() else ():
         try:
-            row = json.loads(line)
-            rows.append({k: float(v) for k, v in row.items() if isinstance(v, int | float)})
+            numbers = json.loads(line)
+            row = {k: float(v) for k, v in numbers.items() if isinstance(v, int | float)}
         except (AttributeError, OverflowError, RecursionError, ValueError):
             break
+        if "step" not in row:
+            break
+        rows.append(row)
     names: Iterable[str] = set.intersection(*(set(row) for row in rows)) if rows else ()
-    if "step" not in names:
-        return {}
     return {name: np.array([row[name] for row in rows]) for name in names}
 
 

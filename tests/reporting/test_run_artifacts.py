@@ -1,5 +1,6 @@
 import json
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import rows, write_run
@@ -27,8 +28,9 @@ def write_steps(run, *lines, tail=""):
 def test_all_artifacts_are_read_back(run):
     write_steps(run, {"step": 10, "ess": 0.25, "loss": 3}, {"step": 20, "ess": 1.0, "loss": 2.5})
     count, scores = np.arange(4), np.float32([0.5, 1.5])
-    save(run.path / "draws.npz", count=count, scores=scores)
-    save(run.path / "examples.npz", ids=np.array([1, 0]), label=np.array(["a", "<b>"]))
+    save(run.path / "draws.npz", count=count, scores=scores, losses=scores, probs=scores)
+    ids = np.array([1, 0])
+    save(run.path / "examples.npz", ids=ids, count=ids, loss=ids, label=np.array(["a", "<b>"]))
     shares = {"train": 0.75, "draw": 0.25}
     (run.path / "time.json").write_text(json.dumps({"step": 10, "shares": shares}))
     found = load_artifacts(run)
@@ -84,9 +86,10 @@ def test_numbers_that_are_not_finite_stay_so(run):
 @pytest.mark.parametrize("name", ["draws", "examples"])
 def test_a_truncated_or_damaged_file_reads_as_empty(run, name):
     path = run.path / f"{name}.npz"
-    save(path, count=np.arange(300), scores=np.ones(20, np.float32))
+    names = {"draws": ("count", "scores", "losses", "probs"), "examples": ("ids", "count", "loss")}
+    save(path, **dict.fromkeys(names[name], np.arange(300)))
     whole = path.read_bytes()
-    assert set(getattr(load_artifacts(run), name)) == {"count", "scores"}
+    assert set(getattr(load_artifacts(run), name)) == set(names[name])
     for length in [0, 1, 3, 4, *range(5, len(whole), 101), len(whole) - 1]:
         path.write_bytes(whole[:length])
         assert load_artifacts(run)._replace(evaluations={}) == EMPTY, length
@@ -97,6 +100,13 @@ def test_a_truncated_or_damaged_file_reads_as_empty(run, name):
 def test_arrays_of_objects_are_not_unpickled(run):
     np.savez(run.path / "draws.npz", count=np.array([{}, None], object))
     assert load_artifacts(run).draws == {}
+
+
+def test_inputs_that_cannot_be_shown_are_left_out(run):
+    """NumPy reads bfloat16 back as bytes without a type."""
+    ids = np.arange(2)
+    save(run.path / "examples.npz", ids=ids, count=ids, loss=ids, x=np.zeros((2, 3), jnp.bfloat16))
+    assert load_artifacts(run).examples.keys() == {"ids", "count", "loss"}
 
 
 @pytest.mark.parametrize("text", ["", "{", '{"step": 10, "sha', '{"step": 10, "shares": null}'])

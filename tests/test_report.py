@@ -197,7 +197,7 @@ def artifacts(folder):
     save(folder / "draws.npz", count=np.arange(9), **dict.fromkeys(COLUMNS, np.arange(1, 30.0)))
     ids = np.arange(4)
     save(folder / "examples.npz", ids=ids, count=ids, loss=ids / 2, label=ids.astype(str), x=ids)
-    (folder / "time.json").write_text('{"step": 5, "shares": {"train": 1.0}}')
+    (folder / "time.json").write_text('{"step": 5, "seconds": {"train": 1.0}}')
     (folder / "failures.json").write_text('{"train": {"data": [1], "loss": []}}')
 
 
@@ -228,8 +228,8 @@ DAMAGED = {
         arrays(ids=np.arange(30), count=np.arange(30), loss=ONES, label=ONES),
     ],
     "time.json": [
-        *(b"", b"{", b"[]", b"3", b"{}", b"\xff", b'{"shares": 3}', b'{"shares": [1]}'),
-        *(b'{"shares": {"train": %s}}' % share for share in (b'"a"', b"NaN", b"-1", b"null")),
+        *(b"", b"{", b"[]", b"3", b"{}", b"\xff", b'{"seconds": 3}', b'{"seconds": [1]}'),
+        *(b'{"seconds": {"train": %s}}' % time for time in (b'"a"', b"NaN", b"-1", b"null")),
     ],
     "failures.json": [b"", b"[]", b'{"train": 1}', b"\xff", b'{"train": {"data": [1e400]}}'],
 }

@@ -33,8 +33,9 @@ def make_artifacts(
     - `draws.npz`: `count` int32[N], times drawn; of the last few thousand draws `scores`, `losses`,
       and `probs`, their probabilities over that of a uniform draw.
     - `examples.npz`: the examples drawn most and least, see `isjax.reporting.gallery`.
-    - `time.json`: the shares of `isjax.reporting.timeline.PARTS` in a step, measured once, on a
-      copy of the state; null where they cannot be measured. Only of a run in one process.
+    - `time.json`: seconds of one step by the parts of `isjax.reporting.timeline.PARTS`, summed over
+      operations, measured once, on a copy of the state; null where they cannot be measured. Only of
+      a run in one process.
 
     Args:
         workdir: of the run.
@@ -56,9 +57,10 @@ def make_artifacts(
             save(workdir / DRAWS, count=count, **draws)
             save(workdir / EXAMPLES, **examples)
         if alone() and not (workdir / TIME).exists():
-            shares = timeline.shares(_run_on_copy(program, state, data), program.run)
+            costs = timeline.time_by_part(_run_on_copy(program, state, data), program.run)
+            seconds = costs and {part: c.seconds / program.steps for part, c in costs.items()}
             with write_whole(workdir / TIME) as file:
-                file.write(json.dumps({"step": int(state.step), "shares": shares}).encode())
+                file.write(json.dumps({"step": int(state.step), "seconds": seconds}).encode())
         return {"coverage": float(np.mean(count > 0))}
 
     return write

@@ -28,14 +28,15 @@ class RunArtifacts(NamedTuple):
         draws: `count` [N], the times each example was drawn; `scores`, `losses` and `probs` [K] of
             the last K draws.
         examples: Examples drawn most and least, see `isjax.reporting.gallery`.
-        shares: Share of a step's time by part, see `isjax.reporting.timeline`.
+        seconds: Seconds of one step by part, summed over its operations, see
+            `isjax.reporting.timeline`.
     """
 
     steps: dict[str, np.ndarray]
     evaluations: dict[str, np.ndarray]
     draws: dict[str, np.ndarray]
     examples: dict[str, np.ndarray]
-    shares: dict[str, float]
+    seconds: dict[str, float]
 
 
 def load_artifacts(run: Run) -> RunArtifacts:
@@ -58,7 +59,7 @@ def load_artifacts(run: Run) -> RunArtifacts:
         _read_columns(run.path / "metrics.jsonl"),
         _read_arrays(run.path / DRAWS, _are_draws),
         _read_arrays(run.path / EXAMPLES, _are_examples),
-        _read_shares(run.path / TIME),
+        _read_seconds(run.path / TIME),
     )
 
 
@@ -111,18 +112,18 @@ def _are_examples(arrays: dict[str, np.ndarray]) -> bool:
     return flat and {np.shape(x)[:1] for x in arrays.values()} == {arrays["ids"].shape}
 
 
-def _read_shares(path: Path) -> dict[str, float]:
+def _read_seconds(path: Path) -> dict[str, float]:
     if not path.is_file():
         return {}
     try:
-        shares = json.loads(path.read_bytes())["shares"] or {}
-        shares = {str(part): float(share) for part, share in shares.items()}
-        if not all(0 <= share < math.inf for share in shares.values()):
-            raise ValueError("a share of the time is negative or not finite")
+        times = json.loads(path.read_bytes())["seconds"] or {}
+        times = {str(part): float(time) for part, time in times.items()}
+        if not all(0 <= time < math.inf for time in times.values()):
+            raise ValueError("a time is negative or not finite")
     except Exception as error:  # whatever JSON holds
         _note_damage(path, error)
         return {}
-    return shares
+    return times
 
 
 def _note_damage(path: Path, error: Exception) -> None:

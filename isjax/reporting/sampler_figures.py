@@ -32,6 +32,7 @@ _PART_COLOURS = {
     "buffer": COLOURS[4],
     "diagnose": COLOURS[3],
     "other": "#bbbbbb",
+    "wait": "#e6e6e6",
 }
 # Panels of draw_diagnostics: field of RunArtifacts and name in it; title and range of the axis.
 _PANELS = {
@@ -53,6 +54,10 @@ _Artifacts = Mapping[Group, Sequence[RunArtifacts]]
 def draw_step_time(runs: Mapping[Group, Sequence["Run"]], artifacts: _Artifacts) -> "Figure | None":
     """Draws the milliseconds of one training step by part, a bar per method.
 
+    A part has the time that its operations took when they were measured, so that equal work has
+    bars of equal length. The mean time of a step, as the clock shows it, is beside the bar. What it
+    exceeds the operations by is time between them. It is less where operations run at once.
+
     Args:
         runs: Runs by group.
         artifacts: Artifacts by group, in any order within a group.
@@ -63,25 +68,26 @@ def draw_step_time(runs: Mapping[Group, Sequence["Run"]], artifacts: _Artifacts)
     Raises:
         ImportError: Matplotlib is not installed.
     """
-    times = {}
+    times, clock = {}, []
     for group, of_group in artifacts.items():
-        shares = [one.shares for one in of_group if one.shares]
+        measured = [one.seconds for one in of_group if one.seconds]
         steps, seconds = (np.mean(final(runs[group], name)) for name in ("step", "seconds"))
-        if shares and steps > 0:
-            step_ms = 1e3 * seconds / steps
-            times[group] = {p: step_ms * np.mean([s.get(p, 0.0) for s in shares]) for p in PARTS}
+        if measured and steps > 0:
+            parts = {p: 1e3 * np.mean([m.get(p, 0.0) for m in measured]) for p in PARTS}
+            clock.append(1e3 * seconds / steps)
+            times[group] = parts | {"wait": max(clock[-1] - sum(parts.values()), 0.0)}
     if not times:
         return None
     figure = new_figure(9, 1.1 + 0.38 * len(times))
     ax = figure.subplots()
     names = [for_figure(group.label) for group in times]
-    left = np.zeros(len(names))
+    left, labels = np.zeros(len(names)), PARTS | {"wait": "between operations"}
     for part, colour in _PART_COLOURS.items():
         values = np.array([by_part[part] for by_part in times.values()])
-        ax.barh(names, values, left=left, color=colour, label=PARTS[part], height=0.62)
+        ax.barh(names, values, left=left, color=colour, label=labels[part], height=0.62)
         left += values
-    for y, total in enumerate(left):
-        ax.text(total, y, f"  {total:.3g} ms", va="center", fontsize=9)
+    for y, (end, step_ms) in enumerate(zip(left, clock, strict=True)):
+        ax.text(end, y, f"  {step_ms:.3g} ms", va="center", fontsize=9)
     ax.invert_yaxis()
     declutter(ax)
     ax.grid(visible=False)
@@ -89,7 +95,9 @@ def draw_step_time(runs: Mapping[Group, Sequence["Run"]], artifacts: _Artifacts)
     ax.tick_params(axis="y", length=0)
     ax.set_xlim(0, 1.12 * left.max())
     ax.set_xlabel("milliseconds per training step")
-    figure.legend(loc="outside upper left", ncols=7, frameon=False, handlelength=1.0)
+    figure.legend(
+        loc="outside upper left", ncols=8, columnspacing=1.0, frameon=False, handlelength=1.0
+    )
     return figure
 
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-__all__ = ["PARTS", "PartTime", "shares", "time_by_part"]
+__all__ = ["PARTS", "PartTime", "time_by_part"]
 
 # Named scopes of a training step, set in isjax.training and isjax.samplers, and their labels.
 PARTS = {
@@ -35,21 +35,6 @@ class PartTime(NamedTuple):
 
     seconds: float
     operations: float
-
-
-def shares(call: Callable[[], Any], program: jax.stages.Compiled) -> dict[str, float] | None:
-    """Measures each part's share of the time of a program; see `time_by_part`.
-
-    Args:
-        call: Runs the program once and returns its results.
-        program: Compiled step of `make_train_step`.
-
-    Returns:
-        Shares by the names in `PARTS`, with sum 1; None if nothing could be measured.
-    """
-    times = {part: cost.seconds for part, cost in (time_by_part(call, program) or {}).items()}
-    total = sum(times.values())
-    return {part: seconds / total for part, seconds in times.items()} if total else None
 
 
 def time_by_part(

@@ -39,22 +39,22 @@ class Told(NamedTuple):
     folder: object
     draws: list  # by on_draw
     states: dict  # parameters by the step of an evaluation
-    shares: list  # calls of timeline.shares
+    costs: list  # results of timeline.time_by_part
 
 
 @pytest.fixture(scope="module")
 def told(tmp_path_factory):
     """A run whose draws and evaluations were watched, by other means than the record."""
-    folder, draws, states, shares = tmp_path_factory.mktemp("run"), [], {}, []
+    folder, draws, states, costs = tmp_path_factory.mktemp("run"), [], {}, []
 
     def watch(state):
         states[int(state.step)] = jax.tree.map(np.asarray, state.params)
         return {}
 
     with pytest.MonkeyPatch.context() as patch:
-        measure = artifacts.timeline.shares
+        measure = artifacts.timeline.time_by_part
         patch.setattr(
-            artifacts.timeline, "shares", lambda *a: shares.append(measure(*a)) or shares[-1]
+            artifacts.timeline, "time_by_part", lambda *a: costs.append(measure(*a)) or costs[-1]
         )
         experiment.run(
             make_config(),
@@ -63,7 +63,7 @@ def told(tmp_path_factory):
             on_draw=lambda step, draw: draws.append(draw),
             on_evaluation=watch,
         )
-    return Told(folder, draws, states, shares)
+    return Told(folder, draws, states, costs)
 
 
 def arrays_of(folder, name):
@@ -132,10 +132,10 @@ def test_examples_are_those_drawn_most_and_least_with_what_the_model_makes_of_th
 
 def test_time_is_measured_once_after_the_first_steps(told):
     found = json.loads((told.folder / "time.json").read_text())
-    assert found["step"] == 10 and [found["shares"]] == told.shares
-    assert list(found["shares"]) == list(PARTS)
-    assert sum(found["shares"].values()) == pytest.approx(1)
-    assert found["shares"]["train"] > 0
+    (costs,) = told.costs
+    assert found["step"] == 10 and list(found["seconds"]) == list(PARTS)
+    assert found["seconds"] == {part: cost.seconds for part, cost in costs.items()}
+    assert 0 < found["seconds"]["train"] < 1
 
 
 def test_half_a_file_is_never_there(tmp_path, monkeypatch):
@@ -147,7 +147,7 @@ def test_half_a_file_is_never_there(tmp_path, monkeypatch):
             raise KeyboardInterrupt
         replace(part, path)
 
-    monkeypatch.setattr(artifacts.timeline, "shares", lambda *_: None)
+    monkeypatch.setattr(artifacts.timeline, "time_by_part", lambda *_: None)
     monkeypatch.setattr(os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         experiment.run(make_config(), tmp_path, make_dataset())
@@ -182,7 +182,7 @@ def test_several_steps_a_call_and_a_run_stopped_and_resumed_write_the_same(
         yield lambda: next(asked) >= 15
         raise SystemExit(0)
 
-    monkeypatch.setattr(artifacts.timeline, "shares", lambda *_: None)  # cannot be told
+    monkeypatch.setattr(artifacts.timeline, "time_by_part", lambda *_: None)  # cannot be told
     config = make_config(steps_per_call=3, checkpoint_every=7)
     with monkeypatch.context() as patch:
         patch.setattr(_run, "stop_on_signal", stopped)
@@ -194,12 +194,12 @@ def test_several_steps_a_call_and_a_run_stopped_and_resumed_write_the_same(
     np.testing.assert_array_equal(parts["count"], whole["count"])
     for name in ("scores", "losses", "probs"):
         np.testing.assert_allclose(parts[name], whole[name], rtol=1e-5, err_msg=name)
-    assert json.loads((tmp_path / "time.json").read_text())["shares"] is None
+    assert json.loads((tmp_path / "time.json").read_text())["seconds"] is None
     assert untimed(tmp_path)[-1]["coverage"] == untimed(told.folder)[-1]["coverage"]
 
 
 def test_a_data_set_of_two_examples(tmp_path, monkeypatch):
-    monkeypatch.setattr(artifacts.timeline, "shares", lambda *_: None)
+    monkeypatch.setattr(artifacts.timeline, "time_by_part", lambda *_: None)
     part = {"x": np.ones((2, 2), np.float32), "label": np.zeros(2, np.int32)}
     config = make_config(batch_size=1, pool_size=1, num_steps=4, num_evals=1, checkpoint_every=0)
     last = experiment.run(config, tmp_path, from_arrays(part, part, 2))

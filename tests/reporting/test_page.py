@@ -124,8 +124,8 @@ def finish(folder, method, seed=0, x=None, seeds_end=0.4, **examples):
     scores = np.ones(200) if method == "uniform" else rng.uniform(0.01, 4, 200)
     losses = scores + rng.uniform(0, 1, 200)
     save(folder / "draws.npz", count=np.arange(50), scores=scores, losses=losses, probs=scores)
-    shares = dict.fromkeys(PARTS, 1 / len(PARTS))
-    (folder / "time.json").write_text(json.dumps({"step": 10, "shares": shares}))
+    seconds = dict.fromkeys(PARTS, 0.1 / len(PARTS))
+    (folder / "time.json").write_text(json.dumps({"step": 10, "seconds": seconds}))
     show(folder, **{"label": ["a", "b"], "prediction": ["a", "a"], "x": x, **examples})
 
 

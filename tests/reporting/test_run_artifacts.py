@@ -31,8 +31,8 @@ def test_all_artifacts_are_read_back(run):
     save(run.path / "draws.npz", count=count, scores=scores, losses=scores, probs=scores)
     ids = np.array([1, 0])
     save(run.path / "examples.npz", ids=ids, count=ids, loss=ids, label=np.array(["a", "<b>"]))
-    shares = {"train": 0.75, "draw": 0.25}
-    (run.path / "time.json").write_text(json.dumps({"step": 10, "shares": shares}))
+    seconds = {"train": 0.75, "draw": 0.25}
+    (run.path / "time.json").write_text(json.dumps({"step": 10, "seconds": seconds}))
     found = load_artifacts(run)
     assert {name: list(values) for name, values in found.steps.items()} == {
         "step": [10, 20],
@@ -43,7 +43,7 @@ def test_all_artifacts_are_read_back(run):
     assert list(found.evaluations["train_loss"]) == [2, 1]
     assert list(found.draws["count"]) == [0, 1, 2, 3] and found.draws["scores"].dtype == np.float32
     assert found.examples["label"].tolist() == ["a", "<b>"]
-    assert found.shares == shares
+    assert found.seconds == seconds
 
 
 def test_a_run_without_artifacts_has_its_evaluations(run):
@@ -109,7 +109,7 @@ def test_inputs_that_cannot_be_shown_are_left_out(run):
     assert load_artifacts(run).examples.keys() == {"ids", "count", "loss"}
 
 
-@pytest.mark.parametrize("text", ["", "{", '{"step": 10, "sha', '{"step": 10, "shares": null}'])
+@pytest.mark.parametrize("text", ["", "{", '{"step": 10, "sec', '{"step": 10, "seconds": null}'])
 def test_an_unknown_step_time_reads_as_empty(run, text):
     (run.path / "time.json").write_text(text)
-    assert load_artifacts(run).shares == {}
+    assert load_artifacts(run).seconds == {}

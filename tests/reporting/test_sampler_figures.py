@@ -27,12 +27,12 @@ def strict():
         yield
 
 
-def behaved(steps=None, evaluations=None, draws=None, shares=None):
+def behaved(steps=None, evaluations=None, draws=None, seconds=None):
     columns = (
         {k: np.asarray(v, float) for k, v in (c or {}).items()} for c in (steps, evaluations)
     )
     arrays = {name: np.asarray(values) for name, values in (draws or {}).items()}
-    return RunArtifacts(*columns, arrays, {}, shares or {})
+    return RunArtifacts(*columns, arrays, {}, seconds or {})
 
 
 def drawn(scores, losses=None, probs=None, count=(0, 1, 2)):
@@ -67,37 +67,43 @@ def run_of(group, steps, seconds):
     return Run(Path("x"), group.method, 0, steps, "mnist", metrics)
 
 
-def test_step_time_is_split_by_the_mean_shares_of_the_seeds():
+def bars_of(figure):
+    """Widths of each part's bars, from above; each begins where the last one ends."""
+    (ax,) = figure.axes
+    widths, left = {}, 0.0
+    for container in ax.containers:
+        widths[container.get_label()] = np.array([bar.get_width() for bar in container])
+        np.testing.assert_allclose([bar.get_x() for bar in container], left)
+        left = left + widths[container.get_label()]
+    return widths, [text.get_text().strip() for text in ax.texts]
+
+
+def test_a_step_has_the_measured_seconds_of_its_parts_and_the_rest_of_the_clock():
     runs = {
-        UNIFORM: [run_of(UNIFORM, 100, 0.2), run_of(UNIFORM, 200, 0.8)],  # 2 ms, 4 ms: 0.5 / 150
+        UNIFORM: [run_of(UNIFORM, 100, 0.2), run_of(UNIFORM, 200, 0.8)],  # 0.5 s / 150 steps
         LOSS: [run_of(LOSS, 100, 0.5)] * 3,
     }
+    seeds = [{"train": 1e-3}, {"train": 2e-3, "draw": 1e-3}]
     artifacts = {
-        UNIFORM: [behaved(shares={"train": 1.0}), behaved(shares={"train": 0.5, "draw": 0.5})],
-        LOSS: [behaved(), behaved(shares={"score": 0.25, "train": 0.75}), behaved()],
+        UNIFORM: [behaved(seconds=s) for s in seeds],
+        LOSS: [behaved(), behaved(seconds={"score": 5e-3, "train": 1.5e-3}), behaved()],
     }
     figure = draw_step_time(runs, artifacts)
-    (ax,) = figure.axes
-    assert [text.get_text() for text in ax.get_yticklabels()] == ["uniform", "loss"]
-    uniform_ms, loss_ms = 1e3 * 0.5 / 150, 5.0
-    expected = {"train": [0.75 * uniform_ms, 0.75 * loss_ms], "draw": [0.25 * uniform_ms, 0]}
-    expected["score"] = [0, 0.25 * loss_ms]
-    bars = {container.get_label(): container for container in ax.containers}
-    assert bars.keys() == set(PARTS.values())
-    left = np.zeros(2)
-    for container in ax.containers:  # each begins where the last one ends
-        part = next(part for part in PARTS if PARTS[part] == container.get_label())
-        widths = [bar.get_width() for bar in container]
-        np.testing.assert_allclose(widths, expected.get(part, [0, 0]), err_msg=part)
-        np.testing.assert_allclose([bar.get_x() for bar in container], left)
-        left += widths
-    assert [text.get_text().strip() for text in ax.texts] == ["3.33 ms", "5 ms"]
+    assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["uniform", "loss"]
+    widths, texts = bars_of(figure)
+    assert list(widths)[-1] == "between operations" and len(widths) == len(PARTS) + 1
+    np.testing.assert_allclose(widths["training"], [1.5, 1.5])  # as much as the work is
+    np.testing.assert_allclose(widths["drawing"], [0.5, 0])
+    np.testing.assert_allclose(widths["scoring"], [0, 5])
+    # Operations of 2 ms in 3.33 ms; operations of 6.5 ms in 5 ms, some at the same time.
+    np.testing.assert_allclose(widths["between operations"], [1e3 * 0.5 / 150 - 2, 0], atol=1e-9)
+    assert texts == ["3.33 ms", "5 ms"]
     assert svg(draw_step_time(runs, artifacts)).count("<path") > 10
 
 
 def test_methods_without_a_step_time_are_left_out():
     runs = {UNIFORM: [run_of(UNIFORM, 0, 0.0)], LOSS: [run_of(LOSS, 10, 1.0)]}
-    known = behaved(shares={"train": 1.0})
+    known = behaved(seconds={"train": 1.0})
     assert draw_step_time(runs, {UNIFORM: [behaved()], LOSS: [behaved()]}) is None
     assert draw_step_time(runs, {UNIFORM: [known], LOSS: [behaved()]}) is None  # has not trained
     figure = draw_step_time(runs, {UNIFORM: [known], LOSS: [known]})

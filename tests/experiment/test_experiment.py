@@ -327,7 +327,7 @@ def test_totals_and_means_hold_when_the_config_changes(tmp_path, monkeypatch):
 
 
 def test_a_run_stopped_at_nan_goes_on_when_the_data_are_mended(tmp_path):
-    config = make_config(checkpoint_every=10, num_evals=2)
+    config = make_config(checkpoint_every=10, num_evals=2, max_skipped=0.5)
     with pytest.raises(FloatingPointError):
         experiment.run(config, tmp_path, make_dataset(nan=200))
     assert experiment.run(config, tmp_path, make_dataset())["step"] == 60

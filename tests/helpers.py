@@ -1,5 +1,6 @@
 """Shared by several test files: score pools, many draws at once, and 5-sigma tests."""
 
+import contextlib
 import functools
 import json
 
@@ -52,6 +53,19 @@ def assert_mean(samples, expected):
     error = samples.std(axis=0, ddof=1) / np.sqrt(len(samples))
     z = (samples.mean(axis=0) - expected) / error
     assert np.max(np.abs(z)) < SIGMAS
+
+
+@contextlib.contextmanager
+def file_limit(size):
+    """Lets no file grow beyond `size` bytes: what is beyond fails as on a full disk."""
+    import resource  # POSIX only
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def write_run(

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Generator
 from typing import BinaryIO
 
-__all__ = ["write_whole"]
+__all__ = ["cannot_write", "write_whole"]
 
 
 @contextlib.contextmanager
@@ -21,13 +21,34 @@ def write_whole(path: pathlib.Path) -> Generator[BinaryIO]:
 
     Yields:
         The open temporary file.
+
+    Raises:
+        OSError: if it cannot be written, as on a full disk; the message names `path`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # In a folder of its own the file gets the usual permissions; one by mkstemp would not.
-    with tempfile.TemporaryDirectory(prefix=".part-", dir=path.parent) as folder:
-        part = pathlib.Path(folder, "part")
-        with open(part, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # In a folder of its own the file gets the usual permissions; one by mkstemp would not.
+        with tempfile.TemporaryDirectory(prefix=".part-", dir=path.parent) as folder:
+            part = pathlib.Path(folder, "part")
+            with open(part, "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, path)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path: pathlib.Path, error: OSError) -> OSError:
+    """Makes an error that names the file; the system's own names none when a write fails.
+
+    Args:
+        path: file that was to be written.
+        error: of the system.
+
+    Returns:
+        An error of the same number.
+    """
+    named = OSError(f"{path} cannot be written: {error.strerror or error}")
+    named.errno = error.errno
+    return named

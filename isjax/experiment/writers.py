@@ -1,11 +1,16 @@
 """Writes the metrics of a run as JSON lines, and the same numbers as TensorBoard events."""
 
+import contextlib
 import json
 import math
 import os
 import pathlib
-from collections.abc import Callable, Mapping
+import sys
+import time
+from collections.abc import Callable, Generator, Mapping
 from typing import Any
+
+from isjax.data.files import cannot_write
 
 __all__ = ["NullWriter", "Writer"]
 
@@ -15,8 +20,9 @@ _FILES = {"training": "training.jsonl", "evaluation": "metrics.jsonl"}  # the or
 class Writer:
     """Appends lines to `metrics.jsonl` (evaluations) and `training.jsonl` (diagnostics).
 
-    `tensorboard/` holds the same numbers. On resuming its event files are written anew from the
-    lines, so that no number is there twice.
+    A line is written whole or not at all. `tensorboard/` holds the same numbers. On resuming its
+    event files are written anew from the lines, so that no number is there twice. If they cannot be
+    written, a note says so and the run goes on without them.
     """
 
     def __init__(
@@ -35,26 +41,17 @@ class Writer:
                 that are in the files.
 
         Raises:
-            ValueError: if a file is shorter than its size.
+            ValueError: if a file is shorter than its size, or one of its lines is damaged.
             ImportError: without tensorboardX.
+            OSError: if a file cannot be opened.
         """
-        try:
-            from tensorboardX import SummaryWriter
-        except ImportError as error:
-            raise ImportError(
-                "runs write TensorBoard events: pip install '.[run]' in a checkout of isjax"
-            ) from error
+        self._events, self._also = _Events(workdir / "tensorboard"), also
+        self._paths = {kind: workdir / name for kind, name in _FILES.items()}
         self._files = {
-            kind: _open(workdir / name, (sizes or {}).get(kind, 0)) for kind, name in _FILES.items()
+            kind: _open(path, (sizes or {}).get(kind, 0)) for kind, path in self._paths.items()
         }
-        for path in (workdir / "tensorboard").glob("events.out.tfevents.*"):
-            path.unlink()
-        self._events, self._also = SummaryWriter(str(workdir / "tensorboard")), also
-        lines = [
-            (kind, json.loads(line))
-            for kind, name in _FILES.items()
-            for line in (workdir / name).read_text().splitlines()
-        ]
+        lines = [(kind, line) for kind, path in self._paths.items() for line in _lines(path)]
+        self._events.begin()
         for kind, line in sorted(lines, key=lambda one: one[1]["step"]):
             self._show(kind, line)
 
@@ -64,8 +61,20 @@ class Writer:
         Args:
             kind: "evaluation" or "training".
             line: numbers by name, `step` among them.
+
+        Raises:
+            OSError: if the line cannot be written whole, as on a full disk; the file then ends with
+                the line before.
         """
-        self._files[kind].write((json.dumps(line) + "\n").encode())
+        file, text = self._files[kind], (json.dumps(line) + "\n").encode()
+        end = file.tell()
+        try:
+            while text:  # a disk that gets full takes a part, and refuses the rest
+                text = text[file.write(text) :]
+        except OSError as error:
+            file.truncate(end)
+            file.seek(end)
+            raise cannot_write(self._paths[kind], error) from error
         self._show(kind, line)
 
     def sizes(self) -> dict[str, int]:
@@ -91,9 +100,75 @@ class Writer:
     def _show(self, kind: str, line: Mapping[str, Any]) -> None:
         if self._also:
             self._also(kind, line)
-        for name, value in line.items():
-            if name != "step" and math.isfinite(value):
-                self._events.add_scalar(f"{kind}/{name}", value, line["step"])
+        self._events.add(kind, line)
+        if kind == "evaluation":
+            self._events.flush()
+
+
+class _Events:
+    """TensorBoard events of the lines, written by the thread that trains.
+
+    The `SummaryWriter` of tensorboardX has a thread of its own. If that ends, as on a full disk,
+    `add_scalar` waits for it for ever.
+    """
+
+    def __init__(self, folder: pathlib.Path):
+        try:
+            from tensorboardX.event_file_writer import EventsWriter
+        except ImportError as error:
+            raise ImportError(
+                "runs write TensorBoard events: pip install '.[run]' in a checkout of isjax"
+            ) from error
+        self._folder, self._make, self._writer = folder, EventsWriter, None
+
+    def begin(self) -> None:
+        """Removes the event files in the folder, and begins another."""
+        with self._dropped_if_it_fails():
+            self._folder.mkdir(exist_ok=True)
+            for path in self._folder.glob("events.out.tfevents.*"):
+                path.unlink()
+            self._writer = self._make(str(self._folder / "events"))
+
+    def add(self, kind: str, line: Mapping[str, Any]) -> None:
+        """Adds an event with the finite numbers of a line."""
+        if self._writer is None:
+            return
+        from tensorboardX.proto.event_pb2 import Event
+        from tensorboardX.proto.summary_pb2 import Summary
+
+        values = [
+            Summary.Value(tag=f"{kind}/{name}", simple_value=value)
+            for name, value in line.items()
+            if name != "step" and math.isfinite(value)
+        ]
+        event = Event(wall_time=time.time(), step=line["step"], summary=Summary(value=values))
+        with self._dropped_if_it_fails():
+            self._writer.write_event(event)
+
+    def flush(self) -> None:
+        """Writes the events to disk."""
+        if self._writer is not None:
+            with self._dropped_if_it_fails():
+                self._writer.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        if self._writer is not None:
+            with self._dropped_if_it_fails():
+                self._writer.close()
+
+    @contextlib.contextmanager
+    def _dropped_if_it_fails(self) -> Generator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._writer = None
+            print(
+                f"note: {cannot_write(self._folder, error)}; the run goes on without TensorBoard "
+                "events, metrics.jsonl and training.jsonl hold the same numbers",
+                file=sys.stderr,
+                flush=True,
+            )
 
 
 class NullWriter:
@@ -105,6 +180,23 @@ class NullWriter:
     def sizes(self) -> dict[str, int]:
         """No files."""
         return {}
+
+
+def _lines(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The lines of a file; refuses one that is not numbers by name."""
+    lines = []
+    for number, text in enumerate(path.read_bytes().splitlines(), 1):
+        try:
+            line = json.loads(text)
+            {name: float(value) for name, value in line.items()}
+            line["step"] = int(line["step"])
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path}, line {number}: damaged ({error!r}); repair the line, or choose another "
+                "folder"
+            ) from error
+        lines.append(line)
+    return lines
 
 
 def _open(path: pathlib.Path, size: int) -> Any:

@@ -1,7 +1,10 @@
 import os
 
+import numpy as np
 import pytest
+from helpers import file_limit
 
+from isjax.data.dataset import save
 from isjax.data.files import write_whole
 
 
@@ -23,6 +26,20 @@ def test_after_an_error_the_old_file_is_as_it_was(tmp_path):
     with pytest.raises(OSError, match="disk full"), write_whole(path) as file:
         file.write(b"half")
         raise OSError("disk full")
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_for_which_there_is_no_room_is_named(tmp_path):
+    path = tmp_path / "file.json"
+    path.write_bytes(b"old")
+    with (
+        file_limit(3),
+        pytest.raises(OSError, match=r"file\.json cannot be written: File too large"),
+        write_whole(path) as file,
+    ):
+        file.write(b"longer")
+    with file_limit(3), pytest.raises(OSError, match=r"file\.npz cannot be written: "):
+        save(tmp_path / "file.npz", x=np.zeros(10**5))
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
 

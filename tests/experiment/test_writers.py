@@ -2,6 +2,7 @@ import json
 import struct
 
 import pytest
+from helpers import file_limit
 from tensorboardX.proto.event_pb2 import Event
 
 from isjax.experiment.writers import Writer
@@ -80,4 +81,57 @@ def test_a_file_that_lost_lines_is_refused(tmp_path):
         sizes = writer.sizes()
     (tmp_path / "metrics.jsonl").write_text("")
     with pytest.raises(ValueError, match=r"metrics.jsonl has 0 bytes, but .* restore the file"):
+        Writer(tmp_path, sizes)
+
+
+@pytest.mark.parametrize("kept", [0, 5])
+def test_a_line_is_written_whole_or_not_at_all(tmp_path, kept):
+    """On a disk that has room for some of its bytes, or for none."""
+    path = tmp_path / "training.jsonl"
+    with Writer(tmp_path) as writer:
+        writer.write("training", {"step": 0, "loss": 1.0})
+        before = path.read_bytes()
+        with (
+            file_limit(len(before) + kept),
+            pytest.raises(OSError, match=r"training\.jsonl cannot be written: File too large"),
+        ):
+            writer.write("training", {"step": 10, "loss": 2.0})
+        assert path.read_bytes() == before and writer.sizes()["training"] == len(before)
+        writer.write("training", {"step": 20, "loss": 3.0})
+    assert [line["step"] for line in lines(tmp_path, "training.jsonl")] == [0, 20]
+
+
+def fail_to_open(path):
+    raise OSError(28, "No space left on device")
+
+
+def open_full(path):
+    return open("/dev/full", "wb")
+
+
+@pytest.mark.parametrize("open_file", [fail_to_open, open_full])
+def test_a_run_goes_on_where_tensorboard_has_no_room(tmp_path, monkeypatch, capfd, open_file):
+    monkeypatch.setattr("tensorboardX.record_writer.open_file", open_file)
+    with Writer(tmp_path) as writer:
+        writer.write("evaluation", {"step": 0, "loss": 1.0})
+        for step in range(100):
+            writer.write("training", {"step": step, "loss": 1.0})
+    assert len(lines(tmp_path, "training.jsonl")) == 100
+    output = capfd.readouterr().err
+    assert output.count("\n") == 1, output
+    assert output.startswith(f"note: {tmp_path}/tensorboard cannot be written: No space left on de")
+    assert "goes on without TensorBoard events, metrics.jsonl and" in output
+
+
+@pytest.mark.parametrize(
+    "junk",
+    [b"junk", b"[1]", b'{"loss": 1}', b'{"step": "x"}', b'{"step": 1, "loss": null}', b"\xff"],
+)
+def test_a_damaged_line_is_named_by_file_and_number(tmp_path, junk):
+    with Writer(tmp_path) as writer:
+        writer.write("training", {"step": 0, "loss": 1.0})
+    with open(tmp_path / "training.jsonl", "ab") as file:
+        file.write(junk + b"\n")
+    sizes = {"training": (tmp_path / "training.jsonl").stat().st_size}
+    with pytest.raises(ValueError, match=r"training\.jsonl, line 2: damaged \(.*repair the line"):
         Writer(tmp_path, sizes)

@@ -97,7 +97,7 @@ def run(
       `isjax.experiment.artifacts`;
     - `failures.json`, the ids of the examples whose loss was not finite at the last evaluation;
     - `prepared.npz` for a method with reference models, see `isjax.experiment.reference_models`;
-    - `checkpoints/`: the newest, and the best by `valid_loss`, or by `test_loss` where the data
+    - `checkpoints/`: the two newest, and the best by `valid_loss`, or by `test_loss` where the data
       set has no valid part. With the seed `TrainState.step` decides every draw, so that it is also
       the position in the data.
 
@@ -202,13 +202,16 @@ def _begin_or_resume(
     state, progress = _first_state(setup, sampler), _first_progress(prepared)
     if not setup.config.checkpoint_every:
         return state, progress, None
-    checkpoints = resources.enter_context(Checkpoints(setup.workdir / "checkpoints", setup.size))
     try:
-        restored = checkpoints.restore(state)
+        checkpoints = Checkpoints(setup.workdir / "checkpoints", setup.size)
     except ValueError as error:
+        raise ConfigError(str(error)) from error
+    resources.enter_context(checkpoints)
+    try:
+        if restored := checkpoints.restore(state):
+            state, progress = restored[0], Progress(**restored[1])
+    except (TypeError, ValueError) as error:
         raise ConfigError(f"the checkpoint does not fit this config: {error}; {REMEDY}") from error
-    if restored:
-        state, progress = restored[0], Progress(**restored[1])
     return state, progress, checkpoints
 
 

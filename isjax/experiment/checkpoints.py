@@ -1,27 +1,34 @@
 """Checkpoints of a run: its train state and its progress, saved by Orbax."""
 
+import contextlib
 import math
 import pathlib
+import re
+from collections.abc import Generator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.experimental import multihost_utils
 
+from isjax.experiment._digests import set_damaged_aside, write_digests
 from isjax.parallel.padding import has_rows
+from isjax.parallel.processes import alone, is_main
 from isjax.training import TrainState
 
 __all__ = ["Checkpoints"]
 
 
 class Checkpoints:
-    """The newest checkpoint of a run, and the one of the lowest loss, in a folder.
+    """The two newest checkpoints of a run, and the one of the lowest loss, in a folder.
 
-    Saves in the background while training goes on. A checkpoint appears whole or not at all.
+    Saves in the background while training goes on. A checkpoint appears whole or not at all, with
+    digests of its files. When the folder is opened, damaged checkpoints are renamed, with a note.
     `orbax.checkpoint.CheckpointManager` can read the folder: item `state` is the train state.
     """
 
     def __init__(self, folder: pathlib.Path, num_examples: int):
-        """Opens the folder; makes it if it does not exist.
+        """Opens the folder, which is made if it does not exist; all processes must call it.
 
         Args:
             folder: of the checkpoints, visible to all processes.
@@ -30,6 +37,7 @@ class Checkpoints:
 
         Raises:
             ImportError: without Orbax.
+            ValueError: if there are checkpoints, and all are damaged.
         """
         try:
             import orbax.checkpoint as ocp
@@ -37,6 +45,10 @@ class Checkpoints:
             raise ImportError(
                 "checkpoints need orbax: pip install '.[run]' in a checkout of isjax"
             ) from error
+        if is_main():
+            set_damaged_aside(folder)
+        if not alone():
+            multihost_utils.sync_global_devices("isjax: damaged checkpoints are set aside")
         policies = ocp.checkpoint_managers
 
         def loss(metrics: dict[str, float]) -> float:
@@ -46,13 +58,18 @@ class Checkpoints:
             get_metric_fn=loss, reverse=True, n=1, keep_checkpoints_without_metrics=False
         )
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(1), lowest]),
+            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(2), lowest]),
             best_fn=loss,  # without it losses are not saved, and the best is unknown on resuming
             best_mode="min",
             cleanup_tmp_directories=True,
+            # Called by process 0 in the background, when all files are written, and before the
+            # folder gets the name of a checkpoint.
+            async_options=ocp.AsyncOptions(post_finalization_callback=self._write_digests),
         )
         self._ocp, self._args, self._num_examples = ocp, ocp.args, num_examples
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        self._folder, self._saving = folder.absolute(), 0
+        with self._named():
+            self._manager = ocp.CheckpointManager(self._folder, options=options)
 
     @property
     def step(self) -> int | None:
@@ -66,6 +83,9 @@ class Checkpoints:
             state: copied before this returns; the next step may donate it.
             progress: plain JSON.
             loss: decides the best checkpoint; infinite if the state was not evaluated.
+
+        Raises:
+            OSError: if this checkpoint or the one before cannot be written, as on a full disk.
         """
         shapes = _shapes(state, self._num_examples)
         progress = {"progress": progress, "shapes": shapes}
@@ -74,9 +94,12 @@ class Checkpoints:
             state=self._args.PyTreeSave(state), progress=self._args.JsonSave(progress)
         )
         first = self.step is None
-        self._manager.save(int(state.step), args=args, metrics={"loss": loss})
-        if first:
+        with self._named():
             self._manager.wait_until_finished()
+            self._saving = int(state.step)
+            self._manager.save(self._saving, args=args, metrics={"loss": loss})
+            if first:
+                self._manager.wait_until_finished()
 
     def restore(self, like: TrainState) -> tuple[TrainState, dict[str, Any]] | None:
         """Reads the newest checkpoint.
@@ -89,11 +112,13 @@ class Checkpoints:
 
         Raises:
             ValueError: if the checkpoint has another structure, shape or dtype.
+            OSError: if it cannot be read.
         """
         if self.step is None:
             return None
         item = self._args.Composite(progress=self._args.JsonRestore())
-        saved = self._manager.restore(self.step, args=item)["progress"]
+        with self._named():
+            saved = self._manager.restore(self.step, args=item)["progress"]
         ours, theirs = _shapes(like, self._num_examples), saved["shapes"]
         for name in sorted(ours.keys() | theirs.keys()):
             if ours.get(name) != theirs.get(name):
@@ -110,16 +135,46 @@ class Checkpoints:
             like,
         )
         item = self._args.Composite(state=self._args.PyTreeRestore(like, restore_args=how))
-        return self._manager.restore(self.step, args=item)["state"], saved["progress"]
+        with self._named():
+            state = self._manager.restore(self.step, args=item)["state"]
+        return state, saved["progress"]
 
     def __enter__(self) -> "Checkpoints":
         """The checkpoints themselves."""
         return self
 
-    def __exit__(self, *error: object) -> None:
-        """Waits until every checkpoint is on disk."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+    def __exit__(self, kind: type[BaseException] | None, *error: object) -> None:
+        """Waits until every checkpoint is on disk.
+
+        Raises:
+            OSError: if one cannot be written, unless another error has ended the run.
+        """
+        with self._named() if kind is None else contextlib.suppress(Exception):
+            try:
+                self._manager.wait_until_finished()
+            finally:
+                self._manager.close()
+
+    def _write_digests(self) -> None:
+        """Adds the digests to the checkpoint that is being saved."""
+        (part,) = self._folder.glob(f"{self._saving}{self._ocp.utils.TMP_DIR_SUFFIX}*")
+        write_digests(part)
+
+    @contextlib.contextmanager
+    def _named(self) -> Generator[None]:
+        """Names the folder where Orbax fails, in one line."""
+        try:
+            yield
+        except (LookupError, OSError, TypeError, ValueError) as error:
+            raise OSError(
+                f"checkpoints in {self._folder} cannot be read or written: {_brief(error)}"
+            ) from error
+
+
+def _brief(error: Exception) -> str:
+    """What the system says, where TensorStore quotes it; else the first line of an error."""
+    system = re.search(r"OS error \d+: ([^\]\n]+)", str(error))
+    return system[1] if system else f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def _shapes(state: TrainState, num_examples: int) -> dict[str, str]:

@@ -12,6 +12,8 @@ __all__ = ["REMEDY", "check_workdir", "locked", "write_config"]
 
 # Settings of the hardware, which may change when a run is resumed.
 _HARDWARE = ("distributed", "mesh.")
+# Orbax looks for the files of a checkpoint by a pattern that contains its path.
+_NOT_BY_ORBAX = set("[]*?\\")
 REMEDY = "choose another --workdir, or delete it"
 
 
@@ -24,18 +26,24 @@ def check_workdir(workdir: pathlib.Path, config: ConfigDict, allow_changes: bool
         allow_changes: accept a run of another config.
 
     Raises:
-        ConfigError: for such a folder, with the settings that differ; or if `config` cannot be
-            written as JSON.
+        ConfigError: for such a folder, with the settings that differ; if `config` cannot be
+            written as JSON; or if no checkpoints can be saved below a folder of that name.
     """
     settings = _as_json(config)
+    if config.checkpoint_every and (found := set(str(workdir.absolute())) & _NOT_BY_ORBAX):
+        raise ConfigError(
+            f"--workdir is {workdir.absolute()}, but checkpoints cannot be saved in a folder whose "
+            f"path has {' or '.join(sorted(found))}; choose another name, or set "
+            "config.checkpoint_every to 0"
+        )
     path = workdir / "config.json"
     if not path.exists():
         if any((workdir / name).exists() for name in ("metrics.jsonl", "training.jsonl")):
             raise ConfigError(f"{workdir} holds metrics, but no config.json; {REMEDY}")
         return
     try:
-        changed = differences(json.loads(path.read_text()), json.loads(settings))
-    except (AttributeError, ValueError) as error:
+        changed = differences(json.loads(path.read_bytes()), json.loads(settings))
+    except (AttributeError, RecursionError, ValueError) as error:
         raise ConfigError(f"{path} cannot be read ({error}); {REMEDY}") from error
     changed = {name: both for name, both in changed.items() if not name.startswith(_HARDWARE)}
     if changed and not allow_changes:
@@ -106,7 +114,8 @@ def _as_json(config: ConfigDict) -> str:
 def _has_trained(workdir: pathlib.Path) -> bool:
     """Whether there are metrics of a step after the first evaluation."""
     path = workdir / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
-    with contextlib.suppress(KeyError, TypeError, ValueError):  # a torn first line
-        return any(json.loads(line)["step"] > 0 for line in lines)
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        with contextlib.suppress(LookupError, TypeError, ValueError):  # torn or damaged
+            if json.loads(line)["step"] > 0:
+                return True
     return False

@@ -15,7 +15,7 @@ from isjax.data.loading import Loader
 from isjax.data.source import in_memory
 from isjax.experiment import draw_statistics
 from isjax.experiment._ending import check_skipped, make_on_failures, name_failures, report
-from isjax.experiment._setup import Setup, connect_devices, set_up
+from isjax.experiment._setup import Setup, check_processes, connect_devices, set_up
 from isjax.experiment.artifacts import make_artifacts
 from isjax.experiment.batch_statistics import make_reestimation
 from isjax.experiment.checkpoints import Checkpoints
@@ -134,7 +134,9 @@ def run(
         workdir = pathlib.Path(workdir).expanduser()
         check_workdir(workdir, config, allow_config_changes)
         watchers = _Watchers(_wandb_writer(config, workdir), on_draw, on_evaluation)
-        setup = set_up(config, workdir, mesh, task or make_task(config, dataset))
+        task = task or make_task(config, dataset)
+        check_processes(config, workdir, task)
+        setup = set_up(config, workdir, mesh, task)
         with stop_on_signal() if alone() else stop_on_signal_to_any() as should_stop:
             return _prepare_and_train(setup, watchers, should_stop)
 

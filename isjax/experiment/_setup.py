@@ -1,5 +1,7 @@
 """The parts of a run that are known, and checked, before anything is trained."""
 
+import importlib.metadata
+import json
 import pathlib
 from typing import NamedTuple
 
@@ -11,14 +13,14 @@ from isjax.base import Array, Params, PyTree, Sampler
 from isjax.data.source import in_memory, num_examples
 from isjax.experiment.batch_statistics import COLLECTION
 from isjax.experiment.components import check_task, make_optimizer, make_sampler
-from isjax.experiment.config import ConfigDict, ConfigError, num_steps
+from isjax.experiment.config import ConfigDict, ConfigError, differences, num_steps
 from isjax.experiment.loop import Plan
 from isjax.experiment.reference_models import placeholders
 from isjax.parallel.mesh import DATA, make_mesh
-from isjax.parallel.processes import connect
+from isjax.parallel.processes import connect, gather
 from isjax.tasks import Task
 
-__all__ = ["Setup", "connect_devices", "set_up"]
+__all__ = ["Setup", "check_processes", "connect_devices", "set_up"]
 
 
 class Setup(NamedTuple):
@@ -78,6 +80,36 @@ def connect_devices(config: ConfigDict) -> Mesh:
         raise ConfigError(str(error)) from error
     _check_mesh(config, mesh)
     return mesh
+
+
+def check_processes(config: ConfigDict, workdir: pathlib.Path, task: Task) -> None:
+    """Refuses processes that were started differently; all must call it.
+
+    Otherwise they would train one model together, each by its own config.
+
+    Args:
+        config: of this process.
+        workdir: folder of the run, as given.
+        task: of this process.
+
+    Raises:
+        ConfigError: in every process, with what differs.
+    """
+    own = {
+        "config": config.to_dict(),
+        "--workdir": str(workdir),
+        "the number of training examples": num_examples(task.dataset.train),
+        "the version of isjax": importlib.metadata.version("isjax"),
+        "the version of jax": jax.__version__,
+    }
+    first, *others = map(json.loads, gather(json.dumps(own)))
+    for process, other in enumerate(others, 1):
+        if found := differences(first, other):
+            listed = ", ".join(f"{name} is {a} and {b}" for name, (a, b) in found.items())
+            raise ConfigError(
+                f"processes 0 and {process} were started differently: {listed}; start all of them "
+                "by the same command, with the same version and data"
+            )
 
 
 def set_up(

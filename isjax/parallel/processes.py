@@ -3,6 +3,7 @@
 import contextlib
 import os
 import re
+import socket
 import sys
 from collections.abc import Generator
 from typing import NoReturn
@@ -13,7 +14,7 @@ from jax.experimental import multihost_utils
 
 from isjax.base import PyTree
 
-__all__ = ["PeerLostError", "alone", "connect", "fetch", "is_main", "leave", "together"]
+__all__ = ["PeerLostError", "alone", "connect", "fetch", "gather", "is_main", "leave", "together"]
 
 # What a collective says when another process is gone: of Gloo, of NCCL, of JAX's coordinator.
 _LOST = re.compile("gloo|nccl|connection (closed|reset)|coordination|heartbeat|barrier", re.I)
@@ -33,8 +34,8 @@ def connect(wanted: bool = False) -> None:
     out from Slurm, MPI, Kubernetes or a TPU pod.
 
     Raises:
-        ValueError: if some of the variables are set and others are not, or the processes cannot
-            be found or reached.
+        ValueError: if some of the variables are set and others are not, one has an impossible
+            value, the port is in use, or the processes cannot be found or reached.
     """
     given = {name: os.environ[name] for name in _VARIABLES if os.environ.get(name)}
     if jax.distributed.is_initialized() or not (given or wanted):
@@ -44,11 +45,12 @@ def connect(wanted: bool = False) -> None:
             f"of the variables {', '.join(_VARIABLES)} only {', '.join(given)} is set; set all, or "
             "none"
         )
+    if given:
+        address, number, process = _checked(*given.values())
     try:
         if given:
-            address, number, process = given.values()
             jax.distributed.initialize(
-                address, int(number), int(process), heartbeat_timeout_seconds=_HEARTBEAT
+                address, number, process, heartbeat_timeout_seconds=_HEARTBEAT
             )
         else:
             jax.distributed.initialize(heartbeat_timeout_seconds=_HEARTBEAT)
@@ -57,6 +59,41 @@ def connect(wanted: bool = False) -> None:
             f"cannot join the other processes: {error}; set {', '.join(_VARIABLES)}, or run in one "
             "process, without config.distributed"
         ) from error
+
+
+def _checked(address: str, number: str, process: str) -> tuple[str, int, int]:
+    """The values of the three variables; refuses what JAX would abort or hang on."""
+    host, _, port = address.rpartition(":")
+    if not (host and _is_int(port) and 0 < int(port) < 2**16):
+        raise ValueError(
+            f"JAX_COORDINATOR_ADDRESS is {address}; give host:port of process 0, such as "
+            "localhost:1234"
+        )
+    if not (_is_int(number) and _is_int(process) and int(process) < int(number)):
+        raise ValueError(
+            f"JAX_NUM_PROCESSES is {number} and JAX_PROCESS_ID is {process}; give the number of "
+            "processes, and to each process its own number, counted from 0"
+        )
+    if int(process) == 0 and not os.environ.get("JAX_COORDINATOR_BIND_ADDRESS"):
+        try:
+            _bind(int(port))
+        except OSError as error:
+            raise ValueError(
+                f"JAX_COORDINATOR_ADDRESS is {address}, but that port cannot be used "
+                f"({error.strerror}); choose another for all processes"
+            ) from error
+    return address, int(number), int(process)
+
+
+def _is_int(text: str) -> bool:
+    return text.isascii() and text.isdecimal()
+
+
+def _bind(port: int) -> None:
+    """Binds the port and frees it; JAX itself would share it with another program, and wait."""
+    dual = socket.has_dualstack_ipv6()
+    family = socket.AF_INET6 if dual else socket.AF_INET
+    socket.create_server(("", port), family=family, dualstack_ipv6=dual).close()
 
 
 def is_main() -> bool:
@@ -79,6 +116,25 @@ def fetch(tree: PyTree) -> PyTree:
         return np.asarray(x if here else multihost_utils.process_allgather(x, tiled=True))
 
     return jax.tree.map(whole, tree)
+
+
+def gather(text: str) -> list[str]:
+    """Collects a text of each process, in order; all must call it.
+
+    Args:
+        text: of this process.
+
+    Returns:
+        The texts, the same in each process.
+    """
+    if alone():
+        return [text]
+    content = np.frombuffer(text.encode(), np.uint8)
+    sizes = multihost_utils.process_allgather(np.int32(len(content)))
+    padded = np.zeros(sizes.max(), np.uint8)
+    padded[: len(content)] = content
+    rows = multihost_utils.process_allgather(padded)
+    return [row[:size].tobytes().decode() for row, size in zip(rows, sizes, strict=True)]
 
 
 @contextlib.contextmanager

@@ -135,6 +135,7 @@ def set_up(
     check_task(task)
     init_key, state_key = jax.random.split(jax.random.key(config.seed))
     params, model_state = task.init(init_key)
+    plan = _plan(config)
     setup = Setup(
         config=config,
         workdir=workdir,
@@ -144,8 +145,8 @@ def set_up(
         params=params,
         model_state=model_state,
         state_key=state_key,
-        plan=_plan(config),
-        steps_per_call=_steps_per_call(config, task),
+        plan=plan,
+        steps_per_call=min(_steps_per_call(config, task), plan.longest_stretch()),
     )
     sampler = make_sampler(config, task, model_state, placeholders(config, setup.size))
     _check_pool(config, sampler, setup.size)

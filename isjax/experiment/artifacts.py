@@ -24,6 +24,8 @@ from isjax.training import TrainState
 
 __all__ = ["make_artifacts"]
 
+_MEASURED = 20  # most steps whose time is measured: a trace holds each operation of each step
+
 
 def make_artifacts(
     workdir: pathlib.Path, task: Task, program: Program, data: Batch
@@ -57,8 +59,10 @@ def make_artifacts(
             save(workdir / DRAWS, count=count, **draws)
             save(workdir / EXAMPLES, **examples)
         if alone() and not (workdir / TIME).exists():
-            costs = timeline.time_by_part(_run_on_copy(program, state, data), program.run)
-            seconds = costs and {part: c.seconds / program.steps for part, c in costs.items()}
+            steps = min(program.steps, _MEASURED)
+            call = _run_on_copy(program, state, data, steps)
+            costs = timeline.time_by_part(call, program.run, _MEASURED // steps)
+            seconds = costs and {part: c.seconds / steps for part, c in costs.items()}
             with write_whole(workdir / TIME) as file:
                 file.write(json.dumps({"step": int(state.step), "seconds": seconds}).encode())
         return {"coverage": float(np.mean(count > 0))}
@@ -66,13 +70,13 @@ def make_artifacts(
     return write
 
 
-def _run_on_copy(program: Program, state: TrainState, data: Batch) -> Callable[[], Any]:
-    """Runs the program on a copy of the state."""
+def _run_on_copy(program: Program, state: TrainState, data: Batch, steps: int) -> Callable[[], Any]:
+    """Runs steps of the program on a copy of the state."""
     copy = jax.tree.map(jnp.copy, state)
 
     def call() -> TrainState:
         nonlocal copy
-        copy, *_ = program.run(copy, data, jnp.int32(program.steps))
+        copy, *_ = program.run(copy, data, jnp.int32(steps))
         return copy
 
     return call

@@ -60,6 +60,11 @@ class Plan(NamedTuple):
             pauses.append((step // self.checkpoint_every + 1) * self.checkpoint_every)
         return min(pauses)
 
+    def longest_stretch(self) -> int:
+        """The most steps between two pauses."""
+        saves = range(0, self.num_steps, self.checkpoint_every) if self.checkpoint_every else ()
+        return int(np.diff(sorted({*self.evaluations(), *saves})).max())
+
     def saves_at(self, step: int) -> bool:
         """Whether a checkpoint is due at `step`."""
         return self.checkpoint_every > 0 and step % self.checkpoint_every == 0

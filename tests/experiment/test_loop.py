@@ -233,6 +233,26 @@ def test_the_plans_evaluations_are_evenly_spaced():
     assert make_plan(num_steps=1, num_evals=1).evaluations() == [0, 1]
 
 
+@pytest.mark.parametrize(
+    ("settings", "longest"),
+    [
+        ({}, 4),  # 0, 4, 6, 8, 12
+        ({"checkpoint_every": 0}, 4),
+        ({"num_evals": 1, "checkpoint_every": 5}, 5),
+        ({"num_evals": 1, "checkpoint_every": 100}, 12),
+        ({"num_steps": 1, "num_evals": 1}, 1),
+    ],
+)
+def test_the_longest_stretch_is_the_most_steps_between_two_pauses(settings, longest):
+    plan = make_plan(**settings)
+    assert plan.longest_stretch() == longest
+    step, stretches = 0, []
+    while step < plan.num_steps:
+        stretches.append(plan.next_pause(step) - step)
+        step += stretches[-1]
+    assert max(stretches) == longest
+
+
 def test_nan_is_shown_in_words():
     line = {"step": 9, "train_loss": 0.5, "test_loss": 1.0, "nonfinite": 3, "skipped": 2}
     assert describe(line) == (

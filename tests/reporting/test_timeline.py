@@ -156,6 +156,9 @@ def test_the_program_is_called_at_most_20_times():
     calls = []
     assert shares(lambda: calls.append(1) or call(), compiled)
     assert 1 <= len(calls) <= 20
+    calls.clear()
+    assert shares(lambda: calls.append(1) or call(), compiled, 1)
+    assert len(calls) == 1
 
 
 def test_no_operations_give_none():

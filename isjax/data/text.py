@@ -88,8 +88,8 @@ def ptb(
         Parts `train`, `valid` and `test`, and the `vocabulary`, as `tiny_shakespeare`.
 
     Raises:
-        ValueError: if a file is missing or empty, the level or format is unknown, or a length or
-            size is impossible.
+        ValueError: if a file is missing, empty or not UTF-8 text, the level or format is unknown,
+            or a length or size is impossible.
     """
     _check("ptb", level, format, length, vocabulary_size)
     folder = pathlib.Path(data_dir or "").expanduser()
@@ -101,8 +101,16 @@ def ptb(
             f"ptb: {problem}; the Penn Treebank needs a licence: get T. Mikolov's files "
             "ptb.train.txt, ptb.valid.txt and ptb.test.txt and pass their folder as data_dir"
         )
-    texts = {part: file.read_text(encoding="utf-8") for part, file in files.items()}
+    texts = {part: _read(file) for part, file in files.items()}
     return _language(texts, level, format, length, vocabulary_size)
+
+
+def _read(file: pathlib.Path) -> str:
+    """The text of a file, without the byte order mark that some editors put first."""
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is not UTF-8 text ({error}); convert it") from error
 
 
 def _check(name: str, level: str, format: str, length: int | None, size: int | None) -> None:

@@ -178,3 +178,18 @@ def test_tiny_shakespeare_is_the_text():
     raw = Path(os.environ.get("ISJAX_RAW_DIR", "")) / "tinyshakespeare.txt"
     if raw.is_file():
         assert ours == raw.read_text(encoding="utf-8")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_word(tmp_path):
+    write_ptb(tmp_path)
+    file = tmp_path / "ptb.train.txt"
+    plain = text.ptb(tmp_path)
+    file.write_bytes(b"\xef\xbb\xbf" + file.read_bytes())
+    assert text.ptb(tmp_path).vocabulary == plain.vocabulary
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path):
+    write_ptb(tmp_path)
+    (tmp_path / "ptb.valid.txt").write_bytes("Käse".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"ptb\.valid\.txt is not UTF-8 text \(.*\); convert it"):
+        text.ptb(tmp_path)

@@ -106,7 +106,7 @@ def default_config() -> ConfigDict:
             "clip_norm": 0.0,  # largest norm of the gradient; 0 = no clipping
             "num_steps": 10_000,  # training steps
             "budget": 1.0,  # share of num_steps that the run, and its schedule, take
-            "seed": 0,  # of every random number
+            "seed": 0,  # of every random number; below 2**32
             # Evaluation and reports.
             "num_evals": 20,  # evaluations, evenly spaced, after the one before training
             "eval_examples": 0,  # examples evaluated of each part, evenly spaced; 0 = all
@@ -267,6 +267,8 @@ def _check_numbers(config: ConfigDict) -> None:
     for setting, minimum in _MINIMUM.items():
         if not minimum <= config[setting] < math.inf:
             raise ConfigError(f"config.{setting} is {config[setting]}; choose at least {minimum}")
+    if not 0 <= config.seed < 2**32:  # JAX's keys take the seed modulo 2**32
+        raise ConfigError(f"config.seed is {config.seed}; choose one from 0 to {2**32 - 1}")
     for setting in ("batch_size", "pool_size"):
         if config[setting] % config.strata:
             raise ConfigError(

@@ -10,9 +10,11 @@ TensorBoard, and checkpoints. `python -m isjax.report runs` compares the runs be
 import difflib
 import os
 import sys
+import traceback
 from collections.abc import Callable, Iterable
 from typing import Any
 
+import jax
 from absl import app, flags, logging
 
 try:
@@ -39,7 +41,20 @@ class _ConfigFile(config_flags.config_flags.ConfigFileFlagParser):
             near = f"configs/{file.removesuffix('.py')}.py"
             hint = f"did you mean {near}?" if os.path.isfile(near) else "configs/ has some"
             raise ValueError(f"there is no such file; {hint}")
-        return super().parse(path)
+        try:
+            config = super().parse(path)
+        except Exception as error:  # of the user's own code
+            lines = [
+                x.lineno for x in traceback.extract_tb(error.__traceback__) if x.filename == file
+            ]
+            where = f", line {lines[-1]}" if lines else ""
+            raise ValueError(f"{file}{where}: {type(error).__name__}: {error}") from error
+        if not isinstance(config, ConfigDict):
+            raise ValueError(
+                f"get_config() of {file} returns {type(config).__name__}; begin with "
+                "isjax.experiment.default_config(), change its settings and return it"
+            )
+        return config
 
 
 class _Setting(flags.ArgumentParser):
@@ -110,8 +125,17 @@ def command(
             sys.exit("isjax: --workdir is missing; name a folder for the files of this run")
         try:
             run(_CONFIG.value, _WORKDIR.value)
-        except (ConfigError, FloatingPointError, ImportError, OSError, PeerLostError) as error:
+        except (FloatingPointError, ImportError, OSError, PeerLostError, ValueError) as error:
             leave(f"isjax: {error}")
+        except (MemoryError, jax.errors.JaxRuntimeError) as error:
+            if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(
+                error
+            ):
+                raise
+            leave(
+                "isjax: out of memory; lower config.batch_size, config.pool_size or "
+                "config.eval_batch_size, or set config.in_memory to False"
+            )
         except KeyboardInterrupt:
             leave(130)
 

@@ -80,6 +80,49 @@ def test_a_mistake_is_one_line_without_traceback(tmp_path, arguments, message):
 
 
 @pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import isjax\nnothing\n", "config.py, line 2: NameError: name 'nothing' is not defined"),
+        ("def get_config():\n    return 1 / 0", "config.py, line 2: ZeroDivisionError"),
+        ("def get_config(:", "config.py, line 1"),
+        ("x = 1", "get_config"),
+        ("def get_config():\n    return {}", "get_config() of"),
+        ("def get_config():\n    return None", "get_config() of"),
+    ],
+)
+@pytest.mark.parametrize("further", [[], ["--config.seed=1"]])
+def test_an_error_of_the_config_file_is_one_line(tmp_path, text, message, further):
+    (tmp_path / "config.py").write_text(text)
+    done = run_command("main", f"--config={tmp_path}/config.py", "--workdir=unused", *further)
+    assert done.returncode == 1 and message in done.stderr, done.stderr
+    assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith("isjax: ")
+
+
+@pytest.mark.parametrize(
+    ("raised", "message"),
+    [
+        ("ValueError('example 3 of the source cannot be read')", "example 3 of the source cannot"),
+        ("OSError('run/metrics.jsonl cannot be written')", "run/metrics.jsonl cannot be written"),
+        ("MemoryError()", "out of memory; lower config.batch_size"),
+        ("jax.errors.JaxRuntimeError('RESOURCE_EXHAUSTED: 5 GB')", "out of memory; lower config."),
+    ],
+)
+def test_what_ends_a_run_is_one_line(tmp_path, raised, message):
+    (tmp_path / "config.py").write_text(f"""{CONFIG}
+import jax
+from isjax import experiment
+
+def fail(*args, **settings):
+    raise {raised}
+
+experiment.run = fail
+""")
+    done = run_command("main", f"--config={tmp_path}/config.py", f"--workdir={tmp_path}/run")
+    assert done.returncode == 1 and message in done.stderr, done.stderr
+    assert len(done.stderr.splitlines()) == 1 and done.stderr.startswith("isjax: ")
+
+
+@pytest.mark.parametrize(
     ("name", "flags"),
     [("main", ["allow_config_changes"]), ("compare", ["methods", "seeds"]), ("quality", ["draws"])],
 )

@@ -148,8 +148,10 @@ def _finite(value: Any) -> float:
 
 _MAX_STEPS, _MAX_BUDGET = 2**53, 1000
 _CONFIG = {"method": str, "seed": int, "num_steps": _steps, "dataset": str, "budget": _budget}
-_METRICS = dict.fromkeys(("train_loss", "skipped", *(s.name for s in SCORES)), float)
-_METRICS |= {"step": _finite, "seconds": _finite}
+_METRICS: dict[str, Callable[[Any], float]] = {
+    **dict.fromkeys(("step", "seconds"), _finite),
+    **dict.fromkeys(("train_loss", "skipped", *(s.name for s in SCORES)), float),
+}
 _OPTIONAL = {"budget", "skipped", "test_accuracy", "test_perplexity"}
 
 
@@ -159,7 +161,7 @@ def _parse(text: bytes, kinds: dict[str, Any], where: str) -> dict[str, Any]:
         entry = json.loads(text)
         keys = [key for key in kinds if key not in _OPTIONAL or key in entry]
         return {key: kinds[key](entry[key]) for key in keys}
-    except (KeyError, OverflowError, RecursionError, TypeError, ValueError) as error:
+    except (ArithmeticError, KeyError, RecursionError, TypeError, ValueError) as error:
         message = f"{where}: malformed ({error!r}); repair it, or move the run away and repeat it"
         raise ValueError(message) from error
 

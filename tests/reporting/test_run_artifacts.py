@@ -113,3 +113,20 @@ def test_inputs_that_cannot_be_shown_are_left_out(run):
 def test_an_unknown_step_time_reads_as_empty(run, text):
     (run.path / "time.json").write_text(text)
     assert load_artifacts(run).seconds == {}
+
+
+@pytest.mark.parametrize(
+    "junk", [b"\xff", b"[1]", b"1", b"null", b'{"ess": 1}', b'{"step": "x"}', b"[" * 10**5]
+)
+def test_lines_are_read_up_to_a_damaged_one(run, junk):
+    good = b'{"step": 10, "ess": 1.0}\n'
+    (run.path / "training.jsonl").write_bytes(good + junk + b"\n" + good)
+    assert list(load_artifacts(run).steps["step"]) == [10]
+
+
+@pytest.mark.parametrize(
+    "text", ["[1]", "{}", "null", '{"seconds": [1]}', '{"seconds": {"train": "x"}}', "\xff"]
+)
+def test_a_damaged_step_time_reads_as_empty(run, text):
+    (run.path / "time.json").write_text(text, encoding="latin-1")
+    assert load_artifacts(run).seconds == {}

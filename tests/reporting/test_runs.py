@@ -119,3 +119,31 @@ def test_labels_say_budgets_briefly():
 )
 def test_the_reference_is_uniform_at_the_full_budget_or_else_the_largest(groups, expected):
     assert reference(Group(*group) for group in groups) == expected
+
+
+LINE = '{"step": 0, "seconds": 0, "train_loss": 2, "test_loss": 1}'
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "place"),
+    [
+        ("config.json", b"", ""),
+        ("config.json", b"[1]", ""),
+        ("config.json", b"\xff\xfe", ""),
+        ("config.json", b"[" * 10**5, ""),
+        ("config.json", b'{"method": "a", "seed": 1e400, "num_steps": 1, "dataset": "a"}', ""),
+        ("config.json", b'{"method": "a", "seed": 0, "num_steps": NaN, "dataset": "a"}', ""),
+        ("metrics.jsonl", b"junk\n", ", line 1"),
+        ("metrics.jsonl", b"\xff\n", ", line 1"),
+        ("metrics.jsonl", b"[1]\n", ", line 1"),
+        ("metrics.jsonl", f"{LINE}\n{LINE.replace('2', '1' * 400)}\n".encode(), ", line 2"),
+        ("metrics.jsonl", f"{LINE.replace('0', 'NaN')}\n".encode(), ", line 1"),
+        ("metrics.jsonl", f"{LINE.replace('0', '1e400')}\n".encode(), ", line 1"),
+        ("metrics.jsonl", f"{LINE.replace('0', '-1')}\n".encode(), ", line 1"),
+    ],
+)
+def test_a_damaged_file_is_named(tmp_path, name, content, place):
+    write_run(tmp_path, rows=rows([1.0], [0.1], 1.0))
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name}{place}: malformed .*; repair it, or move the"):
+        load_runs([tmp_path])

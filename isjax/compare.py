@@ -24,6 +24,7 @@ import numpy as np
 from absl import flags
 
 from isjax import experiment, main, recipes
+from isjax.data.files import read_or_none, write_whole
 from isjax.data.source import num_examples
 from isjax.experiment.components import make_sampler, make_task
 from isjax.experiment.config import ConfigDict, ConfigError, check, check_name, num_steps
@@ -61,6 +62,7 @@ def compare(config: ConfigDict, workdir: str, methods: Sequence[str], seeds: int
         ConfigError: before anything is trained, if a method is unknown or does not fit the task.
     """
     check(config)
+    check(_with(config, seed=config.seed + seeds - 1))
     folder = pathlib.Path(workdir).expanduser()
     task = make_task(_with(config, label_noise=0.0))  # each run adds its own noise
     methods = _fitting(config, task, methods)
@@ -178,7 +180,7 @@ def _budgets(
 
     Kept in the file `path`: a comparison that is resumed must use the same budgets.
     """
-    kept = json.loads(path.read_text()) if path.exists() else {}
+    kept = read_or_none(path, _read_budgets) or {}
     budgets = {equal: kept.get(equal, {}) for equal in EQUAL[1:]}
     for equal, shares in budgets.items():
         means = {m: float(np.mean([cost(line, equal) for line in lines[m]])) for m in methods}
@@ -189,8 +191,17 @@ def _budgets(
                 noise = math.hypot(seconds["uniform"].error, seconds[method].error)
                 same = max(_SAME, 2 * noise)
             shares.setdefault(method, float(f"{share:.3g}") if share < 1 - same else 1.0)
-    path.write_text(json.dumps(budgets, indent=2) + "\n")
+    with write_whole(path) as file:
+        file.write(json.dumps(budgets, indent=2).encode() + b"\n")
     return budgets
+
+
+def _read_budgets(path: pathlib.Path) -> dict[str, dict[str, float]]:
+    """The budgets in a file; raises ValueError if one is no share."""
+    kept = json.loads(path.read_bytes())
+    if not all(0 < share <= 1 for shares in kept.values() for share in shares.values()):
+        raise ValueError("a budget is outside (0, 1]")
+    return kept
 
 
 def table(lines: Lines) -> str:
@@ -250,13 +261,14 @@ def _write(folder: pathlib.Path, config: ConfigDict, lines: Lines, seeds: int) -
     if skipped := _skipped(lines, config.seed):
         text += f"\nSteps skipped, because losses or gradients were not finite: {skipped}.\n"
     print(text)
-    (folder / "compare.md").write_text(text)
-    with open(folder / "compare.jsonl", "w") as file:
+    with write_whole(folder / "compare.md") as file:
+        file.write(text.encode())
+    with write_whole(folder / "compare.jsonl") as file:
         for equal in EQUAL:
             for method, of_method in lines[equal].items():
                 for seed, line in enumerate(of_method):
                     row = {"equal": equal, "method": method, "seed": config.seed + seed, **line}
-                    file.write(json.dumps({**row, "device": device}) + "\n")
+                    file.write(json.dumps({**row, "device": device}).encode() + b"\n")
     title = f"{config.dataset}, {config.network}: each seed, and the mean"
     draw_comparison(lines, (TRAIN_LOSS, _score(lines)), title, folder / "compare.png")
     print(f"figure: {folder / 'compare.png'}")

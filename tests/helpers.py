@@ -68,6 +68,23 @@ def file_limit(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
+def damage(path, how):
+    """Damages a file in one of `DAMAGES`."""
+    content = path.read_bytes()
+    if how == "cut":
+        path.write_bytes(content[: len(content) // 2])
+    elif how == "flipped":
+        place = len(content) * 2 // 3
+        path.write_bytes(content[:place] + bytes([content[place] ^ 0xFF]) + content[place + 1 :])
+    elif how == "empty":
+        path.write_bytes(b"")
+    else:
+        path.write_bytes(b"\x80\x04K\x01. a pickle of 1, which NumPy advises to load unsafely")
+
+
+DAMAGES = ("cut", "flipped", "empty", "pickle")
+
+
 def write_run(
     folder,
     method="uniform",

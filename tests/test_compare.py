@@ -264,6 +264,25 @@ def test_budgets_kept_are_not_overwritten(tmp_path):
     }
 
 
+@pytest.mark.parametrize(
+    "content", ["", '{"seconds": {"slow": 0.', '{"seconds": {"slow": 1e400}}', "[1]", '{"a": 1}']
+)
+def test_damaged_budgets_are_made_anew(tmp_path, capfd, content):
+    path = tmp_path / "budgets.json"
+    path.write_text(content)
+    lines = {"uniform": [a_line(1.0)], "slow": [a_line(4.0, 40)]}
+    budgets = compare._budgets(path, lines, ["uniform", "slow"])
+    assert budgets["seconds"] == {"slow": 0.25, "uniform": 1.0}
+    assert json.loads(path.read_text()) == budgets
+    assert f"note: {path} is damaged" in capfd.readouterr().err
+
+
+def test_seeds_beyond_the_last_are_refused_before_training(runs, tmp_path):
+    with pytest.raises(ConfigError, match=r"config\.seed is 4294967296"):
+        compare.compare(make_config(seed=2**32 - 2), str(tmp_path), ["uniform"], 3)
+    assert not runs.made
+
+
 # Methods that are none, or do not fit.
 
 

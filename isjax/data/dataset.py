@@ -9,10 +9,10 @@ import jax
 import numpy as np
 
 from isjax.base import Batch
-from isjax.data.files import write_whole
+from isjax.data.files import read_or_none, write_whole
 from isjax.data.source import Source, finite_examples, held, held_ids, num_examples
 
-__all__ = ["SETS", "Dataset", "cache_dir", "from_arrays", "save", "with_label_noise"]
+__all__ = ["SETS", "Dataset", "cache_dir", "from_arrays", "load", "save", "with_label_noise"]
 
 # Functions in isjax.data that make a data set; all other names are those of tensorflow-datasets.
 SETS = ("friedman", "mnist1d", "ptb", "tiny_shakespeare")
@@ -183,3 +183,25 @@ def save(path: pathlib.Path, **arrays: np.ndarray) -> None:
     """
     with write_whole(path) as file:
         np.savez(file, **arrays)  # ty: ignore[invalid-argument-type] (savez_compressed loads slowly)
+
+
+def load(path: pathlib.Path, **shapes: tuple[int, ...]) -> dict[str, np.ndarray] | None:
+    """Reads arrays of an npz file that can be made anew.
+
+    Args:
+        path: file that `save` wrote.
+        **shapes: shape of each array to read, by its name.
+
+    Returns:
+        The arrays by name; None if there is no such file, or, with a note, if it is damaged, lacks
+        an array, or has one of another shape.
+    """
+
+    def read(path: pathlib.Path) -> dict[str, np.ndarray]:
+        with np.load(path) as file:
+            arrays = {name: file[name] for name in shapes}
+        if {name: array.shape for name, array in arrays.items()} != shapes:
+            raise ValueError("an array has another shape")
+        return arrays
+
+    return read_or_none(path, read)

@@ -3,11 +3,14 @@
 import contextlib
 import os
 import pathlib
+import sys
 import tempfile
-from collections.abc import Generator
-from typing import BinaryIO
+from collections.abc import Callable, Generator
+from typing import BinaryIO, TypeVar
 
-__all__ = ["cannot_write", "write_whole"]
+__all__ = ["cannot_write", "read_or_none", "write_whole"]
+
+T = TypeVar("T")
 
 
 @contextlib.contextmanager
@@ -52,3 +55,27 @@ def cannot_write(path: pathlib.Path, error: OSError) -> OSError:
     named = OSError(f"{path} cannot be written: {error.strerror or error}")
     named.errno = error.errno
     return named
+
+
+def read_or_none(path: pathlib.Path, read: Callable[[pathlib.Path], T]) -> T | None:
+    """Reads a file that can be made anew.
+
+    Args:
+        path: file to read.
+        read: function of the path; raises any exception if the file is damaged.
+
+    Returns:
+        The result of `read`; None if there is no such file, or, with a note, if it is damaged.
+    """
+    try:
+        return read(path)
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # NumPy, zipfile and json raise many kinds of them
+        # Not their message: that of NumPy advises to unpickle what it cannot read.
+        print(
+            f"note: {path} is damaged ({type(error).__name__}); it is made anew",
+            file=sys.stderr,
+            flush=True,
+        )
+        return None

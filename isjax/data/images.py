@@ -3,13 +3,14 @@
 import functools
 import hashlib
 import os
+import pathlib
 from typing import Any
 
 import numpy as np
 
 from isjax.base import Batch
 from isjax.data.dataset import SETS, Dataset, cache_dir, from_arrays
-from isjax.data.files import write_whole
+from isjax.data.files import read_or_none, write_whole
 from isjax.data.source import Source, held
 from isjax.data.tfds_source import open_builder, open_split, quiet
 
@@ -27,7 +28,7 @@ def load_images(
 
     Images are decoded once and cached in `~/.cache/isjax/tfds`, in one folder for each split and
     prepared copy of the data set. The arrays are memory-mapped: a process holds only the parts that
-    it reads.
+    it reads. A damaged cache is made anew, with a note.
 
     Args:
         name: name in TFDS, such as "cifar10" or "fashion_mnist".
@@ -86,14 +87,31 @@ def _part(name: str, builder: Any, split: str, keys: tuple[str, str]) -> Batch:
     fingerprint = hashlib.sha256(copy.encode()).hexdigest()[:16]
     full_name = builder.info.full_name.replace("/", "-")
     folder = cache_dir() / "tfds" / f"{full_name}-{fingerprint}"
-    paths = {part: folder / f"{part}.npy" for part in ("x", "label")}
-    if not all(path.exists() for path in paths.values()):
-        with quiet():
-            arrays = _decode(f"{name} {split}", source, keys)
-        for part, path in paths.items():
-            with write_whole(path) as file:
-                np.save(file, arrays[part])
-    return {part: np.load(path, mmap_mode="r") for part, path in paths.items()}
+    num_classes = builder.info.features[keys[1]].num_classes
+    cached = read_or_none(folder, functools.partial(_load_checked, len(source), num_classes))
+    if cached is not None:
+        return cached
+    with quiet():
+        arrays = _decode(f"{name} {split}", source, keys)
+    for part, array in arrays.items():
+        with write_whole(folder / f"{part}.npy") as file:
+            np.save(file, array)
+    return _load(folder)
+
+
+def _load(folder: pathlib.Path) -> Batch:
+    return {part: np.load(folder / f"{part}.npy", mmap_mode="r") for part in ("x", "label")}
+
+
+def _load_checked(size: int, num_classes: int, folder: pathlib.Path) -> Batch:
+    """The arrays of a cached split; raises ValueError unless they are images and their labels."""
+    part = _load(folder)
+    x, label = part["x"], part["label"]
+    images = x.dtype == np.uint8 and x.ndim == 4 and len(x) == size
+    classes = label.dtype == np.int32 and label.shape == (size,)
+    if not (images and classes and label.min() >= 0 and label.max() < num_classes):
+        raise ValueError("these are not images and their labels")
+    return part
 
 
 def _pair(keys: tuple[str, str], example: dict[str, Any]) -> Batch:

@@ -6,7 +6,7 @@ import random
 
 import numpy as np
 
-from isjax.data.dataset import Dataset, cache_dir, from_arrays, save
+from isjax.data.dataset import Dataset, cache_dir, from_arrays, load, save
 
 __all__ = ["friedman", "mnist1d"]
 
@@ -56,7 +56,8 @@ def mnist1d(
 ) -> Dataset:
     """Generates MNIST-1D (arXiv 2011.14439) by its authors' code, without a download.
 
-    The first call with given numbers takes some 20 seconds; the arrays are then cached.
+    The first call with given numbers takes some 20 seconds; the arrays are then cached. A damaged
+    cache is made anew, with a note.
 
     Args:
         data_dir: folder of the cache; by default `~/.cache/isjax`.
@@ -80,10 +81,11 @@ def mnist1d(
         )
     folder = pathlib.Path(data_dir).expanduser() if data_dir else cache_dir()
     path = folder / f"mnist1d-{total}-{seed}.npz"
-    if not path.exists():
-        save(path, **_generate_mnist1d(total, seed))
-    with np.load(path) as arrays:
-        x, label = arrays["x"], arrays["label"]
+    arrays = load(path, x=(total, 40, 1), label=(total,))
+    if arrays is None:
+        arrays = _generate_mnist1d(total, seed)
+        save(path, **arrays)
+    x, label = arrays["x"], arrays["label"]
     train = {"x": x[:num_train], "label": label[:num_train]}
     test = {"x": x[num_train:], "label": label[num_train:]}
     return from_arrays(train, test, num_classes=10)

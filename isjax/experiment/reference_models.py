@@ -17,7 +17,7 @@ import numpy as np
 
 from isjax import recipes
 from isjax.base import Array, Batch, take
-from isjax.data.dataset import save
+from isjax.data.dataset import load, save
 from isjax.data.source import num_examples
 from isjax.experiment.compiled_steps import compile_steps
 from isjax.experiment.components import make_optimizer
@@ -92,7 +92,8 @@ def prepare(
     Args:
         config: of the run.
         task: of the run.
-        folder: of the run; its `prepared.npz` is read if it holds the arrays.
+        folder: of the run; its `prepared.npz` is read if it holds the arrays. Otherwise, as when
+            it is damaged, it is made anew.
         should_stop: asked before each step of a reference model.
 
     Returns:
@@ -107,11 +108,10 @@ def prepare(
         return prepared
     path = folder / "prepared.npz"
     costs = [field.name for field in dataclasses.fields(Prepared)][1:]
-    if path.exists():
-        with np.load(path) as file:
-            if names <= set(file.files):  # else it was made for another method
-                arrays = {name: file[name] for name in names}
-                return Prepared(arrays, *(file[f"cost_{name}"].item() for name in costs))
+    shapes = {name: (num_examples(task.dataset.train),) for name in names}
+    if kept := load(path, **shapes, **{f"cost_{name}": () for name in costs}):
+        arrays = {name: kept[name] for name in names}
+        return Prepared(arrays, *(kept[f"cost_{name}"].item() for name in costs))
     for name in names:
         print(f"preparing {name} for {config.method} ...", flush=True)
         prepared.arrays[name] = _makers()[name](config, task, prepared, should_stop)

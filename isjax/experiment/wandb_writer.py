@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
-from isjax.data.files import write_whole
+from isjax.data.files import read_or_none, write_whole
 
 __all__ = ["WandbWriter"]
 
@@ -53,8 +53,8 @@ class WandbWriter:
         Raises:
             ConnectionError: if Weights & Biases cannot be reached, or refuses the login.
         """
-        kept = json.loads(self._kept.read_text()) if self._kept.exists() else {}
-        self._id, known = kept.get("id", uuid.uuid4().hex[:12]), kept.get("next", 0)
+        new = uuid.uuid4().hex[:12], 0
+        self._id, known = read_or_none(self._kept, _read) or new
         try:
             self._run = self._wandb.init(
                 project=self._project,
@@ -102,3 +102,8 @@ class WandbWriter:
     def _keep(self) -> None:
         with write_whole(self._kept) as file:
             file.write(json.dumps({"id": self._id, "next": self._next}).encode() + b"\n")
+
+
+def _read(path: pathlib.Path) -> tuple[str, int]:
+    kept = json.loads(path.read_bytes())
+    return str(kept["id"]), int(kept["next"])

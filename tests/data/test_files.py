@@ -2,9 +2,9 @@ import os
 
 import numpy as np
 import pytest
-from helpers import file_limit
+from helpers import DAMAGES, damage, file_limit
 
-from isjax.data.dataset import save
+from isjax.data.dataset import load, save
 from isjax.data.files import write_whole
 
 
@@ -41,6 +41,28 @@ def test_a_file_for_which_there_is_no_room_is_named(tmp_path):
     with file_limit(3), pytest.raises(OSError, match=r"file\.npz cannot be written: "):
         save(tmp_path / "file.npz", x=np.zeros(10**5))
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_damaged_arrays_are_told_and_not_read(tmp_path, capfd, how):
+    path = tmp_path / "file.npz"
+    assert load(path, x=(1000,), n=()) is None  # no file, no note
+    save(path, x=np.arange(1000), n=np.array(3))
+    found = load(path, x=(1000,), n=())
+    assert found["n"] == 3 and found["x"].tolist() == list(range(1000))
+    assert not capfd.readouterr().err
+    damage(path, how)
+    assert load(path, x=(1000,), n=()) is None
+    (note,) = capfd.readouterr().err.splitlines()
+    assert note.startswith(f"note: {path} is damaged (") and note.endswith("; it is made anew")
+    assert "pickle" not in note
+
+
+@pytest.mark.parametrize("shapes", [{"x": (2,)}, {"x": (3, 1)}, {"x": (3,), "y": ()}])
+def test_arrays_of_another_shape_are_made_anew(tmp_path, capfd, shapes):
+    save(tmp_path / "file.npz", x=np.arange(3))
+    assert load(tmp_path / "file.npz", **shapes) is None
+    assert "file.npz is damaged" in capfd.readouterr().err
 
 
 @pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tensorflow_datasets as tfds
 import tiny_tfds
+from helpers import damage
 
 from isjax.data import images
 
@@ -76,6 +77,23 @@ def test_images_are_decoded_once(tmp_path, cache, monkeypatch):
     again = images.load_images("tiny_images", tmp_path)
     np.testing.assert_array_equal(again.train["x"], first.train["x"])
     np.testing.assert_array_equal(again.test["label"], first.test["label"])
+
+
+@pytest.mark.parametrize(
+    ("name", "how"), [("x", "cut"), ("x", "pickle"), ("label", "empty"), ("label", "flipped")]
+)
+def test_a_damaged_cache_is_made_anew(tmp_path, cache, capfd, name, how):
+    write(tmp_path)
+    first = images.load_images("tiny_images", tmp_path)
+    for folder in cache.iterdir():
+        damage(folder / f"{name}.npy", how)
+    again = images.load_images("tiny_images", tmp_path)
+    for part in ("x", "label"):
+        np.testing.assert_array_equal(again.train[part], first.train[part])
+    notes = [line for line in capfd.readouterr().err.splitlines() if "note" in line]
+    assert len(notes) == 2 and all("is damaged (ValueError); it is made anew" in x for x in notes)
+    images.load_images("tiny_images", tmp_path)
+    assert "note" not in capfd.readouterr().err
 
 
 def test_two_copies_of_a_data_set_do_not_share_a_cache(tmp_path, cache):

@@ -2,6 +2,7 @@ import random
 
 import numpy as np
 import pytest
+from helpers import DAMAGES, damage
 
 from isjax.data import synthetic
 
@@ -44,6 +45,22 @@ def test_mnist1d_is_generated_once(cache, monkeypatch):
     first = small(cache)
     monkeypatch.setattr(synthetic, "_generate_mnist1d", lambda *_: pytest.fail("generated again"))
     np.testing.assert_array_equal(small(cache).train["x"], first.train["x"])
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_damaged_cache_of_mnist1d_is_made_anew(cache, tmp_path, capfd, monkeypatch, how):
+    first = small(cache)
+    (source,) = cache.glob("mnist1d-200-42.npz")
+    copy = tmp_path / source.name
+    copy.write_bytes(source.read_bytes())
+    damage(copy, how)
+    with np.load(source) as arrays:
+        made = dict(arrays)
+    monkeypatch.setattr(synthetic, "_generate_mnist1d", lambda *_: made)
+    np.testing.assert_array_equal(small(tmp_path).train["x"], first.train["x"])
+    assert f"{copy} is damaged" in capfd.readouterr().err
+    np.testing.assert_array_equal(small(tmp_path).train["label"], first.train["label"])
+    assert not capfd.readouterr().err  # it is whole again
 
 
 def test_mnist1d_leaves_the_global_generators_alone(tmp_path):

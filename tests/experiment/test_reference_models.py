@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import damage
 
 from isjax import networks, recipes, tasks
 from isjax.data.dataset import from_arrays
@@ -217,6 +218,16 @@ def test_what_was_made_is_kept_and_not_made_again(tmp_path, monkeypatch):
     for name in ("seconds", "compile_seconds", "examples_forward", "examples_backward"):
         kept, made = getattr(again, name), getattr(first, name)
         assert kept == made > 0 and type(kept) is type(made)
+
+
+@pytest.mark.parametrize("how", ["cut", "pickle"])
+def test_what_was_made_and_is_damaged_is_made_anew(tmp_path, capfd, how):
+    first = prepare(make_config(), noting(as_bits), tmp_path)
+    damage(tmp_path / "prepared.npz", how)
+    again = prepare(make_config(), noting(as_bits), tmp_path)
+    np.testing.assert_array_equal(again.arrays["reference"], first.arrays["reference"])
+    note = f"note: {tmp_path}/prepared.npz is damaged"
+    assert capfd.readouterr().err.count(note) == 1
 
 
 @pytest.mark.parametrize("number", [0, 1, 39, 40, 79])

@@ -169,3 +169,11 @@ def test_without_wandb_it_is_said_how_to_install_it_before_anything_is_written(
 def test_an_error_of_wandb_says_what_to_do(tmp_path):
     with pytest.raises(ConnectionError, match=r"config.wandb is a/b: .*WANDB_MODE=offline"):
         WandbWriter("a/b", tmp_path, {}).__enter__()
+
+
+def test_a_damaged_id_begins_another_run(tmp_path, capfd):
+    (tmp_path / "wandb.json").write_text('{"id": "abc", "ne')
+    with WandbWriter("project", tmp_path, {}) as writer:
+        writer.write("training", {"step": 0, "loss": 1.0})
+    assert json.loads((tmp_path / "wandb.json").read_text())["next"] == 1
+    assert "wandb.json is damaged" in capfd.readouterr().err

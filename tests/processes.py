@@ -26,14 +26,17 @@ def python(script, *arguments, devices=1):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def start(workdir, *settings, processes=1, devices=1):
-    """Starts `python -m isjax.main` on MNIST-1D in one or more processes."""
+def start(workdir, *settings, processes=1, devices=1, of_last=()):
+    """Starts `python -m isjax.main` on MNIST-1D in one or more processes.
+
+    The last process also has the settings `of_last`.
+    """
     command = ["-m", "isjax.main", "--config=configs/mnist1d.py", f"--workdir={workdir}"]
     command += [f"--config.{setting}" for setting in settings]
-    return launch(command, processes, devices)
+    return launch(command, processes, devices, [f"--config.{setting}" for setting in of_last])
 
 
-def launch(command, processes=1, devices=1):
+def launch(command, processes=1, devices=1, of_last=()):
     """Starts Python with these arguments; several processes find each other by an address."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
@@ -46,7 +49,7 @@ def launch(command, processes=1, devices=1):
             "JAX_PROCESS_ID": str(number),
         }
         process = subprocess.Popen(
-            [sys.executable, *command],
+            [sys.executable, *command, *(of_last if number == processes - 1 else ())],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

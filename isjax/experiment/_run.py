@@ -77,9 +77,10 @@ def run(
     """Trains as `config` says, or resumes the run in `workdir` that was interrupted.
 
     A run that is killed and resumed writes the same as one never interrupted, bit for bit, except
-    for the times. This was tested on CPUs, on the same machine. A GPU may sum in another order each
-    time, unless XLA_FLAGS=--xla_gpu_deterministic_ops=true. On SIGTERM and Ctrl-C a run saves a
-    checkpoint and ends.
+    for the times. This was tested on CPUs, on the same machine with as many cores: with another
+    number of cores XLA sums in another order. So may a GPU each time, unless
+    XLA_FLAGS=--xla_gpu_deterministic_ops=true. On SIGTERM and Ctrl-C a run saves a checkpoint and
+    ends. A damaged newest checkpoint is named, and the one before is used.
 
     Files in the folder:
 
@@ -121,6 +122,7 @@ def run(
             another run.
         ImportError: before any training starts, if a package is missing that the config asks for.
         ConnectionError: before any training starts, if Weights & Biases cannot be reached.
+        OSError: if a file cannot be written, as on a full disk; the message names it.
         FloatingPointError: with `config.stop_on_nonfinite`, at an evaluation, if every step since
             the last one was skipped because a loss or a gradient was not finite. At the end, if
             more than the share `config.max_skipped` of the steps was skipped; all files are

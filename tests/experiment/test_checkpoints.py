@@ -1,10 +1,12 @@
 import math
+import shutil
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import file_limit
 
 from isjax import recipes
 from isjax.experiment.checkpoints import Checkpoints
@@ -71,7 +73,7 @@ def test_training_goes_on_while_a_state_is_saved(tmp_path):
     assert progress == {"seconds": 0.1 + 0.2}
 
 
-def test_the_newest_and_the_best_are_kept(tmp_path):
+def test_the_two_newest_and_the_best_are_kept(tmp_path):
     state, _ = make_state()
     at = lambda step: state._replace(step=jnp.int32(step))  # noqa: E731
     with Checkpoints(tmp_path, 40) as checkpoints:
@@ -80,7 +82,7 @@ def test_the_newest_and_the_best_are_kept(tmp_path):
     with Checkpoints(tmp_path, 40) as checkpoints:  # the losses are remembered across processes
         for step, loss in ((4, 2.0), (5, math.inf), (6, math.inf)):
             checkpoints.save(at(step), {}, loss)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "6"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["2", "5", "6"]
 
 
 def test_an_empty_folder_has_no_checkpoint(tmp_path):
@@ -110,3 +112,98 @@ def test_a_state_of_another_shape_is_refused(tmp_path):
             ValueError, match=r"count is int32\[40\] .* would be missing now: another config"
         ):
             checkpoints.restore(make_state("uniform")[0])
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """The folder of checkpoints of steps 4 and 8; tests must not write there."""
+    folder, (state, _) = tmp_path_factory.mktemp("kept"), make_state()
+    with Checkpoints(folder, 40) as checkpoints:
+        for step in (4, 8):
+            params = {**state.params, "w": jnp.float32(step)}
+            checkpoints.save(state._replace(step=jnp.int32(step), params=params), {"seconds": step})
+    return folder
+
+
+def files(checkpoint):
+    return sorted(path for path in checkpoint.glob("*/**/*") if path.is_file())
+
+
+def flip(path):
+    content = path.read_bytes()
+    place = len(content) // 2
+    path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def remove(path):
+    path.unlink()
+
+
+@pytest.mark.parametrize("how", [flip, cut, remove])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(kept, tmp_path, capfd, how):
+    """Whichever of its files is damaged; some of them Orbax reads without an error."""
+    state, _ = make_state()
+    number = len(files(kept / "8"))
+    assert number >= 5
+    for i in range(number):
+        folder = shutil.copytree(kept, tmp_path / str(i))
+        path = files(folder / "8")[i]
+        how(path)
+        with Checkpoints(folder, 40) as checkpoints:
+            restored, progress = checkpoints.restore(state)
+            assert restored.params["w"] == restored.step == progress["seconds"] == 4
+            checkpoints.save(restored._replace(step=jnp.int32(8)), {"seconds": 9})
+        (note,) = capfd.readouterr().err.splitlines()
+        name = path.relative_to(folder / "8").as_posix()
+        what = f"{name} is missing" if how is remove else f"{name} was changed"
+        assert note == (
+            f"note: the checkpoint of step 8 is damaged ({what}); it is now {folder}/damaged-8, "
+            "and the newest that can be used is that of step 4"
+        )
+        with Checkpoints(folder, 40) as checkpoints:  # saved again, and sound
+            assert checkpoints.restore(state)[1] == {"seconds": 9}
+        assert sorted(path.name for path in folder.iterdir()) == ["4", "8", "damaged-8"]
+        assert not capfd.readouterr().err
+
+
+def test_what_is_no_checkpoint_is_set_aside(kept, tmp_path, capfd):
+    folder = shutil.copytree(kept, tmp_path / "run")
+    (folder / "9999").mkdir()
+    (folder / "12").write_text("mine")
+    shutil.rmtree(folder / "8/state")
+    (folder / "damaged-8").mkdir()
+    with Checkpoints(folder, 40) as checkpoints:
+        assert checkpoints.step == 4
+    assert sorted(path.name for path in folder.iterdir()) == [
+        *("4", "damaged-12", "damaged-8", "damaged-8-2", "damaged-9999")
+    ]
+    notes = capfd.readouterr().err
+    assert "step 9999 is damaged (digests.json is missing)" in notes and "state/" in notes
+
+
+def test_where_all_are_damaged_nothing_is_renamed(kept, tmp_path):
+    folder = shutil.copytree(kept, tmp_path / "run")
+    flip(files(folder / "4")[0])
+    (folder / "8/digests.json").write_text("{")
+    with pytest.raises(
+        ValueError, match=r"no checkpoint in .*run can be used, .*step 4: .* was ch"
+    ):
+        Checkpoints(folder, 40)
+    assert sorted(path.name for path in folder.iterdir()) == ["4", "8"]
+
+
+def test_a_checkpoint_for_which_there_is_no_room_is_told_in_one_line(tmp_path, capfd):
+    state, _ = make_state()
+    state = state._replace(params={**state.params, "b": jnp.zeros((1000, 3))})
+    with Checkpoints(tmp_path, 40) as checkpoints:
+        checkpoints.save(state, {})
+        with pytest.raises(OSError, match=r"checkpoints in .* File too large$"), file_limit(2000):
+            checkpoints.save(state._replace(step=jnp.int32(1)), {})
+            checkpoints.save(state._replace(step=jnp.int32(2)), {})
+    assert not capfd.readouterr().err
+    with Checkpoints(tmp_path, 40) as checkpoints:
+        assert checkpoints.step == 0

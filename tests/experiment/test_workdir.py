@@ -18,7 +18,8 @@ def hold(workdir, lines="trained", checkpoint=True, **settings):
     config = default_config()
     config.update(settings)
     write_config(workdir, config)
-    (workdir / "metrics.jsonl").write_text(LINES.get(lines, lines))
+    text = LINES.get(lines, lines)
+    (workdir / "metrics.jsonl").write_text(text, errors="surrogateescape")
     if checkpoint:
         (workdir / "checkpoints/5").mkdir(parents=True)
 
@@ -44,6 +45,7 @@ def test_the_settings_that_differ_are_named(tmp_path):
     [
         ("trained", True, True),
         ("trained", False, False),  # finished without checkpoints, or they were deleted
+        ('junk\n\udcff\n{"step": 5}\n', False, False),
         ("first", False, True),  # killed before there was one
         ('{"step": 0, "tra', False, True),  # killed while the first line was written
         ("", False, True),
@@ -66,9 +68,19 @@ def test_a_run_is_not_erased_by_a_config_without_checkpoints(tmp_path):
         check_workdir(tmp_path, config, allow_changes=True)
 
 
-@pytest.mark.parametrize("content", ["", "[1]", "{"])
+@pytest.mark.parametrize("name", ["lr[0.1]", "a]", "a\\b", "all*", "which?"])
+def test_a_path_where_no_checkpoints_can_be_saved_is_refused(tmp_path, name):
+    config = default_config()
+    for workdir in (tmp_path / name, tmp_path / name / "run"):
+        with pytest.raises(ConfigError, match="checkpoints cannot be saved in a folder whose path"):
+            check_workdir(workdir, config)
+    config.checkpoint_every = 0
+    check_workdir(tmp_path / name, config)
+
+
+@pytest.mark.parametrize("content", ["", "[1]", "{", "\udcff", "[" * 10**5])
 def test_a_config_that_cannot_be_read_is_refused(tmp_path, content):
-    (tmp_path / "config.json").write_text(content)
+    (tmp_path / "config.json").write_text(content, errors="surrogateescape")
     with pytest.raises(ConfigError, match=r"config\.json cannot be read"):
         check_workdir(tmp_path, default_config())
 

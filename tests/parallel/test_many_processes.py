@@ -137,3 +137,23 @@ def test_some_variables_alone_are_refused(tmp_path, monkeypatch):
     output, _ = process.communicate()
     assert process.returncode == 1
     assert "only JAX_NUM_PROCESSES is set; set all, or none" in output
+
+
+@pytest.mark.parametrize(
+    ("of_last", "message"),
+    [
+        (("seed=1",), "config.seed is 0 and 1"),
+        (("method=default", "num_steps=70"), "config.method is uniform and default, config.num_st"),
+        (("dataset_options.num_train=100",), "config.dataset_options.num_train is"),
+    ],
+)
+def test_processes_that_were_started_differently_are_refused(tmp_path, of_last, message):
+    started = start(tmp_path, *SETTINGS, processes=2, of_last=of_last)
+    outputs = [process.communicate(timeout=120)[0] for process in started]
+    for process, output in zip(started, outputs, strict=True):
+        assert process.returncode == 1
+        (line,) = [line for line in output.splitlines() if line.startswith("isjax: ")]
+        assert line.startswith("isjax: processes 0 and 1 were started differently: "), output
+        assert message in line and line.endswith("with the same version and data")
+        assert "Traceback" not in output
+    assert not (tmp_path / "metrics.jsonl").exists()

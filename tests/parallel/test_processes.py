@@ -1,5 +1,7 @@
 """What needs no second process; tests/test_many_processes.py has the rest."""
 
+import socket
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,6 +43,44 @@ def test_some_of_the_variables_are_refused(joined, monkeypatch):
     monkeypatch.setenv("JAX_PROCESS_ID", "1")
     with pytest.raises(ValueError, match="only JAX_PROCESS_ID is set; set all, or none"):
         processes.connect()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (("host", "2", "0"), "JAX_COORDINATOR_ADDRESS is host; give host:port of process 0"),
+        ((":1234", "2", "0"), "JAX_COORDINATOR_ADDRESS is :1234; give host:port"),
+        (("host:", "2", "0"), "JAX_COORDINATOR_ADDRESS is host:; give host:port"),
+        (("host:http", "2", "0"), "JAX_COORDINATOR_ADDRESS is host:http; give host:port"),
+        (("host:70000", "2", "0"), "JAX_COORDINATOR_ADDRESS is host:70000; give host:port"),
+        (("host:1234", "two", "0"), "JAX_NUM_PROCESSES is two and JAX_PROCESS_ID is 0; give"),
+        (("host:1234", "2", "2"), "JAX_NUM_PROCESSES is 2 and JAX_PROCESS_ID is 2; give"),
+        (("host:1234", "2", "-1"), "JAX_PROCESS_ID is -1; give"),
+    ],
+)
+def test_impossible_values_of_the_variables_are_refused(joined, monkeypatch, values, message):
+    for name, value in zip(VARIABLES, values, strict=True):
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=message):
+        processes.connect()
+    assert not joined
+
+
+def test_a_port_in_use_is_refused_by_the_process_that_needs_it(joined, monkeypatch):
+    with socket.create_server(("localhost", 0)) as server:
+        address = f"localhost:{server.getsockname()[1]}"
+        for name, value in zip(VARIABLES, (address, "2", "0"), strict=True):
+            monkeypatch.setenv(name, value)
+        with pytest.raises(ValueError, match=f"is {address}, but that port cannot be used .*; cho"):
+            processes.connect()
+        assert not joined
+        monkeypatch.setenv("JAX_PROCESS_ID", "1")
+        processes.connect()
+        assert len(joined) == 1
+
+
+def test_alone_a_text_is_gathered_from_no_other():
+    assert processes.gather("a") == ["a"]
 
 
 def test_what_cannot_be_joined_says_how_to(joined, monkeypatch):

@@ -24,7 +24,7 @@ import numpy as np
 from absl import flags
 
 from isjax import experiment, main, recipes
-from isjax.data.files import read_or_none, write_whole
+from isjax.data.files import cannot_write, read_or_none, write_whole
 from isjax.data.source import num_examples
 from isjax.experiment.components import make_sampler, make_task
 from isjax.experiment.config import ConfigDict, ConfigError, check, check_name, num_steps
@@ -270,7 +270,10 @@ def _write(folder: pathlib.Path, config: ConfigDict, lines: Lines, seeds: int) -
                     row = {"equal": equal, "method": method, "seed": config.seed + seed, **line}
                     file.write(json.dumps({**row, "device": device}).encode() + b"\n")
     title = f"{config.dataset}, {config.network}: each seed, and the mean"
-    draw_comparison(lines, (TRAIN_LOSS, _score(lines)), title, folder / "compare.png")
+    try:
+        draw_comparison(lines, (TRAIN_LOSS, _score(lines)), title, folder / "compare.png")
+    except OSError as error:
+        raise cannot_write(folder / "compare.png", error) from error
     print(f"figure: {folder / 'compare.png'}")
 
 

@@ -78,9 +78,16 @@ class Writer:
         self._show(kind, line)
 
     def sizes(self) -> dict[str, int]:
-        """Flushes the files to disk, and returns the bytes in each, by kind."""
-        for file in self._files.values():
-            os.fsync(file.fileno())
+        """Flushes the files to disk, and returns the bytes in each, by kind.
+
+        Raises:
+            OSError: if they cannot be written.
+        """
+        for kind, file in self._files.items():
+            try:
+                os.fsync(file.fileno())
+            except OSError as error:
+                raise cannot_write(self._paths[kind], error) from error
         return {kind: file.tell() for kind, file in self._files.items()}
 
     def close(self) -> None:

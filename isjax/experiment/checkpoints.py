@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import os
 import pathlib
 import re
 from collections.abc import Generator
@@ -11,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import multihost_utils
 
+from isjax.experiment import _orbax_log
 from isjax.experiment._digests import set_damaged_aside, write_digests
 from isjax.parallel.padding import has_rows
 from isjax.parallel.processes import alone, is_main
@@ -68,6 +70,7 @@ class Checkpoints:
         )
         self._ocp, self._args, self._num_examples = ocp, ocp.args, num_examples
         self._folder, self._saving = folder.absolute(), 0
+        self._show_log = _orbax_log.hide()
         with self._named():
             self._manager = ocp.CheckpointManager(self._folder, options=options)
 
@@ -154,6 +157,7 @@ class Checkpoints:
                 self._manager.wait_until_finished()
             finally:
                 self._manager.close()
+            self._show_log()
 
     def _write_digests(self) -> None:
         """Adds the digests to the checkpoint that is being saved."""
@@ -173,8 +177,12 @@ class Checkpoints:
 
 def _brief(error: Exception) -> str:
     """What the system says, where TensorStore quotes it; else the first line of an error."""
-    system = re.search(r"OS error \d+: ([^\]\n]+)", str(error))
-    return system[1] if system else f"{type(error).__name__}: {error}".splitlines()[0]
+    system = re.search(r"os_error_code='(\d+)'", str(error))
+    return (
+        os.strerror(int(system[1]))
+        if system
+        else f"{type(error).__name__}: {error}".splitlines()[0]
+    )
 
 
 def _shapes(state: TrainState, num_examples: int) -> dict[str, str]:

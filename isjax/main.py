@@ -110,6 +110,7 @@ def command(
         sys.exit(0)
 
     def parse(argv: list[str]) -> list[str]:
+        logging.set_verbosity(logging.ERROR)  # hides what config_flags warns of
         try:
             return _parse(argv, known)
         except (ConfigError, KeyError, SyntaxError, flags.Error) as error:

@@ -12,10 +12,10 @@ import jax
 from isjax.base import Array, Batch, Params, PyTree, Sampler
 from isjax.data.dataset import Dataset
 from isjax.data.loading import Loader
-from isjax.data.source import in_memory
+from isjax.data.source import in_memory, num_examples
 from isjax.experiment import draw_statistics
 from isjax.experiment._ending import check_skipped, make_on_failures, name_failures, report
-from isjax.experiment._setup import Setup, check_processes, connect_devices, set_up
+from isjax.experiment._setup import Setup, check_processes, connect_devices, set_up, versions
 from isjax.experiment.artifacts import make_artifacts
 from isjax.experiment.batch_statistics import make_reestimation
 from isjax.experiment.checkpoints import Checkpoints
@@ -134,10 +134,11 @@ def run(
     mesh = connect_devices(config)
     with together(), _only_main_prints():
         workdir = pathlib.Path(workdir).expanduser()
+        check_processes({"config": config.to_dict(), "--workdir": str(workdir), **versions()})
         check_workdir(workdir, config, allow_config_changes)
         watchers = _Watchers(_wandb_writer(config, workdir), on_draw, on_evaluation)
         task = task or make_task(config, dataset)
-        check_processes(config, workdir, task)
+        check_processes({"the number of examples": num_examples(task.dataset.train)})
         setup = set_up(config, workdir, mesh, task)
         with stop_on_signal() if alone() else stop_on_signal_to_any() as should_stop:
             return _prepare_and_train(setup, watchers, should_stop)

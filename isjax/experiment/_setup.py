@@ -3,7 +3,7 @@
 import importlib.metadata
 import json
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import optax
@@ -20,7 +20,7 @@ from isjax.parallel.mesh import DATA, make_mesh
 from isjax.parallel.processes import connect, gather
 from isjax.tasks import Task
 
-__all__ = ["Setup", "check_processes", "connect_devices", "set_up"]
+__all__ = ["Setup", "check_processes", "connect_devices", "set_up", "versions"]
 
 
 class Setup(NamedTuple):
@@ -82,27 +82,19 @@ def connect_devices(config: ConfigDict) -> Mesh:
     return mesh
 
 
-def check_processes(config: ConfigDict, workdir: pathlib.Path, task: Task) -> None:
+def check_processes(own: dict[str, Any]) -> None:
     """Refuses processes that were started differently; all must call it.
 
     Otherwise they would train one model together, each by its own config.
 
     Args:
-        config: of this process.
-        workdir: folder of the run, as given.
-        task: of this process.
+        own: values of this process by name, such as its config; nested, as JSON.
 
     Raises:
         ConfigError: in every process, with what differs.
     """
-    own = {
-        "config": config.to_dict(),
-        "--workdir": str(workdir),
-        "the number of training examples": num_examples(task.dataset.train),
-        "the version of isjax": importlib.metadata.version("isjax"),
-        "the version of jax": jax.__version__,
-    }
-    first, *others = map(json.loads, gather(json.dumps(own)))
+    text = json.dumps(own, default=lambda x: type(x).__name__)
+    first, *others = map(json.loads, gather(text))
     for process, other in enumerate(others, 1):
         if found := differences(first, other):
             listed = ", ".join(f"{name} is {a} and {b}" for name, (a, b) in found.items())
@@ -110,6 +102,11 @@ def check_processes(config: ConfigDict, workdir: pathlib.Path, task: Task) -> No
                 f"processes 0 and {process} were started differently: {listed}; start all of them "
                 "by the same command, with the same version and data"
             )
+
+
+def versions() -> dict[str, str]:
+    """The versions of isjax and JAX, by words for messages."""
+    return {f"the version of {name}": importlib.metadata.version(name) for name in ("isjax", "jax")}
 
 
 def set_up(

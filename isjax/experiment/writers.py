@@ -140,8 +140,8 @@ class _Events:
         """Adds an event with the finite numbers of a line."""
         if self._writer is None:
             return
-        from tensorboardX.proto.event_pb2 import Event
-        from tensorboardX.proto.summary_pb2 import Summary
+        from tensorboardX.proto.event_pb2 import Event  # type: ignore
+        from tensorboardX.proto.summary_pb2 import Summary  # type: ignore
 
         values = [
             Summary.Value(tag=f"{kind}/{name}", simple_value=value)

@@ -7,6 +7,7 @@ accept it, so that callers can treat all networks alike.
 from collections.abc import Sequence
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 __all__ = ["CNN", "LSTM", "MLP", "VGG", "WideResNet"]
@@ -104,7 +105,9 @@ def one_for_each_layer(name, sizes):
 def max_pool(x):
     """Halves each spatial axis by the maximum over windows of 2.
 
-    It reshapes: the gradient of that is cheaper on a CPU than the gradient of `nn.max_pool`.
+    It compares pairs: the gradient of that is cheaper on a CPU than the gradient of `nn.max_pool`.
+    The gradient of `jnp.max` is not safe here. It divides by the number of entries equal to the
+    maximum, which XLA may compute twice with different rounding, as behind batch norm: 0 / 0.
 
     Args:
         x: [b, ..., channels].
@@ -122,10 +125,13 @@ def max_pool(x):
             f"max_pool halves each spatial axis, but shape {x.shape} has an odd one; "
             "pad the input, or pass fewer channels"
         )
-    shape = [x.shape[0]]
     for axis in spatial:
-        shape += [x.shape[axis] // 2, 2]
-    return jnp.max(x.reshape(*shape, x.shape[-1]), axis=tuple(2 * axis for axis in spatial))
+        shape = x.shape
+        pairs = x.reshape(*shape[:axis], shape[axis] // 2, 2, *shape[axis + 1 :])
+        first, second = (jax.lax.index_in_dim(pairs, i, axis + 1, keepdims=False) for i in (0, 1))
+        # The first of equals, and NaN if either is.
+        x = jnp.where((first >= second) | jnp.isnan(first), first, second)
+    return x
 
 
 class VGG(nn.Module):

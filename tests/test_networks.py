@@ -456,6 +456,29 @@ def test_a_vgg_is_convolution_relu_norm_pool_and_dense(norm, train):
             np.testing.assert_allclose(new["batch_stats"][name][moment], wanted, rtol=1e-4)
 
 
+def test_the_gradient_of_a_vgg_is_finite_behind_batch_norm():
+    """The compiler may round batch norm's output in two ways, so that no entry is the maximum."""
+    network = VGG(CLASSES, 2, 1, (3,), "batch", 0.0, 0.0)
+    images = jax.random.uniform(jax.random.key(0), (6, 32, 32, 3))
+    variables = random_params(network, images)
+
+    def loss(params):
+        outputs, _ = network.apply(
+            {**variables, "params": params}, images, train=True, mutable=["batch_stats"]
+        )
+        return jnp.mean(outputs**2)
+
+    for leaf in jax.tree.leaves(quick(jax.grad(loss))(variables["params"])):
+        assert np.all(np.isfinite(leaf)) and np.any(leaf != 0)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2, 3])
+def test_max_pool_does_not_hide_nan(place):
+    x = np.array([1.0, 2.0, -1.0, 5.0], np.float32)
+    x[place] = np.nan
+    assert np.isnan(max_pool(jnp.asarray(x.reshape(1, 2, 2, 1)))).all()
+
+
 def test_a_vgg_drops_only_in_training():
     network = VGG(CLASSES, 2, 1, (8,), "none", dropout=0.5, dense_dropout=0.0)
     assert_drops_only_in_training(network, jnp.asarray(IMAGES))

@@ -87,7 +87,7 @@ def gate(sampler: Sampler, condition: Condition | float) -> Sampler:
             draw = uniform_draw(key, inner, pool, sampler.batch_size, invalid)
             return draw, advanced(inner)
 
-        is_open = condition.is_open(state.condition, state.step)
+        is_open = jnp.asarray(condition.is_open(state.condition, state.step), bool)
         draw, inner = jax.lax.cond(is_open, opened, closed, state.inner)
         return draw, GateState(inner, state.condition, is_open)
 

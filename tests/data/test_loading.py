@@ -139,7 +139,9 @@ def by_tree(lag, k=0.5):
     return lagged(sampler, lag)
 
 
-@pytest.mark.parametrize("lag", [0, 2, 8])
+@pytest.mark.parametrize(
+    "lag", [pytest.param(0, marks=pytest.mark.slow), 2, pytest.param(8, marks=pytest.mark.slow)]
+)
 def test_what_is_loaded_is_what_was_sampled_and_trains_as_data_in_memory_do(lag):
     sampler = by_tree(lag)
     step = make_loaded_step(loss_fn, optax.sgd(0.5), sampler, with_draw=True)

@@ -116,7 +116,7 @@ def test_a_mesh_is_whole_numbers_of_devices(mesh, message):
     ("settings", "option", "hint"),
     [
         ({"method": "last_loss"}, "method_options.smooting", "last_loss; did you mean smoothing"),
-        ({"method": "uniform"}, "method_options.k", "uniform; leave it out"),
+        ({"method": "uniform"}, "method_options.k", "uniform; choose from initial_loss"),
         ({"network": "CNN"}, "network_options.chanels", "CNN; did you mean channels"),
         ({"optimizer": "adam"}, "optimizer_options.betas", "adam; choose from b1, b2, "),
         ({"optimizer": "nadam"}, "optimizer_options.nestrov", "did you mean nesterov"),

@@ -43,7 +43,7 @@ def count_and_draw(state: TrainState, data):
     state, metrics = count(state, data)
     number = state.step
     ids, weights = jnp.stack([number, 10 * number]), jnp.full((2,), 0.5) * number
-    info = DrawInfo(number, number / 2, number, number, number, number)
+    info = DrawInfo(number, number / 2, number, number, number, number, number)
     draw = Draw(ids, ids, weights, weights, weights, None, info)
     return state, metrics | {"draw": draw}
 

@@ -74,6 +74,7 @@ def without(rows, *endings):
     ]
 
 
+@pytest.mark.slow
 def test_the_lines_of_a_run_arrive(tmp_path):
     config = make_config(wandb="trials", log_every=15)
     experiment.run(config, tmp_path / "one", make_dataset())
@@ -161,7 +162,7 @@ def test_without_wandb_it_is_said_how_to_install_it_before_anything_is_written(
     tmp_path, monkeypatch
 ):
     monkeypatch.setitem(sys.modules, "wandb", None)
-    with pytest.raises(ImportError, match=r"config.wandb is trials.*pip install 'isjax\[wandb\]'"):
+    with pytest.raises(ImportError, match=r"config.wandb is trials.*pip install '\.\[wandb\]'"):
         experiment.run(make_config(wandb="trials"), tmp_path / "run", make_dataset())
     assert not (tmp_path / "run").exists()
 

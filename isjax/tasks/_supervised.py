@@ -44,6 +44,7 @@ def supervised(
     def prepare(x: PyTree) -> PyTree:
         return jax.tree.map(lambda function, leaf: function(leaf), scale, x)
 
+    @jax.jit  # one program, in which the network's output is never computed
     def init(key: Array) -> tuple[Params, PyTree]:
         first = jax.tree.map(lambda leaf: jnp.asarray(leaf[:1]), known)
         model_state, params = flax.core.pop(network.init(key, prepare(first)), "params")

@@ -5,6 +5,7 @@ import pytest
 from processes import finish, metrics, python, start
 
 SETTINGS = ("num_steps=60", "num_evals=3", "log_every=10", "checkpoint_every=20")
+SETTINGS += ("artifacts=False", "eval_examples=500")
 UNEVEN = ("dataset_options.num_train=3997", "dataset_options.num_test=1003")
 
 # What the compiled step of a sampler sends between 8 devices: [shape, operation] of each.

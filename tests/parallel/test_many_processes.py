@@ -12,6 +12,7 @@ from processes import finish, launch, metrics, start
 
 pytestmark = pytest.mark.slow
 SETTINGS = ("num_steps=60", "num_evals=3", "log_every=10", "checkpoint_every=10")
+SETTINGS += ("artifacts=False", "eval_examples=500")
 
 
 def wait_for_checkpoint(workdir, step, started):

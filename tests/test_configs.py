@@ -310,6 +310,14 @@ def test_the_papers_other_language_models_are_in_the_docstring():
         assert re.search(rf"features={features} and [^,]*{embedding}[,.]", text)
 
 
+@PAPER_CASES
+def test_the_papers_docstrings_say_cost_and_result(name):
+    text = module_of(FOLDER / "paper" / f"{name}.py").__doc__
+    assert text.startswith("The authors' code, July 2017: ")
+    for heading in ("Cost", "Result"):
+        assert re.search(rf"^{heading}: [a-z0-9 ]+", text, re.M), heading
+
+
 def test_the_papers_pixels_and_augmentation():
     for name in ("mnist", "cifar10"):
         assert config_of_paper(name).pixels == "unit"

@@ -6,7 +6,8 @@ That draws by the LSTM, `learned_loss`. Write configs/paper/cifar10.py:biased_lo
 model's own loss, :uniform for the baseline; with :uniform, any method of isjax can be set. A
 narrower network for a CPU: --config.network_options.width=16
 
-Cost: COST_CIFAR
+Cost: not measured as a whole. A uniform step of a sibling of this network took 3.1 ms on an H100
+that three runs shared; a CPU takes hours.
 Result: not measured with this config. On an H100, with a sibling of this network and 8,000 steps,
 the authors' settings with the model's own loss reached a test accuracy of .857 against .848 of
 uniform draws (one seed, benchmarks/results/2026-11-27-h100.md).

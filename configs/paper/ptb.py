@@ -8,7 +8,7 @@ second language model has --config.network_options.features=384 and
 --config.network_options.embedding=128, their third --config.network_options.features=650 and the
 same embedding.
 
-Cost: COST_PTB
+Cost: not measured; it wants a GPU.
 Result: not measured; the Penn Treebank is not free.
 
 `isjax.experiment.presets.paper` has what all three experiments share. An example is up to 20 words

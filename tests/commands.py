@@ -12,13 +12,15 @@ from typing import NamedTuple
 import jax
 
 ROOT = pathlib.Path(__file__).parent.parent
-# Of processes of their own: JAX on the CPU, with the compilation cache of the tests.
-ENVIRONMENT = os.environ | {
-    "JAX_PLATFORMS": "cpu",
+# For processes that tests start: they compile quickly, on the CPU.
+QUICK = {"JAX_PLATFORMS": "cpu", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+# They also share the compilation cache of the tests.
+CACHED = QUICK | {
     "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir or "",
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
     "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
 }
+ENVIRONMENT = os.environ | CACHED
 # Reads [name, arguments, file of stdout, file of stderr], and answers with the exit status.
 SERVER = """
 import json, os, runpy, sys

@@ -1,11 +1,12 @@
 """Starts Python in separate processes, each with a given number of CPU devices."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
 
-from commands import ENVIRONMENT, ROOT
+from commands import CACHED, ROOT
 
 # Devices of one host wait for each other in threads of a pool: it needs one thread per device.
 THREADS = {"NPROC": "32"}
@@ -13,7 +14,7 @@ THREADS = {"NPROC": "32"}
 
 def environment(devices=1):
     flags = f"--xla_force_host_platform_device_count={devices}"
-    return ENVIRONMENT | THREADS | {"XLA_FLAGS": flags}
+    return os.environ | CACHED | THREADS | {"XLA_FLAGS": flags}
 
 
 def python(script, *arguments, devices=1):

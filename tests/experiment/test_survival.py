@@ -1,6 +1,6 @@
 """Runs killed at random moments and resumed, against runs never interrupted; whole processes.
 
-Each process compiles all that it runs, as for users.
+Each process compiles all that it runs.
 """
 
 import json
@@ -13,7 +13,7 @@ import time
 
 import numpy as np
 import pytest
-from commands import ROOT
+from commands import QUICK, ROOT
 
 IMAGES = """
 import sys
@@ -71,7 +71,7 @@ def start(script, workdir, folder):
         stderr=subprocess.STDOUT,
         text=True,
         cwd=ROOT,
-        env=os.environ | {"JAX_PLATFORMS": "cpu"},
+        env=os.environ | QUICK,
     )
 
 

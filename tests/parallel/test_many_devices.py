@@ -5,7 +5,7 @@ import pytest
 from processes import finish, metrics, python, start
 
 SETTINGS = ("num_steps=60", "num_evals=3", "log_every=10", "checkpoint_every=20")
-SETTINGS += ("artifacts=False", "eval_examples=500")
+SETTINGS += ("network=MLP", "artifacts=False", "eval_examples=500")
 UNEVEN = ("dataset_options.num_train=3997", "dataset_options.num_test=1003")
 
 # What the compiled step of a sampler sends between 8 devices: [shape, operation] of each.
@@ -20,6 +20,7 @@ from isjax.parallel.padding import pad_state
 from isjax.samplers import stratified
 from isjax.training import init_train_state, make_train_step
 
+QUICKLY = {"xla_backend_optimization_level": 0}
 N, POOL, BATCH, kind, whole_step = 65_000, 1024, 128, sys.argv[1], sys.argv[2] == "step"
 mesh, strata = make_mesh(), 8 if kind.endswith("by part") else 1
 method = kind.removesuffix(", by part")
@@ -43,11 +44,11 @@ with jax.set_mesh(mesh):
     if whole_step:
         step = make_train_step(loss_fn, tx, sampler, pool_size=pool_size)
         program = jax.jit(step, donate_argnums=0, out_shardings=(placed, None))
-        compiled = program.lower(state, data).compile()
+        compiled = program.lower(state, data).compile(QUICKLY)
     else:
         def draw(key, state, data):
             return sampler.sample(key, state.sampler, batch=data)
-        compiled = jax.jit(draw).lower(jax.random.key(0), state, data).compile()
+        compiled = jax.jit(draw).lower(jax.random.key(0), state, data).compile(QUICKLY)
 names = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter"
 found = re.findall(rf"= (.+?) (?:{names})(?:-start)?\\(", compiled.as_text())
 sizes = [

@@ -12,7 +12,7 @@ from processes import finish, launch, metrics, start
 
 pytestmark = pytest.mark.slow
 SETTINGS = ("num_steps=60", "num_evals=3", "log_every=10", "checkpoint_every=10")
-SETTINGS += ("artifacts=False", "eval_examples=500")
+SETTINGS += ("network=MLP", "artifacts=False", "eval_examples=500")
 
 
 def wait_for_checkpoint(workdir, step, started):
@@ -22,26 +22,28 @@ def wait_for_checkpoint(workdir, step, started):
 
 
 @pytest.mark.parametrize(
-    ("processes", "settings"),
+    ("processes", "devices", "settings"),
     [
-        (2, ("method=default",)),
-        (4, ("method=last_loss", "strata=4")),
+        (2, 1, ("method=default",)),
+        (2, 2, ("method=last_loss", "strata=4")),
     ],
-    ids=["two, global draws", "four, draws by part"],
+    ids=["two, global draws", "two of two devices, draws by part"],
 )
-def test_processes_killed_together_resume_as_if_never_interrupted(tmp_path, processes, settings):
+def test_processes_killed_together_resume_as_if_never_interrupted(
+    tmp_path, processes, devices, settings
+):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
-    outputs = finish(start(whole, *SETTINGS, *settings, processes=processes))
+    outputs = finish(start(whole, *SETTINGS, *settings, processes=processes, devices=devices))
     assert "seed 0" in outputs[0]
     assert not any("seed 0" in output for output in outputs[1:])  # only process 0 speaks
 
-    started = start(parts, *SETTINGS, *settings, processes=processes)
+    started = start(parts, *SETTINGS, *settings, processes=processes, devices=devices)
     wait_for_checkpoint(parts, 30, started)
     for process in started:
         process.send_signal(signal.SIGKILL)
     for process in started:
         process.communicate()
-    outputs = finish(start(parts, *SETTINGS, *settings, processes=processes))
+    outputs = finish(start(parts, *SETTINGS, *settings, processes=processes, devices=devices))
     assert "resuming at step" in outputs[0]
     for name in ("metrics.jsonl", "training.jsonl"):
         assert metrics(parts, name) == metrics(whole, name)
@@ -53,7 +55,7 @@ def test_processes_that_read_what_they_choose_resume_as_if_never_interrupted(tmp
     images = [(pixels.astype(np.uint8), label) for pixels, label in images]
     splits = {"train": images[:190], "test": images[190:]}
     tiny_tfds.write_images(tmp_path, "tiny_images", splits, (6, 6, 1), 3)
-    settings = (*SETTINGS, "dataset=tiny_images", f"data_dir={tmp_path}", "network=MLP")
+    settings = (*SETTINGS, "dataset=tiny_images", f"data_dir={tmp_path}")
     settings += ("method=default", "in_memory=False", "lag=2", "pool_size=64", "batch_size=16")
     one, whole, parts = (tmp_path / name for name in ("one", "whole", "parts"))
     finish(start(one, *settings))

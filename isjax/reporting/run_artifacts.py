@@ -130,4 +130,5 @@ def _read_seconds(path: Path) -> dict[str, float]:
 
 
 def _note_damage(path: Path, error: Exception) -> None:
-    print(f"note: {path}: damaged, left out ({type(error).__name__}: {error})", file=sys.stderr)
+    # Not the error's message: that of NumPy advises to unpickle what it cannot read.
+    print(f"note: {path}: damaged, left out ({type(error).__name__})", file=sys.stderr)

@@ -162,7 +162,8 @@ def _parse(text: bytes, kinds: dict[str, Any], where: str) -> dict[str, Any]:
         keys = [key for key in kinds if key not in _OPTIONAL or key in entry]
         return {key: kinds[key](entry[key]) for key in keys}
     except (ArithmeticError, KeyError, RecursionError, TypeError, ValueError) as error:
-        message = f"{where}: malformed ({error!r}); repair it, or move the run away and repeat it"
+        reason = shown(repr(error), 200)
+        message = f"{where}: malformed ({reason}); repair it, or move the run away and repeat it"
         raise ValueError(message) from error
 
 

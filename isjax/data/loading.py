@@ -40,7 +40,8 @@ class Loader(Iterator[Batch]):
         Args:
             source: examples to read.
             pending: [d + 1, b] int32, ids of the batches chosen so far; d + 1 batches are loaded at
-                the same time.
+                the same time, each in a thread. Examples that plain Python makes hold the
+                interpreter's lock, so that more threads make them slower.
             mesh: devices; batches are divided along its data axis, and each process loads only the
                 part that its own devices hold. None = the default device.
 

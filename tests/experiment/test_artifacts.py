@@ -143,7 +143,7 @@ def test_at_most_twenty_steps_are_measured_however_many_a_call_may_take(tmp_path
     measured, asked, compile_steps = [], [], _run.compile_steps
     monkeypatch.setattr(
         artifacts.timeline,
-        "shares",
+        "time_by_part",
         lambda call, program, most: measured.append((int(call().step), most)),
     )
     monkeypatch.setattr(

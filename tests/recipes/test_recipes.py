@@ -225,7 +225,7 @@ TAKE_K = {
 
 @pytest.mark.parametrize("name", TAKE_K)
 def test_biased_recipes_take_k(name):
-    _, draws = trajectory(TAKE_K[name](k=-1.0), 3)
+    _, draws = trajectory(TAKE_K[name](k=-1.0), 12)
     np.testing.assert_allclose(draws.weights, N * draws.draw_probs, rtol=1e-5)
     assert np.ptp(draws.weights) > 0.01
 

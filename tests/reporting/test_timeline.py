@@ -113,9 +113,9 @@ def test_costs_are_of_one_call():
     assert list(took) == list(PARTS)
 
 
-def shares(call, compiled):
+def shares(call, compiled, *max_calls):
     """Each part's share of the time; None if nothing could be measured."""
-    costs = timeline.time_by_part(call, compiled)
+    costs = timeline.time_by_part(call, compiled, *max_calls)
     if costs is None:
         return None
     total = sum(cost.seconds for cost in costs.values())

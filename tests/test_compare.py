@@ -270,8 +270,9 @@ def test_budgets_kept_are_not_overwritten(tmp_path):
 def test_damaged_budgets_are_made_anew(tmp_path, capfd, content):
     path = tmp_path / "budgets.json"
     path.write_text(content)
-    lines = {"uniform": [a_line(1.0)], "slow": [a_line(4.0, 40)]}
-    budgets = compare._budgets(path, lines, ["uniform", "slow"])
+    lines = {"uniform": [a_line()], "slow": [a_line(40)]}
+    times = {"uniform": seconds(1.0), "slow": seconds(4.0)}
+    budgets = compare._budgets(path, lines, times, ["uniform", "slow"])
     assert budgets["seconds"] == {"slow": 0.25, "uniform": 1.0}
     assert json.loads(path.read_text()) == budgets
     assert f"note: {path} is damaged" in capfd.readouterr().err

@@ -81,7 +81,7 @@ def draw_step_time(runs: Mapping[Group, Sequence["Run"]], artifacts: _Artifacts)
     figure = new_figure(9, 1.1 + 0.38 * len(times))
     ax = figure.subplots()
     names = [for_figure(group.label) for group in times]
-    left, labels = np.zeros(len(names)), PARTS | {"wait": "between operations"}
+    left, labels = np.zeros(len(names)), PARTS | {"wait": "waiting"}
     for part, colour in _PART_COLOURS.items():
         values = np.array([by_part[part] for by_part in times.values()])
         ax.barh(names, values, left=left, color=colour, label=labels[part], height=0.62)

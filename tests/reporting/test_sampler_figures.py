@@ -91,14 +91,16 @@ def test_a_step_has_the_measured_seconds_of_its_parts_and_the_rest_of_the_clock(
     figure = draw_step_time(runs, artifacts)
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["uniform", "loss"]
     widths, texts = bars_of(figure)
-    assert list(widths)[-1] == "between operations" and len(widths) == len(PARTS) + 1
+    assert list(widths)[-1] == "waiting" and len(widths) == len(PARTS) + 1
     np.testing.assert_allclose(widths["training"], [1.5, 1.5])  # as much as the work is
     np.testing.assert_allclose(widths["drawing"], [0.5, 0])
     np.testing.assert_allclose(widths["scoring"], [0, 5])
     # Operations of 2 ms in 3.33 ms; operations of 6.5 ms in 5 ms, some at the same time.
-    np.testing.assert_allclose(widths["between operations"], [1e3 * 0.5 / 150 - 2, 0], atol=1e-9)
+    np.testing.assert_allclose(widths["waiting"], [1e3 * 0.5 / 150 - 2, 0], atol=1e-9)
     assert texts == ["3.33 ms", "5 ms"]
-    assert svg(draw_step_time(runs, artifacts)).count("<path") > 10
+    assert svg(figure).count("<path") > 10
+    (legend,) = figure.legends
+    assert legend.get_window_extent().x1 <= figure.bbox.x1  # none of its names is cut
 
 
 def test_methods_without_a_step_time_are_left_out():

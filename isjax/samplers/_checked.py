@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, Span
+from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler
+from isjax.samplers._importance import span_of_inner, step_of_inner
 from isjax.samplers._refusals import wrong_sample, wrong_update
 
 __all__ = ["checked"]
@@ -42,15 +43,7 @@ class CheckedState(NamedTuple):
     key: Array
     waiting: Array
 
-    @property
-    def step(self) -> Array:
-        """[] int32 draws so far."""
-        return self.inner.step
-
-    @property
-    def span(self) -> Span:
-        """The examples that the state is of."""
-        return self.inner.span
+    step, span = step_of_inner, span_of_inner
 
 
 def checked(sampler: Sampler, data: Batch = None) -> Sampler:

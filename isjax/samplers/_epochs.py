@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from isjax._numerics.leading_axis import extend, split
-from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, Span, require_integer, take
-from isjax.samplers._importance import require_whole
+from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, require_integer, take
+from isjax.samplers._importance import require_whole, span_of_inner, step_of_inner
 from isjax.samplers._refusals import wrong_sample, wrong_update
 
 __all__ = ["epochs"]
@@ -24,15 +24,7 @@ class EpochState(NamedTuple):
     inner: PyTree
     order: Array
 
-    @property
-    def step(self) -> Array:
-        """[] int32 draws so far."""
-        return self.inner.step
-
-    @property
-    def span(self) -> Span:
-        """The examples that the state is of."""
-        return self.inner.span
+    step, span = step_of_inner, span_of_inner
 
     def split(self, parts: int, size: int) -> "EpochState":
         """An order for each part; see `isjax._numerics.leading_axis.split`."""

@@ -7,9 +7,15 @@ import jax
 import jax.numpy as jnp
 
 from isjax import conditions, resampling
-from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, Span
+from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler
 from isjax.conditions import Condition
-from isjax.samplers._importance import count_invalid, make_draw, pool_of
+from isjax.samplers._importance import (
+    count_invalid,
+    make_draw,
+    pool_of,
+    span_of_inner,
+    step_of_inner,
+)
 from isjax.samplers._refusals import wrong_sample, wrong_update
 
 __all__ = ["break_even", "gate"]
@@ -28,15 +34,7 @@ class GateState(NamedTuple):
     condition: PyTree
     is_open: Array
 
-    @property
-    def step(self) -> Array:
-        """[] int32 draws so far."""
-        return self.inner.step
-
-    @property
-    def span(self) -> Span:
-        """The examples that the state is of."""
-        return self.inner.span
+    step, span = step_of_inner, span_of_inner
 
 
 def gate(sampler: Sampler, condition: Condition | float) -> Sampler:

@@ -226,6 +226,11 @@ def make_draw(
     )
 
 
+# Properties of the state of a wrapper, which holds the state of the wrapped sampler as `inner`.
+step_of_inner = property(lambda state: state.inner.step, doc="[] int32 draws so far.")
+span_of_inner = property(lambda state: state.inner.span, doc="The examples that the state is of.")
+
+
 # The memory of a sampler: the fields `step`, `span`, `buffer` and `scorer` of its state.
 
 

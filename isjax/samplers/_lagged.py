@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 
 from isjax import resampling
-from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, Span, require_integer
-from isjax.samplers._importance import refuse_ids
+from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, require_integer
+from isjax.samplers._importance import refuse_ids, span_of_inner, step_of_inner
 from isjax.samplers._refusals import (
     require_pool,
     require_weights_of_the_draw,
@@ -32,15 +32,7 @@ class LagState(NamedTuple):
     draws: Draw
     key: Array
 
-    @property
-    def step(self) -> Array:
-        """[] int32 draws so far."""
-        return self.inner.step
-
-    @property
-    def span(self) -> Span:
-        """The examples that the state is of."""
-        return self.inner.span
+    step, span = step_of_inner, span_of_inner
 
     def split(self, parts: int, size: int) -> "LagState":
         """Refuses; see `isjax._numerics.leading_axis.split`."""

@@ -75,8 +75,8 @@ def gate(sampler: Sampler, condition: Condition | float) -> Sampler:
     ) -> tuple[Draw, GateState]:
         if not hasattr(state, "span"):
             raise wrong_sample(key, state)
-        invalid = 0 if ids is None else count_invalid(ids, state.span)
         pool, batch = pool_of(state.inner, ids, batch, sampler.batch_size)
+        invalid = 0 if ids is None else count_invalid(pool, state.span)
 
         def opened(inner: PyTree) -> tuple[Draw, PyTree]:
             return sampler.sample(key, inner, pool, batch, params)

@@ -124,7 +124,7 @@ def importance_sampler(
     ) -> tuple[Draw, SamplerState]:
         if not hasattr(state, "span"):
             raise wrong_sample(key, state)
-        invalid = 0 if ids is None else count_invalid(ids, state.span)
+        is_given = ids is not None
         ids, batch = pool_of(state, ids, batch, batch_size)
         scores, finite, drawable = score(scorer, state, ids, batch, params)
         transformed, transform_state = transform.update(scores, state.transform)
@@ -154,7 +154,7 @@ def importance_sampler(
             mass=mass,
             nonfinite=jnp.sum(~finite, dtype=jnp.int32),
             passes=probs.shape[0] * scorer.passes,
-            invalid_ids=invalid,
+            invalid_ids=count_invalid(ids, state.span) if is_given else 0,
         )
         if rescale is not None:
             draw = draw._replace(weights=rescale(draw))
@@ -339,7 +339,6 @@ def pool_of(state: PyTree, ids: Array | None, batch: Batch, batch_size: int) -> 
 
 def count_invalid(ids: Array, span: Span) -> Array:
     """Counts the ids of a pool that are of no example. [B] -> [] int32."""
-    ids = require_ids(ids)
     return jnp.sum((ids < 0) | (ids >= span.size), dtype=jnp.int32)
 
 

@@ -58,13 +58,15 @@ class SumTree(NamedTuple):
 
     def extend(self, old: "SumTree", size: int) -> "SumTree":
         """This tree, with what an older one of `size` examples holds; see `leading_axis.extend`."""
-        levels = _changed(self.levels, jnp.arange(size), old.levels[0].reshape(-1)[:size])
-        tree = self._replace(levels=levels)
+
+        def carried(items: Array, known: Array) -> tuple[Array, ...]:
+            return _levels(items.reshape(-1).at[:size].set(known.reshape(-1)[:size]))
+
+        tree = self._replace(levels=carried(self.levels[0], old.levels[0]))
         if not old.excluded:
             return tree
-        excluded = tuple(jnp.zeros(level.shape, jnp.int32) for level in levels)
-        kept = old.excluded[0].reshape(-1)[:size]
-        return tree._replace(excluded=_changed(excluded, jnp.arange(size), kept))
+        none = jnp.zeros(self.levels[0].shape, jnp.int32)
+        return tree._replace(excluded=carried(none, old.excluded[0]))
 
 
 def init(scores: Array) -> SumTree:

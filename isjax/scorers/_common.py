@@ -74,9 +74,7 @@ def model_losses(loss_fn: LossFn, rows: Rows, name: str) -> Array:
         ValueError: if params or batch is missing, or `loss_fn` returns another shape.
     """
     require_model(rows, name)
-    require_arguments(
-        loss_fn, ("params", "batch"), f"{name} scores in evaluation mode, without key"
-    )
+    require_evaluation(loss_fn, name)
     return check_losses(loss_fn(rows.params, rows.batch), rows.count.shape[0]).astype(jnp.float32)
 
 

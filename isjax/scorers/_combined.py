@@ -1,5 +1,6 @@
 """Scorers made of other scorers, and scores by the source of an example."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, cast
 
@@ -29,14 +30,7 @@ def product(*scorers: Scorer) -> Scorer:
     Raises:
         ValueError: if there is none, or two remember different numbers of an example.
     """
-
-    def combine(scores: list[Array]) -> Array:
-        total = scores[0]
-        for other in scores[1:]:
-            total = total * other
-        return total
-
-    return _combined("product", scorers, combine)
+    return _combined("product", scorers, math.prod)
 
 
 def mixture(shares: Sequence[float] | Array, *scorers: Scorer) -> Scorer:
@@ -107,13 +101,13 @@ def sources(source: Array, shares: Array | Schedule) -> Scorer:
             f"scorers.sources: source is of type {known.dtype} and shape {known.shape}, from "
             f"{known.min(initial=0)}; give one integer of 0 or more per example"
         )
-    counts = np.bincount(known)
     schedule = cast(Schedule, shares) if callable(shares) else lambda step: shares
     first = jax.eval_shape(lambda: jnp.asarray(schedule(jnp.zeros((), jnp.int32))))
-    if len(first.shape) != 1 or first.shape[0] < len(counts):
+    highest = known.max(initial=0)
+    if len(first.shape) != 1 or first.shape[0] <= highest:
         raise ValueError(
-            f"scorers.sources: shares have shape {first.shape}, but sources go up to "
-            f"{len(counts) - 1}; give one share to each"
+            f"scorers.sources: shares have shape {first.shape}, but sources go up to {highest}; "
+            "give one share to each"
         )
     if not callable(shares) and violated(*(share >= 0 for share in shares)):
         raise ValueError(f"scorers.sources: shares are {shares}; choose numbers of 0 or more")

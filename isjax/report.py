@@ -10,7 +10,6 @@ row per method; methods whose runs take less than the full budget have a row per
 
 import argparse
 import datetime
-import importlib.metadata
 import io
 import os
 import shlex
@@ -18,6 +17,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from isjax import __version__
 from isjax.reporting.notes import notes
 from isjax.reporting.page import write_page
 from isjax.reporting.runs import load_runs
@@ -78,18 +78,11 @@ def _report(args: argparse.Namespace) -> Path:
     now = f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d %H:%M} UTC"
     command = shlex.join(["python", "-m", "isjax.report", *words])
     try:
-        return write_page(runs, output, f"isjax {_version()}, {now}: {command}")
+        return write_page(runs, output, f"isjax {__version__}, {now}: {command}")
     except BrokenPipeError:
         raise
     except OSError as error:
         raise ValueError(f"{output}: {error}; choose another folder with --output") from error
-
-
-def _version() -> str:
-    try:
-        return importlib.metadata.version("isjax")
-    except importlib.metadata.PackageNotFoundError:
-        return "of a checkout that is not installed"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """The parts of a run that are known, and checked, before anything is trained."""
 
-import importlib.metadata
 import json
 import pathlib
 from typing import Any, NamedTuple
@@ -9,6 +8,7 @@ import jax
 import optax
 from jax.sharding import Mesh
 
+from isjax import __version__
 from isjax.base import Array, Params, PyTree, Sampler
 from isjax.data.source import in_memory, num_examples
 from isjax.experiment.batch_statistics import COLLECTION
@@ -106,7 +106,7 @@ def check_processes(own: dict[str, Any]) -> None:
 
 def versions() -> dict[str, str]:
     """The versions of isjax and JAX, by words for messages."""
-    return {f"the version of {name}": importlib.metadata.version(name) for name in ("isjax", "jax")}
+    return {"the version of isjax": __version__, "the version of jax": jax.__version__}
 
 
 def set_up(

@@ -17,9 +17,6 @@ from isjax.reporting.runs import DRAWS, EXAMPLES, TIME, Run
 
 __all__ = ["RunArtifacts", "load_artifacts"]
 
-# Raised where JSON is damaged, or is not numbers by name.
-_DAMAGE = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
-
 
 class RunArtifacts(NamedTuple):
     """Diagnostics, draws and times that a run has written so far; empty where it has none.

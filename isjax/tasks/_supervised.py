@@ -39,7 +39,7 @@ def supervised(
     if pixels not in PIXELS:
         raise ValueError(f"pixels is {pixels!r}; choose one of {', '.join(PIXELS)}")
     known = held(dataset.train)["x"]
-    scale = jax.tree.map(PIXELS[pixels], known)
+    scale = jax.tree.map(lambda x: _scaler(PIXELS[pixels], x), known)
 
     def prepare(x: PyTree) -> PyTree:
         return jax.tree.map(lambda function, leaf: function(leaf), scale, x)
@@ -105,13 +105,26 @@ def _augmented(
     return x, mixed
 
 
-def _standardiser(x: np.ndarray) -> Callable[[Array], Array]:
-    """Makes the function that standardises bytes, to mean 0 and deviation 1 in each channel of `x`.
+def _scaler(
+    make: Callable[[np.ndarray], Callable[[Array], Array]], x: np.ndarray
+) -> Callable[[Array], Array]:
+    """Makes the function that scales bytes, in float32; it leaves other types of `x` as they are.
 
-    It leaves other types as they are. An input that is already floating point keeps its type.
+    An input that is already floating point keeps its type.
     """
     if x.dtype != np.uint8:
         return lambda x: x
+    scale = make(x)
+
+    def scaled(x: Array) -> Array:
+        dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.float32
+        return scale(x.astype(jnp.float32)).astype(dtype)
+
+    return scaled
+
+
+def _standardise(x: np.ndarray) -> Callable[[Array], Array]:
+    """To mean 0 and deviation 1 in each channel of `x`."""
     values = np.arange(256.0)
     counts = np.stack([_count_bytes(channel) for channel in np.moveaxis(x, -1, 0)])
     shares = counts / counts.sum(axis=1, keepdims=True)
@@ -122,23 +135,14 @@ def _standardiser(x: np.ndarray) -> Callable[[Array], Array]:
 
     def standardise(x: Array) -> Array:
         shape = (1,) * (x.ndim - 1) + mean.shape
-        dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.float32
-        x = (x.astype(jnp.float32) - mean.reshape(shape)) / deviation.reshape(shape)
-        return x.astype(dtype)
+        return (x - mean.reshape(shape)) / deviation.reshape(shape)
 
     return standardise
 
 
 def _to_unit(x: np.ndarray) -> Callable[[Array], Array]:
-    """Makes the function that divides bytes by 255, of the types that `_standardiser` gives."""
-    if x.dtype != np.uint8:
-        return lambda x: x
-
-    def to_unit(x: Array) -> Array:
-        dtype = x.dtype if jnp.issubdtype(x.dtype, jnp.floating) else jnp.float32
-        return (x.astype(jnp.float32) / 255).astype(dtype)
-
-    return to_unit
+    """To [0, 1]."""
+    return lambda x: x / 255
 
 
 def _count_bytes(x: np.ndarray) -> np.ndarray:
@@ -148,4 +152,4 @@ def _count_bytes(x: np.ndarray) -> np.ndarray:
 
 
 # How bytes become numbers: by name, the function that makes the function from the training part.
-PIXELS = {"standardised": _standardiser, "unit": _to_unit}
+PIXELS = {"standardised": _standardise, "unit": _to_unit}

@@ -122,11 +122,14 @@ class _Events:
     def __init__(self, folder: pathlib.Path):
         try:
             from tensorboardX.event_file_writer import EventsWriter
+            from tensorboardX.proto.event_pb2 import Event  # type: ignore
+            from tensorboardX.proto.summary_pb2 import Summary  # type: ignore
         except ImportError as error:
             raise ImportError(
                 "runs write TensorBoard events: pip install '.[run]' in a checkout of isjax"
             ) from error
         self._folder, self._make, self._writer = folder, EventsWriter, None
+        self._event, self._summary = Event, Summary
 
     def begin(self) -> None:
         """Removes the event files in the folder, and begins another."""
@@ -140,15 +143,13 @@ class _Events:
         """Adds an event with the finite numbers of a line."""
         if self._writer is None:
             return
-        from tensorboardX.proto.event_pb2 import Event  # type: ignore
-        from tensorboardX.proto.summary_pb2 import Summary  # type: ignore
-
         values = [
-            Summary.Value(tag=f"{kind}/{name}", simple_value=value)
+            self._summary.Value(tag=f"{kind}/{name}", simple_value=value)
             for name, value in line.items()
             if name != "step" and math.isfinite(value)
         ]
-        event = Event(wall_time=time.time(), step=line["step"], summary=Summary(value=values))
+        summary = self._summary(value=values)
+        event = self._event(wall_time=time.time(), step=line["step"], summary=summary)
         with self._dropped_if_it_fails():
             self._writer.write_event(event)
 

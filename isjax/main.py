@@ -129,9 +129,7 @@ def command(
         except (FloatingPointError, ImportError, OSError, PeerLostError, ValueError) as error:
             leave(f"isjax: {error}")
         except (MemoryError, jax.errors.JaxRuntimeError) as error:
-            if isinstance(error, jax.errors.JaxRuntimeError) and "RESOURCE_EXHAUSTED" not in str(
-                error
-            ):
+            if not isinstance(error, MemoryError) and "RESOURCE_EXHAUSTED" not in str(error):
                 raise
             leave(
                 "isjax: out of memory; lower config.batch_size, config.pool_size or "

@@ -133,14 +133,14 @@ def make_train_step(
     `isjax.parallel.sharding` for the state.
 
     Raises:
-        TypeError: if `loss_fn` takes other arguments, or `pool_size` is no integer.
+        TypeError: if `loss_fn` takes other arguments, or `pool_size` is no integer; when first
+            called, if the optimiser asks for more than the loss, such as a function of the
+            parameters.
         ValueError: here if the sampler has a pool of its own and is given another; when first
             called, if the data set is empty, ragged, or not the one that the sampler was
             initialised for (it may be padded for devices: see `isjax.parallel.padding`); if the
             pool does not fit between batch and data set; or if `loss_fn` does not return one loss
             per example.
-        TypeError: when first called, if the optimiser asks for more than the loss, such as a
-            function of the parameters.
     """
     if sampler.own_pool and pool_size is not None:
         raise ValueError(
@@ -259,9 +259,10 @@ def num_examples(data: Batch) -> int:
     size = next(iter(found), ())
     if len(found) != 1 or size in ((), (0,)):
         listed = ", ".join(list(found.values())[:3]) or "no arrays"
+        remedy = "; make an array of a list by np.asarray" if () in found else ""
         raise ValueError(
             "a data set needs arrays with one common, non-empty leading axis, an example each; "
-            f"got {listed}" + "; make an array of a list by np.asarray" * (() in found)
+            f"got {listed}{remedy}"
         )
     return size[0]
 

@@ -1,7 +1,6 @@
 """`checked`: warns of mistakes in a training loop that no error reveals."""
 
 import warnings
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -126,10 +125,9 @@ def checked(sampler: Sampler, data: Batch = None) -> Sampler:
         jax.debug.callback(after_update, losses)
         return CheckedState(inner, state.key, jnp.zeros((), bool))
 
-    reweigh: Callable | None = None
-    if sampler.reweigh is not None:
+    def reweigh(state: CheckedState, draw: Draw, losses: Array) -> Array:
+        return sampler.weigh(state.inner, draw, losses)
 
-        def reweigh(state: CheckedState, draw: Draw, losses: Array) -> Array:
-            return sampler.weigh(state.inner, draw, losses)
-
-    return sampler._replace(init=init, sample=sample, update=update, reweigh=reweigh)
+    return sampler._replace(
+        init=init, sample=sample, update=update, reweigh=reweigh if sampler.reweigh else None
+    )

@@ -1,6 +1,6 @@
 """Scorers made of other scorers, and scores by the source of an example."""
 
-import math
+import functools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, cast
 
@@ -30,7 +30,7 @@ def product(*scorers: Scorer) -> Scorer:
     Raises:
         ValueError: if there is none, or two remember different numbers of an example.
     """
-    return _combined("product", scorers, math.prod)
+    return _combined("product", scorers, lambda scores: functools.reduce(jnp.multiply, scores))
 
 
 def mixture(shares: Sequence[float] | Array, *scorers: Scorer) -> Scorer:

@@ -4,14 +4,12 @@ import inspect
 
 import jax
 import jax.numpy as jnp
-import optax
 import pytest
-from test_recipes import CLASSES, KEY, N, data, losses_of, make
+from test_recipes import CLASSES, KEY, N, data, make, make_training
 
 from isjax import conditions, recipes, weights
 from isjax.base import take
 from isjax.samplers import checked, epochs, gate, lagged, reweight, stratified
-from isjax.training import init_train_state, make_train_step
 
 SWAPPED = ["default", "given", "reshuffled", "uniform"]
 # They decide shapes, or what is compiled.
@@ -47,17 +45,8 @@ def test_recipe_works_under_strict_promotion(name):
     with jax.numpy_dtype_promotion("strict"):
         sampler = make(name)
         traced_step(sampler, None if sampler.own_pool else jnp.arange(N))
-        tx = optax.sgd(0.1)
-        step = make_train_step(
-            lambda params, model_state, batch, key: (losses_of(params, batch), model_state),
-            tx,
-            sampler,
-            pool_size=None if sampler.own_pool else 12,
-        )
-        state = jax.eval_shape(
-            lambda: init_train_state(KEY, jnp.zeros((4, CLASSES)), tx, sampler, N)
-        )
-        jax.eval_shape(step, state, data())
+        step, begin = make_training(sampler)
+        jax.eval_shape(step, jax.eval_shape(begin), data())
 
 
 WRAPPED = {

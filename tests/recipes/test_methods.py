@@ -262,13 +262,14 @@ NETWORK = scorers.Network(
 )
 
 
+def histories(log, ids):
+    """The last losses of each example, newest first, after INITIAL for those not observed."""
+    start = [INITIAL] * HISTORY
+    return np.array([[*start, *past(log, i)][: -HISTORY - 1 : -1] for i in ids])
+
+
 def learned_loss(log, pool, params):
     """softplus(w . history + b), w and b by gradient descent on the mean squared error."""
-
-    def histories(log, ids):
-        start = [INITIAL] * HISTORY
-        return np.array([[*start, *past(log, i)][: -HISTORY - 1 : -1] for i in ids])
-
     w, bias = WEIGHT.copy(), BIAS
     for t, step in enumerate(log):
         rows = histories(log[:t], step.ids)
@@ -281,11 +282,6 @@ def learned_loss(log, pool, params):
 
 def authors_loss(log, pool, params):
     """max(w . history + b, 0), of examples never seen too; w and b by the unclamped error."""
-
-    def histories(log, ids):
-        start = [INITIAL] * HISTORY
-        return np.array([[*start, *past(log, i)][: -HISTORY - 1 : -1] for i in ids])
-
     w, bias = WEIGHT.copy(), BIAS
     for t, step in enumerate(log):
         rows = histories(log[:t], step.ids)

@@ -65,6 +65,18 @@ def make(name, **arguments):
     return getattr(recipes, name)(batch_size=6, **ARGUMENTS.get(name, {}) | arguments)
 
 
+def make_training(sampler):
+    """The step of a linear model, and the function that makes its first state."""
+    tx = optax.sgd(0.1)
+    step = make_train_step(
+        lambda params, model_state, batch, key: (losses_of(params, batch), model_state),
+        tx,
+        sampler,
+        pool_size=None if sampler.own_pool else 12,
+    )
+    return step, lambda: init_train_state(KEY, jnp.zeros((4, CLASSES)), tx, sampler, N)
+
+
 # Some recipes, composed by hand.
 COMPOSED = {
     "uniform": lambda: isjax.importance_sampler(scorers.uniform(), batch_size=6, k=0.0),
@@ -116,18 +128,9 @@ def test_recipe_draws_as_its_composition_by_hand(name):
 
 @pytest.mark.parametrize("name", recipes.__all__)
 def test_recipe_trains_for_20_steps(name):
-    sampler, train = make(name), data()
-    tx = optax.sgd(0.1)
-    step = make_train_step(
-        lambda params, model_state, batch, key: (losses_of(params, batch), model_state),
-        tx,
-        sampler,
-        pool_size=None if sampler.own_pool else 12,
-    )
-    state = jax.jit(
-        lambda: init_train_state(KEY, jnp.zeros((4, CLASSES)), tx, sampler, N),
-        compiler_options=QUICK_TO_COMPILE,
-    )()
+    train = data()
+    step, begin = make_training(make(name))
+    state = jax.jit(begin, compiler_options=QUICK_TO_COMPILE)()
     step = step.lower(state, train).compile(compiler_options=QUICK_TO_COMPILE)
     for _ in range(20):
         state, metrics = step(state, train)

@@ -76,7 +76,7 @@ def _literal(node):
 
 def own_imports(source):
     """Packages and modules directly in isjax that it imports; "isjax" for the package itself."""
-    names = (name.split(".") for name in imported_names(source))
+    names = (name.split(".") for name in imported_names(source) if name != "isjax.__version__")
     return {parts[1] if len(parts) > 1 else "isjax" for parts in names if parts[0] == "isjax"}
 
 

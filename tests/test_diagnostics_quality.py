@@ -408,6 +408,7 @@ def test_the_noise_of_adam_over_the_same_draws(k):
     qualities = measure(KEY, train_state(sampler, tx, opt_state), DATA)
     probs, best = proportional(SCORES), proportional(NORMS)
     keys = jax.random.split(KEY, num_draws)
+    with_step = jax.vmap(lambda key: jax.random.fold_in(key, 0))(keys)  # as a sampler draws
     adam = functools.partial(
         adam_by_hand,
         mean=flat64(opt_state[0].mu),
@@ -416,14 +417,14 @@ def test_the_noise_of_adam_over_the_same_draws(k):
     )
     for quality, made in zip(qualities, (lambda gradient: gradient, adam), strict=True):
         wanted = made(GRADIENTS.mean(axis=0))
-        for noise, p, weights in (
-            (quality.sampler, probs, (POOL * probs) ** -k),
-            (quality.uniform, UNIFORM, np.ones(POOL)),
-            (quality.optimum, best, 1 / (POOL * best)),
+        for noise, p, weights, used in (
+            (quality.sampler, probs, (POOL * probs) ** -k, with_step),
+            (quality.uniform, UNIFORM, np.ones(POOL), keys),
+            (quality.optimum, best, 1 / (POOL * best), keys),
         ):
             p32 = jnp.asarray(p, jnp.float32)
             draw = lambda key, p32=p32: resampling.categorical(key, p32, BATCH)[0]  # noqa: E731
-            index = np.asarray(jax.vmap(draw)(keys))
+            index = np.asarray(jax.vmap(draw)(used))
             gradients = (weights[index][:, :, None] * GRADIENTS[index]).mean(axis=1)
             updates = np.stack([made(gradient) for gradient in gradients])
             mean = updates.mean(axis=0)

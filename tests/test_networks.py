@@ -10,6 +10,7 @@ import pytest
 
 from isjax.networks import CNN, LSTM, MLP, VGG, WideResNet, max_pool
 from isjax.scorers import HistoryLSTM
+from isjax.scorers._learned import _LSTM
 
 HISTORY, CLASSES = 6, 4
 # Compiles in less time, to programs that are slower.
@@ -140,15 +141,51 @@ def numpy_lstm(cell, inputs):
     return np.asarray(outputs)
 
 
+def gate_by_gate(cell):
+    """The arrays of an LSTM of the history, as one of Flax's cells names them."""
+    gates = {}
+    for gate, *parts in zip(
+        "ifgo",
+        np.split(np.asarray(cell["Dense_0"]["kernel"]), 4, axis=1),
+        np.split(np.asarray(cell["recurrent"]), 4, axis=1),
+        np.split(np.asarray(cell["Dense_0"]["bias"]), 4),
+        strict=True,
+    ):
+        kernel, recurrent, bias = parts
+        gates |= {f"i{gate}": {"kernel": kernel}, f"h{gate}": {"kernel": recurrent, "bias": bias}}
+    return gates
+
+
+def test_the_lstm_of_the_history_is_that_of_flax():
+    """Its outputs, and its gradients by what it reads and by its arrays."""
+    rng, layer = np.random.default_rng(0), nn.RNN(nn.OptimizedLSTMCell(5))
+    inputs = jnp.asarray(rng.normal(size=(4, 6, 3)), jnp.float32)
+    cell = random_params(_LSTM(5), inputs)["params"]
+
+    def ours(cell, inputs):
+        return jnp.sum(jnp.square(_LSTM(5).apply({"params": cell}, inputs)))
+
+    def theirs(cell, inputs):
+        return jnp.sum(jnp.square(layer.apply({"params": {"cell": cell}}, inputs)))
+
+    value, gradient = quick(jax.value_and_grad(ours, (0, 1)))(cell, inputs)
+    expected, by_gate = quick(jax.value_and_grad(theirs, (0, 1)))(gate_by_gate(cell), inputs)
+    np.testing.assert_allclose(value, expected, rtol=1e-5)
+    np.testing.assert_allclose(gradient[1], by_gate[1], rtol=1e-4, atol=1e-6)
+    ours = gate_by_gate(gradient[0])
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5), ours, by_gate[0]
+    )
+
+
 def numpy_prediction(params, history, count, label):
     """For one example: its observed losses, oldest first, through two LSTMs and a dense layer."""
     params = params["params"]
-    features = params["OptimizedLSTMCell_0"]["hi"]["bias"].shape[0]
+    cells = [gate_by_gate(params[f"_LSTM_{number}"]) for number in range(2)]
     observed = np.asarray(history, np.float64)[:count][::-1, None]
-    summary = np.zeros(features)
+    summary = np.zeros(5)
     if len(observed):
-        inner = numpy_lstm(params["OptimizedLSTMCell_0"], observed)
-        summary = numpy_lstm(params["OptimizedLSTMCell_1"], inner)[-1]
+        summary = numpy_lstm(cells[1], numpy_lstm(cells[0], observed))[-1]
     if label is not None:
         summary = np.concatenate([summary, params["Embed_0"]["embedding"][label]])
     return (summary @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"])[0]
@@ -198,7 +235,7 @@ def test_the_lstm_tells_classes_and_orders_apart():
 
 def test_the_lstm_has_no_classes_to_embed_without_labels():
     _, params = lstm(None)
-    assert set(params["params"]) == {"OptimizedLSTMCell_0", "OptimizedLSTMCell_1", "Dense_0"}
+    assert set(params["params"]) == {"_LSTM_0", "_LSTM_1", "Dense_0"}
     _, params = lstm()
     assert params["params"]["Embed_0"]["embedding"].shape == (CLASSES, 5)
 

@@ -70,7 +70,7 @@ def learned(
     Args:
         network: predicts a number for each example, see `Network`; by default `history_lstm`, the
             paper's LSTM.
-        optimizer: of the network; by default `optax.adam(1e-3)`.
+        optimizer: of the network; by default `optax.adam(1e-3)`, over all parameters as one array.
         num_classes: classes, numbered from 0, that the default network embeds; None = it reads
             losses alone.
         label_fn: `(batch) -> classes [B] int`; by default `batch["label"]`.
@@ -113,7 +113,7 @@ def learned(
             "scorers.learned: num_classes and label_fn are for the default network; "
             "leave them out and let your network read rows.batch"
         )
-    optimizer = optax.with_extra_args_support(optimizer or optax.adam(1e-3))
+    optimizer = optax.with_extra_args_support(optimizer or optax.flatten(optax.adam(1e-3)))
 
     def predict(params: PyTree, rows: Rows) -> Array:
         """The loss, or its logarithm if `log_losses`."""
@@ -191,10 +191,8 @@ class HistoryLSTM(nn.Module):
         # Newest first to oldest first; the observed losses stand at the front.
         position = length[:, None] - 1 - jnp.arange(history.shape[1])[None, :]
         outputs = jnp.take_along_axis(history, jnp.maximum(position, 0), axis=1)[:, :, None]
-        unroll = history.shape[1] if history.shape[0] >= UNROLL_FROM else 1
         for _ in range(2):
-            layer = nn.RNN(nn.OptimizedLSTMCell(self.features), unroll=unroll)
-            outputs = jnp.asarray(layer(outputs))
+            outputs = _LSTM(self.features)(outputs)
         last = jnp.maximum(length - 1, 0)[:, None, None]
         summary = jnp.take_along_axis(outputs, last, axis=1)[:, 0]
         summary = jnp.where(length[:, None] > 0, summary, 0.0)
@@ -202,6 +200,42 @@ class HistoryLSTM(nn.Module):
             label = nn.Embed(self.num_classes, self.features)(label)
             summary = jnp.concatenate([summary, label], axis=-1)
         return nn.Dense(1)(summary)[:, 0]
+
+
+class _LSTM(nn.Module):
+    """Outputs of an LSTM at each step.
+
+    Its gates (input, forget, cell, output) share two matrices. Flax's cells have eight, and take
+    longer to train and to compile.
+    """
+
+    features: int
+
+    @nn.compact
+    def __call__(self, inputs):
+        """Maps [B, T, inputs] to [B, T, features]."""
+        (rows, steps), size = inputs.shape[:2], self.features
+        from_inputs = nn.Dense(4 * size)(inputs)
+        recurrent = self.param("recurrent", _orthogonal_gates, size)
+
+        def step(carry, x):
+            cell, output = carry
+            i, f, g, o = jnp.split(x + output @ recurrent, 4, axis=1)
+            cell = nn.sigmoid(f) * cell + nn.sigmoid(i) * jnp.tanh(g)
+            output = nn.sigmoid(o) * jnp.tanh(cell)
+            return (cell, output), output
+
+        start = jnp.zeros((rows, size))
+        unroll = steps if rows >= UNROLL_FROM else 1
+        steps_first = jnp.swapaxes(from_inputs, 0, 1)
+        _, outputs = jax.lax.scan(step, (start, start), steps_first, unroll=unroll)
+        return jnp.swapaxes(outputs, 0, 1)
+
+
+def _orthogonal_gates(key: Array, size: int) -> Array:
+    """Four random orthogonal matrices [size, size], side by side."""
+    orthogonal = lambda key: nn.initializers.orthogonal()(key, (size, size))  # noqa: E731
+    return jnp.concatenate(jax.vmap(orthogonal)(jax.random.split(key, 4)), axis=1)
 
 
 def history_lstm(

@@ -103,8 +103,8 @@ def test_learned_scores_seen_rows_by_the_network_and_unseen_ones_by_initial_loss
 @pytest.mark.parametrize("log_losses", [False, True])
 @pytest.mark.parametrize("output", [-1e4, 1e4])
 def test_learned_scores_stay_finite_and_not_negative(output, log_losses):
-    network = Network(lambda key: (), lambda params, rows: rows.history[:, 0] * output)
-    scorer = learned(network, history=1, log_losses=log_losses)
+    network = Network(lambda key: output, lambda params, rows: rows.history[:, 0] * params)
+    scorer = learned(network, optax.sgd(0.1), history=1, log_losses=log_losses)
     out = score(scorer, rows_of(np.ones((3, 1))))
     assert np.all(np.isfinite(out)) and np.all(out >= 0)
 

@@ -1,6 +1,8 @@
+import os
 import pathlib
 
 import jax
+import jaxlib
 import pytest
 from helpers import rows, write_run
 from jax.experimental.compilation_cache import compilation_cache
@@ -23,6 +25,10 @@ def pytest_configure(config):
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     # Most of the suite's time is compilation, and optimised programs run little here.
     jax.config.update("jax_disable_most_optimizations", True)
+    flags = os.environ.get("XLA_FLAGS", "")
+    if jaxlib.version.__version_info__[:2] == (0, 10):  # one that does not know a flag aborts
+        flags += " --xla_cpu_use_fusion_emitters=false"  # several times as long to compile
+    os.environ["XLA_FLAGS"] = flags
 
 
 _LONG = ("test_survival.py", "test_many_processes.py", "test_many_devices.py")

@@ -13,7 +13,7 @@ THREADS = {"NPROC": "32"}
 
 
 def environment(devices=1):
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"
     return os.environ | CACHED | THREADS | {"XLA_FLAGS": flags}
 
 

@@ -181,7 +181,8 @@ def test_a_run_without_artifacts_writes_none_and_every_number_is_the_same(told, 
     """So measuring the time, on a copy, has trained nothing."""
     experiment.run(make_config(artifacts=False), tmp_path, make_dataset())
     assert not any((tmp_path / name).exists() for name in FILES)
-    assert untimed(tmp_path) == untimed(told.folder, "coverage")
+    for found, expected in zip(untimed(tmp_path), untimed(told.folder, "coverage"), strict=True):
+        assert found == pytest.approx(expected, rel=1e-6)  # XLA may round the two programs apart
     assert "coverage" not in lines_of(tmp_path)[0]
     assert all((told.folder / name).exists() for name in FILES)
 

@@ -173,11 +173,13 @@ class VGG(nn.Module):
             [b, outputs].
 
         Raises:
+            TypeError: if hidden is a number and not a sequence.
             ValueError: if norm or a dropout is none of those above, or a spatial axis cannot be
                 halved for each pair.
         """
         if self.norm not in ("batch", "none"):
             raise ValueError(f'VGG: norm is {self.norm!r}; choose "batch" or "none"')
+        hidden = one_for_each_layer("VGG: hidden", self.hidden)
         drop, drop_dense = dropout(self.dropout, train), dropout(self.dense_dropout, train)
         init = nn.initializers.glorot_uniform()
         kernel = (3,) * (x.ndim - 2)
@@ -188,7 +190,7 @@ class VGG(nn.Module):
                     x = nn.BatchNorm(use_running_average=not train, momentum=0.99, epsilon=1e-3)(x)
             x = drop(max_pool(x))
         x = x.reshape(x.shape[0], -1)
-        for size in self.hidden:
+        for size in hidden:
             x = drop_dense(nn.relu(nn.Dense(size * self.width, kernel_init=init)(x)))
         return nn.Dense(self.outputs, kernel_init=init)(x)
 

@@ -619,8 +619,9 @@ def test_the_language_model_refuses_to_drop_everything():
     [
         (CNN(3, channels=16), r"CNN: channels is 16; give .*, such as \(16,\)"),
         (MLP(3, hidden=32), r"MLP: hidden is 32; give .*, such as \(32,\)"),
+        (VGG(3, hidden=16), r"VGG: hidden is 16; give .*, such as \(16,\)"),
     ],
-    ids=["CNN", "MLP"],
+    ids=["CNN", "MLP", "VGG"],
 )
 def test_a_single_size_in_place_of_a_sequence_is_named(network, message):
     with pytest.raises(TypeError, match=message):

@@ -206,7 +206,7 @@ class _LSTM(nn.Module):
     """Outputs of an LSTM at each step.
 
     Its gates (input, forget, cell, output) share two matrices. Flax's cells have eight, and take
-    longer to train and to compile.
+    longer to compile.
     """
 
     features: int

@@ -108,7 +108,7 @@ def test_costs_are_of_one_call():
     """A loop of 20 passes and one sine: however often it was called, they count once."""
     call, compiled = program({"train": heavy, "draw": jnp.sin})
     took = timeline.time_by_part(call, compiled)
-    assert 20 <= took["train"].operations < 200 and 0.99 < took["draw"].operations < 20
+    assert 20 <= took["train"].operations < 200 and 1 <= round(took["draw"].operations, 9) < 20
     assert took["train"].seconds > took["draw"].seconds > 0
     assert list(took) == list(PARTS)
 

@@ -144,14 +144,13 @@ def numpy_lstm(cell, inputs):
 def gate_by_gate(cell):
     """The arrays of an LSTM of the history, as one of Flax's cells names them."""
     gates = {}
-    for gate, *parts in zip(
+    for gate, kernel, recurrent, bias in zip(
         "ifgo",
         np.split(np.asarray(cell["Dense_0"]["kernel"]), 4, axis=1),
         np.split(np.asarray(cell["recurrent"]), 4, axis=1),
         np.split(np.asarray(cell["Dense_0"]["bias"]), 4),
         strict=True,
     ):
-        kernel, recurrent, bias = parts
         gates |= {f"i{gate}": {"kernel": kernel}, f"h{gate}": {"kernel": recurrent, "bias": bias}}
     return gates
 

@@ -215,20 +215,20 @@ class _LSTM(nn.Module):
     def __call__(self, inputs):
         """Maps [B, T, inputs] to [B, T, features]."""
         (rows, steps), size = inputs.shape[:2], self.features
-        from_inputs = nn.Dense(4 * size)(inputs)
+        kernel = self.param("kernel", nn.initializers.lecun_normal(), (inputs.shape[2], 4 * size))
         recurrent = self.param("recurrent", _orthogonal_gates, size)
+        bias = self.param("bias", nn.initializers.zeros, (1, 4 * size))
 
         def step(carry, x):
             cell, output = carry
-            i, f, g, o = jnp.split(x + output @ recurrent, 4, axis=1)
+            i, f, g, o = jnp.split(x @ kernel + output @ recurrent + bias, 4, axis=1)
             cell = nn.sigmoid(f) * cell + nn.sigmoid(i) * jnp.tanh(g)
             output = nn.sigmoid(o) * jnp.tanh(cell)
             return (cell, output), output
 
         start = jnp.zeros((rows, size))
         unroll = steps if rows >= UNROLL_FROM else 1
-        steps_first = jnp.swapaxes(from_inputs, 0, 1)
-        _, outputs = jax.lax.scan(step, (start, start), steps_first, unroll=unroll)
+        _, outputs = jax.lax.scan(step, (start, start), jnp.swapaxes(inputs, 0, 1), unroll=unroll)
         return jnp.swapaxes(outputs, 0, 1)
 
 

@@ -27,16 +27,20 @@ def probabilities(scores):
     return jnp.asarray(scores / scores.sum(), jnp.float32)
 
 
+# For programs that would run for more than a second as conftest.py has them compiled.
+OPTIMISED = {"xla_backend_optimization_level": 1, "xla_llvm_disable_expensive_passes": False}
+
+
 @functools.cache
-def _over_keys(resample, num):
-    return jax.jit(jax.vmap(lambda key, probs: resample(key, probs, num), in_axes=(0, None)))
+def _over_keys(resample, num, optimised):
+    draw = jax.vmap(lambda key, probs: resample(key, probs, num), in_axes=(0, None))
+    return jax.jit(draw, compiler_options=OPTIMISED if optimised else None)
 
 
 def draws(resample, probs, num, trials, seed=0):
     """Makes `trials` independent draws: index [trials, num], draw_probs [trials, num]."""
-    index, draw_probs = _over_keys(resample, num)(
-        jax.random.split(jax.random.key(seed), trials), probs
-    )
+    draw = _over_keys(resample, num, optimised=trials * num * len(probs) > 1e8)
+    index, draw_probs = draw(jax.random.split(jax.random.key(seed), trials), probs)
     return np.asarray(index), np.asarray(draw_probs, np.float64)
 
 

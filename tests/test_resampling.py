@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_binomial, assert_mean, draws, probabilities, six_decades
+from helpers import OPTIMISED, assert_binomial, assert_mean, draws, probabilities, six_decades
 from scipy import stats
 
 from isjax import resampling
@@ -361,7 +361,7 @@ def masses_and_counts(exact, index, order, groups):
 @inverse_cdf
 def test_large_pools_are_drawn_from_in_proportion(resample, large):
     probs, exact, by_score = large
-    draw = jax.jit(resample, static_argnums=2)
+    draw = jax.jit(resample, static_argnums=2, compiler_options=OPTIMISED)
     index = [np.asarray(draw(jax.random.key(seed), probs, 1024)[0]) for seed in range(12)]
     index = np.concatenate(index)
     assert index.min() >= 0 and index.max() < len(exact)
@@ -459,7 +459,8 @@ def test_a_pool_of_more_than_there_are_is_refused_for_numpy_sizes_too():
 
 @pytest.mark.parametrize("name", resampling.__all__)
 def test_draws_do_not_depend_on_double_precision(name):
-    draw = getattr(resampling, name)
+    sizes = (1, 2) if name == "presample" else 2
+    draw = jax.jit(getattr(resampling, name), static_argnums=sizes)
     first = 40 if name == "presample" else probabilities(six_decades(40))
     found = []
     for x64 in (False, True):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import assert_binomial, draws, probabilities, six_decades
+from helpers import OPTIMISED, assert_binomial, draws, probabilities, six_decades
 from scipy import stats
 
 from isjax import resampling
@@ -24,20 +24,21 @@ def with_constant(key, whole, num, constant=0.0):
 
 
 sample = jax.jit(lambda *arguments: with_constant(*arguments)[:3], static_argnums=2)
+init = jax.jit(lambda scores: sum_tree.init(jnp.asarray(scores, jnp.float32)))
 update = jax.jit(sum_tree.update)
 
 
 def many(scores, num, trials, constant=0.0, seed=0):
     """`trials` draws from the tree of `scores`: ids, draw_probs, scores, [trials, num] each."""
     keys = jax.random.split(jax.random.key(seed), trials)
-    drawn = _over_keys(num)(keys, sum_tree.init(jnp.asarray(scores)), jnp.float32(constant))
+    drawn = _over_keys(num)(keys, init(scores), jnp.float32(constant))
     return [np.asarray(each) for each in drawn]
 
 
 @functools.cache
 def _over_keys(num):
     draw = jax.vmap(lambda key, whole, c: with_constant(key, whole, num, c)[:3], (0, None, None))
-    return jax.jit(draw)
+    return jax.jit(draw, compiler_options=OPTIMISED)
 
 
 def assert_counts(ids, exact):
@@ -69,9 +70,10 @@ def exact_probs(scores, constant=0.0):
 
 def test_the_mean_mass_is_that_of_the_smoothed_scores():
     scores = six_decades(300)
-    _, _, _, mass = sum_tree.sample(KEY, sum_tree.init(jnp.asarray(scores)), 4, 0.5)
+    draw = jax.jit(sum_tree.sample, static_argnums=2)
+    _, _, _, mass = draw(KEY, init(scores), 4, 0.5)
     np.testing.assert_allclose(mass, 1.5 * scores.mean(dtype=np.float64), rtol=1e-6)
-    assert sum_tree.sample(KEY, sum_tree.init(jnp.zeros(5)), 4, 0.5)[3] == 0
+    assert draw(KEY, init(np.zeros(300, np.float32)), 4, 0.5)[3] == 0
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5], ids=["no constant", "half the mean"])
@@ -130,7 +132,7 @@ def test_the_only_example_of_mass_among_many_is_always_drawn():
     for only in (0, 63, 64, 4095, 4096, 99_999):
         scores = np.zeros(100_000, np.float32)
         scores[only] = 1e-5
-        whole = sum_tree.init(jnp.asarray(scores))
+        whole = init(scores)
         ids, draw_probs, raw = sample(KEY, whole, 16)
         np.testing.assert_array_equal(ids, [only] * 16)
         np.testing.assert_array_equal(draw_probs, [1.0] * 16)
@@ -152,8 +154,8 @@ BAD = np.float32([np.nan, -np.inf, -1.0, -1e-30, 0.0])
 def test_nan_and_negative_scores_carry_no_mass():
     scores = np.tile(BAD, 20)
     scores[[7, 50]] = 1.0, 3.0
-    made = sum_tree.init(jnp.asarray(scores))
-    by_update = update(sum_tree.init(jnp.ones(100)), jnp.arange(100, dtype=jnp.int32), scores)
+    made = init(scores)
+    by_update = update(init(np.ones(100, np.float32)), np.arange(100, dtype=np.int32), scores)
     for whole in (made, by_update):
         assert sum_tree.total(whole) == 4.0
         ids, draw_probs, _ = sample(KEY, whole, 40)
@@ -165,13 +167,13 @@ def test_nan_and_negative_scores_carry_no_mass():
 def test_infinite_scores_count_as_the_largest_and_no_sum_overflows(constant):
     scores = np.zeros(5000, np.float32)
     scores[[3, 4000]] = np.inf, 3e38
-    whole = sum_tree.init(jnp.asarray(scores))
+    whole = init(scores)
     assert sum_tree.total(whole) == 2 * sum_tree.LARGEST
     ids, draw_probs, raw = sample(KEY, whole, 8, constant)
     np.testing.assert_array_equal(ids, [3] * 4 + [4000] * 4)
     np.testing.assert_array_equal(draw_probs, [0.5] * 8)
     np.testing.assert_array_equal(raw, [sum_tree.LARGEST] * 8)
-    everything = sum_tree.init(jnp.full(300_000, jnp.inf))
+    everything = init(np.full(300_000, np.inf, np.float32))
     assert all(np.all(np.isfinite(level)) for level in everything.levels)
 
 
@@ -180,7 +182,7 @@ def test_the_smallest_scores_are_drawn_or_count_as_zero(score):
     # As a backend may flush subnormal numbers, a tree of nothing else may count as without mass.
     scores = np.zeros(5000, np.float32)
     scores[4321] = score
-    ids, draw_probs, _ = sample(KEY, sum_tree.init(jnp.asarray(scores)), 64)
+    ids, draw_probs, _ = sample(KEY, init(scores), 64)
     if draw_probs[0] > 0.5:
         np.testing.assert_allclose(draw_probs, 1.0, rtol=1e-6)
         np.testing.assert_array_equal(ids, [4321] * 64)
@@ -190,15 +192,15 @@ def test_the_smallest_scores_are_drawn_or_count_as_zero(score):
 
 
 def test_a_failed_score_no_longer_counts_once_it_is_set_anew():
-    whole = update(sum_tree.init(jnp.ones(70)), jnp.int32([69]), jnp.float32([np.nan]))
+    whole = update(init(np.ones(70, np.float32)), np.int32([69]), np.float32([np.nan]))
     assert sum_tree.total(whole) == 69
-    assert sum_tree.total(update(whole, jnp.int32([69]), jnp.float32([5]))) == 74
+    assert sum_tree.total(update(whole, np.int32([69]), np.float32([5]))) == 74
 
 
 @pytest.mark.parametrize("constant", [0.0, 1e-3])
 def test_draw_probs_are_the_closed_form_in_float64(constant):
     scores = 10 ** np.random.default_rng(3).uniform(-12, 12, 10_000).astype(np.float32)
-    ids, draw_probs, _ = sample(KEY, sum_tree.init(jnp.asarray(scores)), 2048, constant)
+    ids, draw_probs, _ = sample(KEY, init(scores), 2048, constant)
     exact = exact_probs(scores, np.float32(constant))
     np.testing.assert_allclose(draw_probs, exact[np.asarray(ids)], rtol=2e-6)
 
@@ -206,7 +208,7 @@ def test_draw_probs_are_the_closed_form_in_float64(constant):
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("num", [1, 100])
 def test_ids_are_int32_ascending_and_in_range(size, num):
-    ids, draw_probs, raw = sample(KEY, sum_tree.init(jnp.asarray(six_decades(size))), num, 0.1)
+    ids, draw_probs, raw = sample(KEY, init(six_decades(size)), num, 0.1)
     assert (ids.dtype, ids.shape) == (jnp.int32, (num,))
     assert (draw_probs.dtype, raw.dtype) == (jnp.float32, jnp.float32)
     assert draw_probs.shape == raw.shape == (num,)
@@ -222,7 +224,7 @@ def test_sampling_and_updating_are_traced_once():
         ids, _, scores, _ = sum_tree.sample(key, whole, 16, constant)
         return sum_tree.update(whole, ids, scores + 1)
 
-    whole = sum_tree.init(jnp.asarray(six_decades(5000)))
+    whole = init(six_decades(5000))
     for seed in range(4):
         whole = step(jax.random.key(seed), whole, jnp.float32(seed))
     assert len(traces) == 1
@@ -249,8 +251,8 @@ def assert_sums(whole, record, ulps):
 @pytest.mark.parametrize("size", SIZES)
 def test_a_new_tree_holds_the_scores_and_their_sums(size):
     scores = six_decades(size)
-    assert_sums(sum_tree.init(jnp.asarray(scores)), scores, ulps=8)
-    assert_sums(sum_tree.init(jnp.ones(size)), np.ones(size, np.float32), ulps=0)
+    assert_sums(init(scores), scores, ulps=8)
+    assert_sums(init(np.ones(size, np.float32)), np.ones(size, np.float32), ulps=0)
 
 
 def after_updates(size, values, seed):
@@ -262,11 +264,11 @@ def after_updates(size, values, seed):
         record[row] = 0
         np.maximum.at(record, row, new)
 
-    @jax.jit
     def run(whole, ids, values):
         return jax.lax.scan(lambda t, x: (sum_tree.update(t, *x), None), whole, (ids, values))[0]
 
-    return run(sum_tree.init(jnp.ones(size)), ids, values), record
+    run = jax.jit(run, compiler_options=OPTIMISED)
+    return run(init(np.ones(size, np.float32)), ids, values), record
 
 
 @pytest.mark.parametrize("size", [1, 100, 20_000, 300_000])
@@ -282,9 +284,9 @@ def test_sums_of_whole_numbers_are_equal_after_a_million_updates():
 
 
 def test_of_an_id_that_occurs_several_times_the_largest_score_counts():
-    ids = jnp.int32([7, 99, 7, 7, 64, 99, 50])
-    scores = jnp.float32([5, np.nan, 9, 6, np.nan, 0.5, 0.25])  # less than the score before, too
-    whole = update(sum_tree.init(jnp.ones(100)), ids, scores)
+    ids = np.int32([7, 99, 7, 7, 64, 99, 50])
+    scores = np.float32([5, np.nan, 9, 6, np.nan, 0.5, 0.25])  # less than the score before, too
+    whole = update(init(np.ones(100, np.float32)), ids, scores)
     record = np.ones(100, np.float32)
     record[[7, 99, 64, 50]] = 9, 0.5, 0, 0.25
     assert_sums(whole, record, ulps=0)
@@ -292,6 +294,6 @@ def test_of_an_id_that_occurs_several_times_the_largest_score_counts():
 
 def test_an_update_leaves_the_scores_of_all_others():
     scores = six_decades(5000)
-    whole = update(sum_tree.init(jnp.asarray(scores)), jnp.int32([4999, 0]), jnp.float32([2, 3]))
+    whole = update(init(scores), np.int32([4999, 0]), np.float32([2, 3]))
     scores[[4999, 0]] = 2, 3
     assert_sums(whole, scores, ulps=8)

@@ -1,12 +1,10 @@
-"""Starts Python in separate processes, each with a given number of CPU devices."""
+"""Starts Python in processes of its own, each with a given number of CPU devices."""
 
 import json
 import os
 import socket
-import subprocess
-import sys
 
-from commands import CACHED, ROOT
+from commands import CACHED, Process
 
 # Devices of one host wait for each other in threads of a pool: it needs one thread per device.
 THREADS = {"NPROC": "32"}
@@ -19,12 +17,10 @@ def environment(devices=1):
 
 def python(script, *arguments, devices=1):
     """Runs a script and returns the last line that it prints, parsed as JSON."""
-    command = [sys.executable, "-c", script, *map(str, arguments)]
-    done = subprocess.run(
-        command, capture_output=True, text=True, cwd=ROOT, env=environment(devices), check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return json.loads(done.stdout.splitlines()[-1])
+    process = Process(["-c", script, *arguments], environment(devices))
+    stdout, stderr = process.communicate()
+    assert process.returncode == 0, stderr[-3000:]
+    return json.loads(stdout.splitlines()[-1])
 
 
 def start(workdir, *settings, processes=1, devices=1, of_last=()):
@@ -49,13 +45,10 @@ def launch(command, processes=1, devices=1, of_last=()):
             "JAX_NUM_PROCESSES": str(processes),
             "JAX_PROCESS_ID": str(number),
         }
-        process = subprocess.Popen(
-            [sys.executable, *command, *(of_last if number == processes - 1 else ())],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            cwd=ROOT,
-            env=environment(devices) | (joined if processes > 1 else {}),
+        process = Process(
+            [*command, *(of_last if number == processes - 1 else ())],
+            environment(devices) | (joined if processes > 1 else {}),
+            merged=True,
         )
         started.append(process)
     return started

@@ -1,5 +1,6 @@
 """Several processes on one host, which talk over loopback: trained, killed, resumed."""
 
+import functools
 import itertools
 import json
 import signal
@@ -11,42 +12,66 @@ import tiny_tfds
 from processes import finish, launch, metrics, start
 
 pytestmark = pytest.mark.slow
-SETTINGS = ("num_steps=60", "num_evals=3", "log_every=10", "checkpoint_every=10")
+SETTINGS = ("num_steps=60", "num_evals=3", "log_every=10", "checkpoint_every=20")
 SETTINGS += ("network=MLP", "artifacts=False", "eval_examples=500")
 
 
 def wait_for_checkpoint(workdir, step, started):
     while not (workdir / "checkpoints" / str(step)).exists():
         assert all(process.poll() is None for process in started), started[0].communicate()[0]
-        time.sleep(0.05)
+        time.sleep(0.02)
 
 
-@pytest.mark.parametrize(
-    ("processes", "devices", "settings"),
-    [
-        (2, 1, ("method=default",)),
-        (2, 2, ("method=last_loss", "strata=4")),
-    ],
-    ids=["two, global draws", "two of two devices, draws by part"],
-)
-def test_processes_killed_together_resume_as_if_never_interrupted(
-    tmp_path, processes, devices, settings
-):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    outputs = finish(start(whole, *SETTINGS, *settings, processes=processes, devices=devices))
-    assert "seed 0" in outputs[0]
-    assert not any("seed 0" in output for output in outputs[1:])  # only process 0 speaks
-
-    started = start(parts, *SETTINGS, *settings, processes=processes, devices=devices)
-    wait_for_checkpoint(parts, 30, started)
+def kill(started):
     for process in started:
         process.send_signal(signal.SIGKILL)
     for process in started:
         process.communicate()
-    outputs = finish(start(parts, *SETTINGS, *settings, processes=processes, devices=devices))
-    assert "resuming at step" in outputs[0]
+
+
+def assert_same_lines(parts, whole):
     for name in ("metrics.jsonl", "training.jsonl"):
         assert metrics(parts, name) == metrics(whole, name)
+
+
+def test_processes_killed_together_resume_as_if_never_interrupted(tmp_path):
+    """Two of two devices, which draw by part."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    run = functools.partial(start, processes=2, devices=2)
+    settings = (*SETTINGS, "method=last_loss", "strata=4")
+    finish(run(whole, *settings))
+    started = run(parts, *settings)
+    wait_for_checkpoint(parts, 20, started)
+    kill(started)
+    outputs = finish(run(parts, *settings))
+    assert "resuming at step" in outputs[0]
+    assert_same_lines(parts, whole)
+
+
+def test_a_process_that_is_lost_ends_the_others_and_sigterm_to_one_stops_all(tmp_path):
+    """Then they resume as if never interrupted. Two of one device, which draw globally."""
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    settings = (*SETTINGS, "num_steps=180", "log_every=60", "checkpoint_every=60")
+    settings += ("method=default",)
+    outputs = finish(start(whole, *settings, processes=2))
+    assert "seed 0" in outputs[0] and "seed 0" not in outputs[1]  # only process 0 speaks
+
+    started = start(parts, *settings, processes=2)
+    wait_for_checkpoint(parts, 60, started)
+    started[1].send_signal(signal.SIGKILL)
+    output, _ = started[0].communicate(timeout=90)
+    assert started[0].returncode == 1
+    assert "another process has ended" in output and "same command" in output
+
+    started = start(parts, *settings, processes=2)
+    wait_for_checkpoint(parts, 120, started)
+    started[1].send_signal(signal.SIGTERM)
+    output = finish(started)[0]
+    assert "resuming at step" in output and "the same command resumes" in output
+
+    outputs = finish(start(parts, *settings, processes=2))
+    assert "resuming at step" in outputs[0]
+    assert_same_lines(parts, whole)
 
 
 def test_processes_that_read_what_they_choose_resume_as_if_never_interrupted(tmp_path):
@@ -65,15 +90,11 @@ def test_processes_that_read_what_they_choose_resume_as_if_never_interrupted(tmp
             np.testing.assert_allclose(value, other[name], rtol=2e-3, atol=1e-4, err_msg=name)
 
     started = start(parts, *settings, processes=2)
-    wait_for_checkpoint(parts, 30, started)
-    for process in started:
-        process.send_signal(signal.SIGKILL)
-    for process in started:
-        process.communicate()
+    wait_for_checkpoint(parts, 20, started)
+    kill(started)
     outputs = finish(start(parts, *settings, processes=2))
     assert "resuming at step" in outputs[0]
-    for name in ("metrics.jsonl", "training.jsonl"):
-        assert metrics(parts, name) == metrics(whole, name)
+    assert_same_lines(parts, whole)
 
 
 READING = """
@@ -118,22 +139,6 @@ def test_a_process_reads_only_what_its_devices_are_to_hold():
         assert found["sum"] == sum(range(8))
 
 
-def test_a_process_that_is_lost_ends_the_others_and_sigterm_to_one_stops_all(tmp_path):
-    settings = (*SETTINGS, "num_steps=5000", "method=default")
-    started = start(tmp_path, *settings, processes=2)
-    wait_for_checkpoint(tmp_path, 10, started)
-    started[1].send_signal(signal.SIGKILL)
-    output, _ = started[0].communicate(timeout=90)
-    assert started[0].returncode == 1
-    assert "another process has ended" in output and "same command" in output
-
-    started = start(tmp_path, *settings, processes=2)
-    wait_for_checkpoint(tmp_path, 30, started)
-    started[1].send_signal(signal.SIGTERM)
-    output = finish(started)[0]
-    assert "resuming at step" in output and "the same command resumes" in output
-
-
 def test_some_variables_alone_are_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("JAX_NUM_PROCESSES", "2")
     (process,) = start(tmp_path)
@@ -142,21 +147,17 @@ def test_some_variables_alone_are_refused(tmp_path, monkeypatch):
     assert "only JAX_NUM_PROCESSES is set; set all, or none" in output
 
 
-@pytest.mark.parametrize(
-    ("of_last", "message"),
-    [
-        (("seed=1",), "config.seed is 0 and 1"),
-        (("method=default", "num_steps=70"), "config.method is uniform and default, config.num_st"),
-        (("dataset_options.num_train=100",), "config.dataset_options.num_train is"),
-    ],
-)
-def test_processes_that_were_started_differently_are_refused(tmp_path, of_last, message):
+def test_processes_that_were_started_differently_are_refused(tmp_path):
+    of_last = ("seed=1", "method=default", "num_steps=70", "dataset_options.num_train=100")
     started = start(tmp_path, *SETTINGS, processes=2, of_last=of_last)
     outputs = [process.communicate(timeout=120)[0] for process in started]
     for process, output in zip(started, outputs, strict=True):
         assert process.returncode == 1
         (line,) = [line for line in output.splitlines() if line.startswith("isjax: ")]
         assert line.startswith("isjax: processes 0 and 1 were started differently: "), output
-        assert message in line and line.endswith("with the same version and data")
+        assert line.endswith("with the same version and data")
+        for setting in ("dataset_options.num_train is None and 100", "seed is 0 and 1"):
+            assert f"config.{setting}" in line
+        assert "config.method is uniform and default, config.num_steps is 60 and 70" in line
         assert "Traceback" not in output
     assert not (tmp_path / "metrics.jsonl").exists()

@@ -126,5 +126,5 @@ def test_a_size_that_is_no_integer_is_named_with_the_integer(make, name):
 
 def test_a_list_of_integers_is_a_pool():
     sampler, ids = SAMPLERS["pool"], [3, 5, 7, 9]
-    draw, _ = sampler.sample(KEY, sampler.init(KEY, N), ids)
+    draw, _ = jax.jit(lambda key, state: sampler.sample(key, state, ids))(KEY, sampler.init(KEY, N))
     assert set(np.asarray(draw.ids).tolist()) <= set(ids)

@@ -65,8 +65,14 @@ def test_it_draws_and_weighs_as_the_sampler_does():
     sampler = reweight(recipes.default(batch_size=b), weights.correcting())
     found = []
     for each in (sampler, checked(sampler)):
-        draw, state = each.sample(jax.random.key(1), each.init(jax.random.key(0), N))
-        found.append([draw.ids, each.weigh(state, draw, jnp.arange(1.0, b + 1))])
+
+        @jax.jit
+        def drawn(key, state, losses, each=each):
+            draw, state = each.sample(key, state)
+            return draw.ids, each.weigh(state, draw, losses)
+
+        state = each.init(jax.random.key(0), N)
+        found.append(drawn(jax.random.key(1), state, np.arange(1.0, b + 1, dtype=np.float32)))
     np.testing.assert_array_equal(*[each[0] for each in found])
     np.testing.assert_array_equal(*[each[1] for each in found])
 

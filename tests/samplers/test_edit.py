@@ -43,6 +43,17 @@ def known(sampler):
     return set_losses(sampler, sampler.init(KEY, N), jnp.arange(N), LOSSES)
 
 
+def first(sampler):
+    """The first state, of zeros, which is enough to be refused."""
+    shapes = jax.eval_shape(lambda: sampler.init(KEY, N))
+    return jax.tree.map(
+        lambda x: (
+            KEY if jnp.issubdtype(x.dtype, jax.dtypes.prng_key) else np.zeros(x.shape, x.dtype)
+        ),
+        shapes,
+    )
+
+
 # --- losses
 
 
@@ -71,12 +82,13 @@ def test_losses_set_are_those_it_draws_by(sampler):
 
 def test_draws_follow_the_losses_set():
     sampler = tree(smoothing=0.0)
-    draw, _ = sampler.sample(KEY, known(sampler))
+    draw, _ = sampler.sample(KEY, known(tree()))
     np.testing.assert_allclose(draw.draw_probs, (LOSSES / LOSSES.sum())[draw.ids], rtol=1e-5)
 
 
 def test_lists_of_ids_and_losses_can_be_set():
-    state = samplers.set_losses(tree(), tree().init(KEY, N), [5], [4.0])
+    state = tree().init(KEY, N)
+    state = jax.jit(lambda state: samplers.set_losses(tree(), state, [5], [4.0]))(state)
     assert float(state.buffer.losses[5, 0]) == 4.0
 
 
@@ -89,18 +101,31 @@ def test_losses_that_cannot_be_set_are_refused():
         set_losses(sampler, state, jnp.zeros(N, bool), jnp.ones(N))
     for wrapper in (stratified(recipes.default(batch_size=4), 2), lagged(tree(), 1)):
         with pytest.raises(ValueError, match="stratified or lagged"):
-            set_losses(wrapper, compiled(wrapper).init(KEY, N), jnp.arange(2), jnp.ones(2))
+            set_losses(wrapper, first(wrapper), np.arange(2), np.ones(2))
 
 
 # --- exclusion
 
 
-@pytest.mark.parametrize("smoothing", [0.0, 0.25, 100.0, jnp.inf])
+SHARES = [0.0, 0.25, 100.0, np.inf]
+
+
+@functools.cache
+def by_share():
+    """A tree whose smoothing is that of number `step`: one program for all."""
+    return tree(lambda step: jnp.float32(SHARES)[step])
+
+
+@functools.cache
+def over_keys(sampler):
+    return jax.jit(jax.vmap(sampler.sample, (0, None)))
+
+
+@pytest.mark.parametrize("smoothing", SHARES)
 def test_excluded_examples_are_never_drawn_whatever_the_smoothing(smoothing):
-    sampler = tree(smoothing)
-    state = exclude(known(sampler), jnp.asarray(OUT))
-    keys = jax.random.split(KEY, 500)
-    draws, _ = jax.jit(jax.vmap(sampler.sample, (0, None)))(keys, state)
+    sampler = by_share()
+    state = exclude(known(sampler), OUT)._replace(step=jnp.int32(SHARES.index(smoothing)))
+    draws, _ = over_keys(sampler)(jax.random.split(KEY, 500), state)
     assert not np.isin(draws.ids, OUT).any()
     # Probabilities and weights are those of the 96 examples that are left.
     left = np.where(np.isin(np.arange(N), OUT), 0.0, LOSSES.astype(np.float64))
@@ -117,8 +142,8 @@ def test_excluded_examples_are_never_drawn_whatever_the_smoothing(smoothing):
 
 def test_the_weighted_mean_is_unbiased_for_those_that_are_left():
     sampler = tree(k=1.0)
-    state = exclude(known(sampler), jnp.asarray(OUT))
-    draws, _ = jax.jit(jax.vmap(sampler.sample, (0, None)))(jax.random.split(KEY, 2000), state)
+    state = exclude(known(tree()), OUT)
+    draws, _ = over_keys(sampler)(jax.random.split(KEY, 2000), state)
     values = np.random.default_rng(2).normal(size=N)
     means = (np.asarray(draws.weights, np.float64) * values[draws.ids]).mean(axis=1)
     error = (means.mean() - np.delete(values, OUT).mean()) / (means.std() / np.sqrt(len(means)))
@@ -153,7 +178,7 @@ def test_where_all_are_excluded_it_draws_uniformly():
 
 def test_exclusion_survives_padding_and_devices():
     sampler = compiled(recipes.default(batch_size=b))
-    state = exclude(sampler.init(KEY, N), jnp.asarray(OUT))
+    state = exclude(sampler.init(KEY, N), OUT)
     padded = padding.pad_state(state, 8)
     draws = [sampler.sample(KEY, each)[0].ids for each in (state, padded)]
     np.testing.assert_array_equal(*draws)
@@ -167,7 +192,7 @@ def test_what_cannot_exclude_says_so():
         stratified(recipes.default(batch_size=4), 2),
     ):
         with pytest.raises(ValueError, match="only a tree_sampler"):
-            exclude(compiled(sampler).init(KEY, N), jnp.arange(2))
+            exclude(first(sampler), np.arange(2))
     sampler = compiled(lagged(tree(), 1))  # within a wrapper it works
     state = exclude(sampler.init(KEY, N), jnp.arange(2))
     assert int(sum_tree.active(state.inner.scores)) == N - 2
@@ -209,7 +234,7 @@ def test_more_examples_leave_what_is_known(make):
 
 def test_a_grown_tree_is_that_of_all_scores():
     sampler = tree()
-    state = exclude(known(sampler), jnp.asarray(OUT))
+    state = exclude(known(sampler), OUT)
     grown = grow(sampler, KEY, state, 2000).scores
     want = np.append(np.where(np.isin(np.arange(N), OUT), 0, LOSSES), np.ones(1900))
     np.testing.assert_array_equal(scores_of(grown, jnp.arange(2000)), want)
@@ -247,6 +272,6 @@ def test_an_epoch_goes_on_and_the_next_one_has_all_examples():
 def test_what_cannot_grow_says_so():
     sampler = stratified(recipes.default(batch_size=4), 2)
     with pytest.raises(ValueError, match="hold other examples"):
-        grow(sampler, KEY, compiled(sampler).init(KEY, N), 200)
+        grow(sampler, KEY, first(sampler), 200)
     with pytest.raises(ValueError, match=r"99, but the sampler knows 100.*exclude"):
         grow(tree(), KEY, tree().init(KEY, N), 99)

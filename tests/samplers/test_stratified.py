@@ -1,3 +1,5 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,17 +14,20 @@ from isjax.parallel import padding
 SIZE, STRATA, BATCH, POOL = 61, 4, 3, 8  # the last part has 13 examples, the others 16
 
 
+@functools.cache
 def stratified(*arguments):
-    """The sampler, its functions jitted."""
+    """The sampler, its functions jitted once for all tests."""
     return compiled(samplers.stratified(*arguments))
 
 
+@functools.cache
 def pooled(k=1.0, batch_size=BATCH, scorer=None):
     return isjax.importance_sampler(
         scorer or scorers.last_loss(), transforms.smooth(0.1), batch_size=batch_size, k=k
     )
 
 
+@functools.cache
 def by_tree(k=1.0, batch_size=BATCH):
     return isjax.tree_sampler(scorers.last_loss(), batch_size=batch_size, k=k, smoothing=0.2)
 
@@ -78,7 +83,7 @@ def test_the_probabilities_of_a_draw_give_its_unbiased_weights(make):
 def test_biased_weights_follow_the_objective_of_a_draw_from_the_whole(k):
     sampler = stratified(by_tree(k), STRATA)
     losses = losses_by_part()
-    state = observed(sampler, losses)
+    state = observed(stratified(by_tree(), STRATA), losses)  # whatever the k
     values = np.random.default_rng(3).normal(2, 1, SIZE)
     found, _ = estimates(sampler, state, jnp.asarray(values, jnp.float32))
     # By hand: p is proportional to s + c mean(s) of the part; w as the docstring has it.

@@ -38,7 +38,8 @@ def make_config(**settings):
     config.update(
         {"network": "MLP", "network_options": {"hidden": (16,)}, "num_steps": 60, "num_evals": 3}
     )
-    config.update({"batch_size": 16, "pool_size": 32, "learning_rate": 0.1} | settings)
+    config.update({"batch_size": 16, "pool_size": 32, "learning_rate": 0.1, "log_every": 10})
+    config.update(settings)
     return config
 
 
@@ -65,12 +66,44 @@ def untimed(workdir):
     }
 
 
+def length(state):
+    return float(sum(jnp.sum(x**2) for x in jax.tree.leaves(state.params)))
+
+
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def evaluated():
+    """Steps of the states that `on_evaluation` got in the run of `finished`."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, evaluated):
     """The folder of a finished run of make_config(); tests must not write there."""
     folder = tmp_path_factory.mktemp("finished") / "run"
-    experiment.run(make_config(), folder, make_dataset())
+
+    def further(state):
+        evaluated.append(int(state.step))
+        return {"length": length(state)}
+
+    experiment.run(make_config(), folder, make_dataset(), on_evaluation=further)
     return folder
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """Runs `make_interrupted(method)` once, without an interruption; returns the folder."""
+
+    @functools.cache
+    def run(method):
+        folder = tmp_path_factory.mktemp("whole") / method
+        experiment.run(make_interrupted(method), folder, make_dataset())
+        return folder
+
+    return run
+
+
+def make_interrupted(method, **settings):
+    return make_config(method=method, checkpoint_every=25, log_every=7, **settings)
 
 
 @pytest.fixture
@@ -107,15 +140,10 @@ def test_diagnostics_are_means_over_the_steps_since_the_last_line(finished):
         assert line["ess"] == pytest.approx(1, rel=1e-5) and line["max_weight"] == 1
 
 
-def test_the_seed_decides_a_run(tmp_path):
-
-    def result(name, seed):
-        config = make_config(method="last_loss", seed=seed, num_steps=20, num_evals=2)
-        config.update({"log_every": 10, "checkpoint_every": 0})
-        experiment.run(config, tmp_path / name, make_dataset())
-        return untimed(tmp_path / name)
-
-    assert result("a", 0) == result("b", 0) != result("c", 1)
+def test_another_seed_makes_another_run(tmp_path, whole):
+    """The same seed makes the same, even if it is interrupted; see below."""
+    experiment.run(make_interrupted("last_loss", seed=1), tmp_path, make_dataset())
+    assert untimed(tmp_path) != untimed(whole("last_loss"))
 
 
 def test_nan_losses_are_counted_and_the_run_goes_on(tmp_path, capsys):
@@ -138,7 +166,8 @@ def test_a_run_that_skips_too_many_steps_ends_in_an_error_with_all_files_written
         last = lines_of(tmp_path)[-1]
         assert last["step"] == 60 and last["skipped"] > 6 and last["train_accuracy"] > 0.7
     config = make_config(max_skipped=last["skipped"] / 60)
-    assert experiment.run(config, tmp_path / "more", make_dataset(nan=20)) is not None
+    run = functools.partial(experiment.run, allow_config_changes=True)
+    assert run(config, tmp_path, make_dataset(nan=20)) == last
 
 
 def test_a_run_that_learns_nothing_more_stops_and_keeps_its_lines(tmp_path):
@@ -175,12 +204,11 @@ def test_a_workdir_of_another_config_is_refused_with_the_settings_that_differ(co
     assert (copy / "metrics.jsonl").read_bytes() == before
 
 
-def test_a_run_goes_on_under_another_config_if_told_so(tmp_path):
-    experiment.run(make_config(num_steps=40, num_evals=2), tmp_path, make_dataset())
-    longer = make_config(num_steps=60, num_evals=3)
-    experiment.run(longer, tmp_path, make_dataset(), allow_config_changes=True)
-    assert [line["step"] for line in lines_of(tmp_path)] == [0, 20, 40, 60]
-    assert json.loads((tmp_path / "config.json").read_text())["num_steps"] == 60
+def test_a_run_goes_on_under_another_config_if_told_so(copy):
+    longer = make_config(num_steps=80, num_evals=4)
+    experiment.run(longer, copy, make_dataset(), allow_config_changes=True)
+    assert [line["step"] for line in lines_of(copy)] == [0, 20, 40, 60, 80]
+    assert json.loads((copy / "config.json").read_text())["num_steps"] == 80
 
 
 def test_a_checkpoint_that_does_not_fit_is_refused_and_the_run_left_as_it_was(copy):
@@ -192,29 +220,36 @@ def test_a_checkpoint_that_does_not_fit_is_refused_and_the_run_left_as_it_was(co
     assert experiment.run(make_config(), copy, make_dataset()) == last
 
 
-def test_without_checkpoints_a_workdir_that_holds_a_run_is_refused(tmp_path):
-    config = make_config(checkpoint_every=0, num_steps=2, num_evals=1)
-    experiment.run(config, tmp_path, make_dataset())
-    assert not (tmp_path / "checkpoints").exists()
+@pytest.fixture(scope="module")
+def without_checkpoints(tmp_path_factory):
+    """The config and folder of two steps of a method that has a pool of its own."""
+    config = make_config(method="default", pool_size=10_000, num_steps=2, num_evals=1)
+    config.checkpoint_every = 0
+    folder = tmp_path_factory.mktemp("without_checkpoints")
+    experiment.run(config, folder, make_dataset())
+    return config, folder
+
+
+def test_without_checkpoints_a_workdir_that_holds_a_run_is_refused(without_checkpoints):
+    config, folder = without_checkpoints
+    assert not (folder / "checkpoints").exists()
     with pytest.raises(ConfigError, match="already holds a run, without checkpoints; choose"):
-        experiment.run(config, tmp_path, make_dataset())
+        experiment.run(config, folder, make_dataset())
 
 
 @pytest.mark.parametrize(("method", "stops"), [("last_loss", (1, 9, 34)), ("learned_loss", (20,))])
 def test_a_run_stopped_and_resumed_writes_what_a_whole_one_does(
-    tmp_path, monkeypatch, method, stops
+    tmp_path, monkeypatch, whole, method, stops
 ):
     """Wherever it is stopped: a stop is how often the loop asks whether to before it is told so."""
-    config = make_config(method=method, checkpoint_every=25, log_every=7)
-    experiment.run(config, tmp_path / "whole", make_dataset())
     for number in stops:
         monkeypatch.setattr(_run, "stop_on_signal", functools.partial(stopped_after, number))
         with pytest.raises(SystemExit):
-            experiment.run(config, tmp_path / "parts", make_dataset())
-        assert all(line["step"] < 60 for line in lines_of(tmp_path / "parts"))
+            experiment.run(make_interrupted(method), tmp_path, make_dataset())
+        assert all(line["step"] < 60 for line in lines_of(tmp_path))
     monkeypatch.undo()
-    experiment.run(config, tmp_path / "parts", make_dataset())
-    assert untimed(tmp_path / "whole") == untimed(tmp_path / "parts")
+    experiment.run(make_interrupted(method), tmp_path, make_dataset())
+    assert untimed(tmp_path) == untimed(whole(method))
 
 
 def test_steps_per_call_change_no_number(tmp_path):
@@ -230,13 +265,11 @@ def test_steps_per_call_change_no_number(tmp_path):
             assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
 
 
-def test_lines_of_diagnostics_average_the_steps_before_them(tmp_path):
-    experiment.run(make_config(log_every=10, num_evals=1), tmp_path, make_dataset())
-    lines = lines_of(tmp_path, "training.jsonl")
+def test_lines_of_diagnostics_average_the_steps_before_them(finished):
+    lines = lines_of(finished, "training.jsonl")
     assert [line["step"] for line in lines] == [10, 20, 30, 40, 50, 60]
-    assert np.mean([line["loss"] for line in lines]) == pytest.approx(
-        lines_of(tmp_path)[-1]["loss"]
-    )
+    of_both = np.reshape([line["loss"] for line in lines], (3, 2)).mean(axis=1)
+    assert of_both == pytest.approx([line["loss"] for line in lines_of(finished)[1:]])
 
 
 def test_a_budget_shortens_the_run_and_its_schedule(tmp_path):
@@ -291,9 +324,9 @@ def test_a_bad_config_is_refused_before_anything_is_written(tmp_path, settings, 
     assert not (tmp_path / "run").exists()
 
 
-def test_a_method_with_a_pool_of_its_own_asks_for_none(tmp_path):
-    config = make_config(method="default", pool_size=10_000, num_steps=2, num_evals=1)
-    assert experiment.run(config, tmp_path / "run", make_dataset())["step"] == 2
+def test_a_method_with_a_pool_of_its_own_asks_for_none(without_checkpoints):
+    config, folder = without_checkpoints
+    assert config.pool_size > 300 and lines_of(folder)[-1]["step"] == 2
 
 
 def test_a_mistake_that_only_the_step_finds_does_not_spoil_the_folder(tmp_path):
@@ -355,19 +388,33 @@ def make_short(**settings):
     return config
 
 
+@pytest.fixture(scope="module")
+def short(tmp_path_factory):
+    """Runs `make_short(method=method)` once; returns the folder."""
+
+    @functools.cache
+    def run(method):
+        folder = tmp_path_factory.mktemp("short") / method
+        experiment.run(make_short(method=method), folder, make_dataset())
+        return folder
+
+    return run
+
+
 @pytest.mark.parametrize("method", BY_CONFIG)
-def test_every_method_trains_and_its_examples_are_counted(tmp_path, method):
-    last = experiment.run(make_short(method=method), tmp_path, make_dataset())
+def test_every_method_trains_and_its_examples_are_counted(short, method):
+    folder = short(method)
+    last = lines_of(folder)[-1]
     assert last["step"] == 5 and last["nonfinite"] == last["skipped"] == 0
     assert all(np.isfinite(value) for value in last.values())
     forward, backward = REFERENCES.get(method, (0, 0))
-    first = lines_of(tmp_path)[0]
+    first = lines_of(folder)[0]
     assert (first["examples_forward"], first["examples_backward"]) == (forward, backward)
     assert (first["seconds"] > 0) == (first["examples_forward"] > 0)
     assert last["examples_forward"] == forward + 5 * (BATCH + SCORING.get(method, 0))
     assert last["examples_backward"] == backward + 5 * BATCH
     assert last["seconds"] > first["seconds"]
-    assert (tmp_path / "prepared.npz").exists() == (method in REFERENCES)
+    assert (folder / "prepared.npz").exists() == (method in REFERENCES)
 
 
 @pytest.mark.parametrize(
@@ -380,19 +427,11 @@ def test_a_closed_gate_scores_nothing(tmp_path, gate, options, steps_open):
     assert last["examples_forward"] == 5 * BATCH + steps_open * POOL
 
 
-def test_an_evaluation_has_its_own_metrics_of_the_state(tmp_path):
-    seen = []
-
-    def further(state):
-        seen.append(int(state.step))
-        return {"length": float(sum(jnp.sum(x**2) for x in jax.tree.leaves(state.params)))}
-
-    config = make_config(log_every=30)
-    last = experiment.run(config, tmp_path, make_dataset(), on_evaluation=further)
-    lines = lines_of(tmp_path)
-    assert seen == [line["step"] for line in lines] == [0, 20, 40, 60]
-    assert lines[-1] == last and len({line["length"] for line in lines}) == 4
-    assert all("length" not in line for line in lines_of(tmp_path, "training.jsonl"))
+def test_an_evaluation_has_its_own_metrics_of_the_state(finished, evaluated):
+    lines = lines_of(finished)
+    assert evaluated == [line["step"] for line in lines] == [0, 20, 40, 60]
+    assert len({line["length"] for line in lines}) == 4
+    assert all("length" not in line for line in lines_of(finished, "training.jsonl"))
 
 
 # What each step draws.
@@ -448,22 +487,13 @@ def test_what_each_step_drew_is_passed_on(tmp_path, settings, steps_per_call):
     assert np.ptp(weights[-1]) > 0.1 and weights.shape == (14, 16)
 
 
-def test_being_told_of_draws_changes_no_number(tmp_path):
-    for name, on_draw in (("told", lambda step, draw: None), ("untold", None)):
-        config = make_config(method="last_loss", num_steps=20, num_evals=2, log_every=5)
-        experiment.run(config, tmp_path / name, make_dataset(), on_draw=on_draw)
-    told, untold = untimed(tmp_path / "told"), untimed(tmp_path / "untold")
-    for kind in told:
-        for ours, theirs in zip(told[kind], untold[kind], strict=True):
-            assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
-
-
-@pytest.mark.slow
-def test_a_run_that_is_resumed_passes_on_each_draw_once(tmp_path, monkeypatch):
-    seen, config = [], make_config(method="last_loss", num_steps=30, checkpoint_every=7)
+def test_a_run_told_of_draws_and_resumed_passes_on_each_once_and_changes_no_number(
+    tmp_path, monkeypatch, whole
+):
+    seen = []
     run = functools.partial(
         experiment.run,
-        config,
+        make_interrupted("last_loss"),
         tmp_path,
         make_dataset(),
         on_draw=lambda step, draw: seen.append((step, draw.ids.tolist())),
@@ -473,23 +503,25 @@ def test_a_run_that_is_resumed_passes_on_each_draw_once(tmp_path, monkeypatch):
         run()
     assert 0 < len(seen) < 30
     run()
-    assert [step for step, _ in seen] == list(range(1, 31))
-    expected = by_hand(config, make_dataset(), 30)
-    assert [ids for _, ids in seen] == [draw.ids.tolist() for draw, _ in expected]
+    assert [step for step, _ in seen] == list(range(1, 61))
+    expected = by_hand(make_interrupted("last_loss"), make_dataset(), 30)
+    assert [ids for _, ids in seen[:30]] == [draw.ids.tolist() for draw, _ in expected]
+    told, untold = untimed(tmp_path), untimed(whole("last_loss"))
+    for kind in told:
+        for ours, theirs in zip(told[kind], untold[kind], strict=True):
+            assert ours == pytest.approx(theirs, rel=1e-4, abs=1e-6)
 
 
 # Wrong labels.
 
 
-def test_a_run_trains_on_wrong_labels_and_is_tested_on_right_ones(tmp_path):
+def test_a_run_trains_on_wrong_labels_and_is_tested_on_right_ones(tmp_path, short):
     """At the start a network knows no labels: the test is the same, the train loss is not."""
-    first = {}
-    for share in (0.0, 0.5):
-        experiment.run(make_short(label_noise=share), tmp_path / f"{share}", make_dataset())
-        first[share] = lines_of(tmp_path / f"{share}")[0]
+    experiment.run(make_short(label_noise=0.5), tmp_path, make_dataset())
+    first, without = (lines_of(folder)[0] for folder in (tmp_path, short("uniform")))
     for name in ("test_loss", "test_accuracy"):
-        assert first[0.0][name] == first[0.5][name]
-    assert first[0.0]["train_loss"] != first[0.5]["train_loss"]
+        assert first[name] == without[name]
+    assert first["train_loss"] != without["train_loss"]
     x, label = (make_dataset().train[name] for name in ("x", "label"))
     noisy = components.make_task(make_short(label_noise=0.5), make_dataset()).dataset.train
     np.testing.assert_array_equal(noisy["x"], x)

@@ -232,7 +232,7 @@ def test_weights_by_a_policy_inside_a_gate_are_for_what_it_lets_through():
 
 @pytest.mark.parametrize("policy", [weights.adjusted(), weights.correcting()])
 def test_a_policy_leaves_the_uniform_draws_of_a_closed_gate_as_they_are(policy):
-    sampler = gate(reweight(last_losses(k=-1.0), policy), conditions.after(1))
+    sampler = jitted(gate(reweight(last_losses(k=-1.0), policy), conditions.after(1)))
     draw, state = sampler.sample(KEY, with_losses(sampler))
     losses = jnp.float32([0.1, 0.5, 1, 4])
     np.testing.assert_array_equal(sampler.weigh(state, draw, losses), np.ones(4))
@@ -259,7 +259,7 @@ def test_pool_smaller_than_the_batch_is_an_error_behind_a_gate_too():
 
 
 def test_without_ids_buffer_and_batch_the_pool_is_the_data_set_behind_a_gate_too():
-    sampler = gate(importance_sampler(scorers.uniform(), batch_size=1), 2.0)
+    sampler = jitted(gate(importance_sampler(scorers.uniform(), batch_size=1), 2.0))
     draw, _ = sampler.sample(KEY, sampler.init(KEY, 10))
     assert int(draw.pool_size) == 10 and 0 <= int(draw.ids[0]) < 10
 

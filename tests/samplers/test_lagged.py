@@ -1,3 +1,4 @@
+import functools
 import itertools
 
 import jax
@@ -13,15 +14,18 @@ from isjax.samplers import pending
 SIZE, BATCH = 50, 4
 
 
+@functools.cache
 def lagged(*arguments, **named):
-    """The sampler, its functions jitted."""
+    """The sampler, its functions jitted once for all tests."""
     return compiled(samplers.lagged(*arguments, **named))
 
 
+@functools.cache
 def by_tree(k=1.0):
     return isjax.tree_sampler(scorers.last_loss(), batch_size=BATCH, k=k, smoothing=0.2)
 
 
+@functools.cache
 def pooled():
     return isjax.importance_sampler(
         scorers.last_loss(), isjax.smooth_by_mean(0.5), batch_size=BATCH, k=0.5
@@ -44,7 +48,7 @@ def trained(sampler, steps, state=None, start=0):
 
 @pytest.mark.parametrize("lag", [0, 3])
 def test_what_is_drawn_is_what_was_pending_in_its_order(lag):
-    for sampler in (lagged(by_tree(), lag), lagged(pooled(), lag, pool_size=16)):
+    for sampler in (lagged(by_tree(0.5), lag, None), lagged(pooled(), lag, 16)):
         first = pending(sampler.init(jax.random.key(0), SIZE))
         drawn, ahead, _ = trained(sampler, 12)
         assert first.shape == (lag + 1, BATCH)
@@ -57,8 +61,9 @@ def test_what_is_drawn_is_what_was_pending_in_its_order(lag):
 @pytest.mark.parametrize("pool_size", [None, 16])
 def test_without_lag_a_draw_knows_all_that_the_sampler_would(pool_size):
     """The draws of the sampler itself, of the same keys, taught by the same losses."""
-    plain = compiled(by_tree(0.5) if pool_size is None else pooled())
-    drawn, _, _ = trained(lagged(plain, 0, pool_size), 6)
+    sampler = by_tree(0.5) if pool_size is None else pooled()
+    drawn, _, _ = trained(lagged(sampler, 0, pool_size), 6)
+    plain = compiled(sampler)
     key, init_key = jax.random.split(jax.random.key(0))
     state = plain.init(init_key, SIZE)
     for number, one in enumerate(drawn):
@@ -105,7 +110,7 @@ def through_the_host(x):
 
 
 def test_nothing_is_lost_or_drawn_twice_when_a_state_is_kept_and_gone_on_with():
-    sampler = lagged(by_tree(0.5), 3)
+    sampler = lagged(by_tree(0.5), 3, None)
     whole, _, end = trained(sampler, 20)
     _, _, state = trained(sampler, 9)
     state = jax.tree.map(through_the_host, state)  # as a checkpoint keeps it

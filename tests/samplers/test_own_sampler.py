@@ -1,5 +1,6 @@
 """A sampler written outside of isjax works in all of it: this file is all that it takes."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -38,6 +39,7 @@ class State(NamedTuple):
     worth: Worth
 
 
+@functools.cache
 def by_running_mean(batch_size, own_pool=True):
     """Draws by a running mean of each example's losses, from the whole data set or from a pool."""
 
@@ -85,9 +87,14 @@ def begin(sampler, num_examples=N):
     return init_train_state(jax.random.key(0), jnp.zeros(3), TX, sampler, num_examples)
 
 
+@functools.cache
+def step_of(sampler, **arguments):
+    return make_train_step(loss_fn, TX, sampler, with_draw=True, **arguments)
+
+
 def train(sampler, state=None, data=None, steps=5, **arguments):
     """The state after some steps, and ids and weights of the draws."""
-    step = make_train_step(loss_fn, TX, sampler, with_draw=True, **arguments)
+    step = step_of(sampler, **arguments)
     state = begin(sampler) if state is None else state
     data, drawn = jax.device_put(regression() if data is None else data), []
     for _ in range(steps):
@@ -95,6 +102,11 @@ def train(sampler, state=None, data=None, steps=5, **arguments):
         assert np.isfinite(metrics["loss"]) and not metrics["skipped"]
         drawn.append((metrics["draw"].ids, metrics["draw"].weights))
     return state, *(np.stack(each) for each in zip(*drawn, strict=True))
+
+
+@functools.cache
+def both():
+    return lagged(stratified(by_running_mean(BATCH // 2), 2), 1)
 
 
 @pytest.mark.parametrize(
@@ -108,7 +120,7 @@ def train(sampler, state=None, data=None, steps=5, **arguments):
         (lagged(by_running_mean(BATCH), 2), None),
         (stratified(by_running_mean(BATCH // 2), 2), None),
         (stratified(by_running_mean(BATCH // 2, own_pool=False), 2, 8), None),
-        (lagged(stratified(by_running_mean(BATCH // 2), 2), 1), None),
+        (both(), None),
     ],
     ids=[
         "whole",
@@ -187,7 +199,7 @@ def test_on_two_devices_it_draws_what_it_draws_on_one():
 
 
 def test_a_checkpoint_goes_on_as_if_never_interrupted(tmp_path):
-    sampler = lagged(stratified(by_running_mean(BATCH // 2), 2), 1)
+    sampler = both()
     middle, *_ = train(sampler, steps=3)
     with Checkpoints(tmp_path / "checkpoints", N) as checkpoints:
         checkpoints.save(middle, {"step": 3}, 0.0)

@@ -21,6 +21,8 @@ BLOCK = 32768  # https://github.com/google/leveldb/blob/main/doc/log_format.md
 def offline(monkeypatch):
     for name, value in (("MODE", "offline"), ("SILENT", "true"), ("ERROR_REPORTING", "false")):
         monkeypatch.setenv(f"WANDB_{name}", value)
+    yield
+    wandb.teardown()  # ends the process of W&B, for which Python would wait at its own end
 
 
 def records(path):

@@ -4,17 +4,19 @@ Each process compiles all that it runs.
 """
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
-from commands import QUICK, ROOT
+from commands import Process
 
+WITHOUT_CACHE = """
+import jax
+
+jax.config.update("jax_enable_compilation_cache", False)
+"""
 IMAGES = """
 import sys
 import numpy as np
@@ -65,14 +67,7 @@ experiment.run(config, sys.argv[1], %s)
 
 
 def start(script, workdir, folder):
-    return subprocess.Popen(
-        [sys.executable, "-c", script, workdir, folder],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=ROOT,
-        env=os.environ | QUICK,
-    )
+    return Process(["-c", WITHOUT_CACHE + script, workdir, folder], merged=True)
 
 
 def finish(process):
@@ -95,7 +90,7 @@ def kill_while_training(process, workdir, moment, number):
     size = lambda: path.stat().st_size if path.exists() else 0  # noqa: E731
     before = size()
     while process.poll() is None and size() - before < moment:
-        time.sleep(0.001)
+        time.sleep(0.01)
     time.sleep(random.uniform(0, 0.05))
     process.send_signal(number)
     return process.communicate()[0]

@@ -272,8 +272,8 @@ def test_the_papers_loss_predictor(name):
     assert state.buffer.losses.shape == (20, 10)
     assert task.initial_loss == pytest.approx(np.log(100 if name == "ptb" else 10))
     layers = state.scorer.params["params"]
-    cells = [layers[f"_LSTM_{i}"] for i in range(2)]
-    sizes = [(cell["Dense_0"]["kernel"].shape, cell["recurrent"].shape) for cell in cells]
+    lstm = layers["_StackedLSTM_0"]
+    sizes = [(lstm[f"kernel_{i}"].shape, lstm[f"recurrent_{i}"].shape) for i in range(2)]
     assert sizes == [((1, 4 * 32), (32, 4 * 32)), ((32, 4 * 32), (32, 4 * 32))]
     by_class = name != "ptb"  # of words there are too many; see docs/methods.md
     assert layers["Dense_0"]["kernel"].shape == (64 if by_class else 32, 1)

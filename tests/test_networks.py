@@ -10,7 +10,7 @@ import pytest
 
 from isjax.networks import CNN, LSTM, MLP, VGG, WideResNet, max_pool
 from isjax.scorers import HistoryLSTM
-from isjax.scorers._learned import _LSTM
+from isjax.scorers._learned import UNROLL_FROM, _StackedLSTM
 
 HISTORY, CLASSES = 6, 4
 # Compiles in less time, to programs that are slower.
@@ -141,46 +141,54 @@ def numpy_lstm(cell, inputs):
     return np.asarray(outputs)
 
 
-def gate_by_gate(cell):
-    """The arrays of an LSTM of the history, as one of Flax's cells names them."""
-    gates = {}
-    for gate, kernel, recurrent, bias in zip(
-        "ifgo",
-        np.split(np.asarray(cell["Dense_0"]["kernel"]), 4, axis=1),
-        np.split(np.asarray(cell["recurrent"]), 4, axis=1),
-        np.split(np.asarray(cell["Dense_0"]["bias"]), 4),
-        strict=True,
-    ):
-        gates |= {f"i{gate}": {"kernel": kernel}, f"h{gate}": {"kernel": recurrent, "bias": bias}}
-    return gates
+def gate_by_gate(params):
+    """The arrays of both LSTMs of the history, as Flax's cells name them."""
+    cells = [{}, {}]
+    for number, cell in enumerate(cells):
+        arrays = [params[f"{name}_{number}"] for name in ("kernel", "recurrent", "bias")]
+        by_gate = [np.split(np.asarray(x), 4, axis=1) for x in arrays]
+        for gate, kernel, recurrent, bias in zip("ifgo", *by_gate, strict=True):
+            cell[f"i{gate}"] = {"kernel": kernel}
+            cell[f"h{gate}"] = {"kernel": recurrent, "bias": bias[0]}
+    return cells
 
 
-def test_the_lstm_of_the_history_is_that_of_flax():
-    """Its outputs, and its gradients by what it reads and by its arrays."""
-    rng, layer = np.random.default_rng(0), nn.RNN(nn.OptimizedLSTMCell(5))
-    inputs = jnp.asarray(rng.normal(size=(4, 6, 3)), jnp.float32)
-    cell = random_params(_LSTM(5), inputs)["params"]
+@pytest.mark.parametrize(("steps", "rows"), [(6, 4), (1, 4), (2, UNROLL_FROM)])
+def test_the_lstms_of_the_history_are_those_of_flax(steps, rows):
+    """Their outputs, and their gradients by the losses and by their arrays."""
+    layer = nn.RNN(nn.OptimizedLSTMCell(5))
+    losses = np.random.default_rng(0).normal(size=(steps, rows)).astype(np.float32)
+    params = random_params(_StackedLSTM(5), losses)["params"]
 
-    def ours(cell, inputs):
-        return jnp.sum(jnp.square(_LSTM(5).apply({"params": cell}, inputs)))
+    def ours(params, losses):
+        outputs = _StackedLSTM(5).apply({"params": params}, losses)
+        return jnp.sum(jnp.square(outputs)), outputs
 
-    def theirs(cell, inputs):
-        return jnp.sum(jnp.square(layer.apply({"params": {"cell": cell}}, inputs)))
+    def theirs(cells, losses):
+        outputs = losses.T[:, :, None]
+        for cell in cells:
+            outputs = layer.apply({"params": {"cell": cell}}, outputs)
+        return jnp.sum(jnp.square(outputs)), jnp.swapaxes(outputs, 0, 1)
 
-    value, gradient = quick(jax.value_and_grad(ours, (0, 1)))(cell, inputs)
-    expected, by_gate = quick(jax.value_and_grad(theirs, (0, 1)))(gate_by_gate(cell), inputs)
-    np.testing.assert_allclose(value, expected, rtol=1e-5)
-    np.testing.assert_allclose(gradient[1], by_gate[1], rtol=1e-4, atol=1e-6)
-    ours = gate_by_gate(gradient[0])
+    def with_slopes(function):
+        return quick(jax.value_and_grad(function, (0, 1), has_aux=True))
+
+    (value, outputs), slopes = with_slopes(ours)(params, losses)
+    (want, expected), by_gate = with_slopes(theirs)(gate_by_gate(params), losses)
+    np.testing.assert_allclose(value, want, rtol=1e-5)
+    np.testing.assert_allclose(outputs, expected, rtol=1e-4, atol=1e-6)
+    np.testing.assert_allclose(slopes[1], by_gate[1], rtol=1e-4, atol=1e-6)
     jax.tree.map(
-        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5), ours, by_gate[0]
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4, atol=1e-5),
+        gate_by_gate(slopes[0]),
+        by_gate[0],
     )
 
 
 def numpy_prediction(params, history, count, label):
     """For one example: its observed losses, oldest first, through two LSTMs and a dense layer."""
     params = params["params"]
-    cells = [gate_by_gate(params[f"_LSTM_{number}"]) for number in range(2)]
+    cells = gate_by_gate(params["_StackedLSTM_0"])
     observed = np.asarray(history, np.float64)[:count][::-1, None]
     summary = np.zeros(5)
     if len(observed):
@@ -234,7 +242,7 @@ def test_the_lstm_tells_classes_and_orders_apart():
 
 def test_the_lstm_has_no_classes_to_embed_without_labels():
     _, params = lstm(None)
-    assert set(params["params"]) == {"_LSTM_0", "_LSTM_1", "Dense_0"}
+    assert set(params["params"]) == {"_StackedLSTM_0", "Dense_0"}
     _, params = lstm()
     assert params["params"]["Embed_0"]["embedding"].shape == (CLASSES, 5)
 

@@ -14,8 +14,8 @@ from isjax.scorers._common import LabelFn
 __all__ = ["HistoryLSTM", "HistoryMLP", "Network", "history_lstm", "history_mlp", "learned"]
 
 # From this many examples on, the LSTM's loop over past losses is unrolled: scoring a pool then
-# takes less time on a CPU (benchmarks/step_cost.py). A batch stays in its loop, which compiles
-# sooner.
+# takes less time on a CPU (benchmarks/step_cost.py). There a batch stays in its loop, which is
+# faster and compiles sooner. On an accelerator a loop takes twice as many kernels.
 UNROLL_FROM = 512
 
 
@@ -190,11 +190,9 @@ class HistoryLSTM(nn.Module):
         length = jnp.minimum(count, history.shape[1])
         # Newest first to oldest first; the observed losses stand at the front.
         position = length[:, None] - 1 - jnp.arange(history.shape[1])[None, :]
-        outputs = jnp.take_along_axis(history, jnp.maximum(position, 0), axis=1)[:, :, None]
-        for _ in range(2):
-            outputs = _LSTM(self.features)(outputs)
-        last = jnp.maximum(length - 1, 0)[:, None, None]
-        summary = jnp.take_along_axis(outputs, last, axis=1)[:, 0]
+        losses = jnp.take_along_axis(history, jnp.maximum(position, 0), axis=1)
+        outputs = _StackedLSTM(self.features)(losses.T)
+        summary = outputs[jnp.maximum(length - 1, 0), jnp.arange(length.shape[0])]
         summary = jnp.where(length[:, None] > 0, summary, 0.0)
         if self.num_classes is not None:
             label = nn.Embed(self.num_classes, self.features)(label)
@@ -202,34 +200,64 @@ class HistoryLSTM(nn.Module):
         return nn.Dense(1)(summary)[:, 0]
 
 
-class _LSTM(nn.Module):
-    """Outputs of an LSTM at each step.
+class _StackedLSTM(nn.Module):
+    """Outputs of the second of two stacked LSTMs, at each step.
 
-    Its gates (input, forget, cell, output) share two matrices. Flax's cells have eight, and take
-    longer to compile.
+    The second reads one loss while the first reads the next: both then multiply the first one's
+    output at once, and one loop serves both. The gates (input, forget, cell, output) of an LSTM
+    share two matrices; Flax's cells have eight, and take longer to compile.
     """
 
     features: int
 
     @nn.compact
-    def __call__(self, inputs):
-        """Maps [B, T, inputs] to [B, T, features]."""
-        (rows, steps), size = inputs.shape[:2], self.features
-        kernel = self.param("kernel", nn.initializers.lecun_normal(), (inputs.shape[2], 4 * size))
-        recurrent = self.param("recurrent", _orthogonal_gates, size)
-        bias = self.param("bias", nn.initializers.zeros, (1, 4 * size))
+    def __call__(self, losses):
+        """Maps losses [T, B] to outputs [T, B, features]."""
+        size = self.features
 
-        def step(carry, x):
-            cell, output = carry
-            i, f, g, o = jnp.split(x @ kernel + output @ recurrent + bias, 4, axis=1)
-            cell = nn.sigmoid(f) * cell + nn.sigmoid(i) * jnp.tanh(g)
-            output = nn.sigmoid(o) * jnp.tanh(cell)
-            return (cell, output), output
+        def parameters(layer, inputs):
+            kernel = nn.initializers.lecun_normal(), (inputs, 4 * size)
+            bias = nn.initializers.zeros, (1, 4 * size)
+            return (
+                self.param(f"kernel_{layer}", *kernel),
+                self.param(f"recurrent_{layer}", _orthogonal_gates, size),
+                self.param(f"bias_{layer}", *bias),
+            )
 
-        start = jnp.zeros((rows, size))
-        unroll = steps if rows >= UNROLL_FROM else 1
-        _, outputs = jax.lax.scan(step, (start, start), jnp.swapaxes(inputs, 0, 1), unroll=unroll)
-        return jnp.swapaxes(outputs, 0, 1)
+        (kernel, recurrent, bias), (kernel_2, recurrent_2, bias_2) = (
+            parameters(0, 1),
+            parameters(1, size),
+        )
+        of_output = jnp.concatenate([recurrent, kernel_2], axis=1)
+
+        def first(loss, before, from_output):
+            return _cell(before[0], loss[:, None] * kernel + from_output + bias)
+
+        def second(before, from_first):
+            cell, output = before
+            return _cell(cell, from_first + output @ recurrent_2 + bias_2)
+
+        def step(carry, loss):
+            lower, upper = carry
+            to_lower, to_upper = jnp.split(lower[1] @ of_output, 2, axis=1)
+            lower, upper = first(loss, lower, to_lower), second(upper, to_upper)
+            return (lower, upper), upper[1]
+
+        zeros = jnp.zeros((losses.shape[1], size))
+        lower = first(losses[0], (zeros, zeros), 0.0)
+        unroll = losses.shape[1] >= UNROLL_FROM or jax.default_backend() != "cpu"
+        (lower, upper), outputs = jax.lax.scan(
+            step, (lower, (zeros, zeros)), losses[1:], unroll=True if unroll else 1
+        )
+        _, last = second(upper, lower[1] @ kernel_2)
+        return jnp.concatenate([outputs, last[None]])
+
+
+def _cell(cell: Array, gates: Array) -> tuple[Array, Array]:
+    """A step of an LSTM: the new cell and output [B, size], of gates [B, 4 size]."""
+    i, f, g, o = jnp.split(gates, 4, axis=1)
+    cell = nn.sigmoid(f) * cell + nn.sigmoid(i) * jnp.tanh(g)
+    return cell, nn.sigmoid(o) * jnp.tanh(cell)
 
 
 def _orthogonal_gates(key: Array, size: int) -> Array:

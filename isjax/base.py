@@ -10,6 +10,7 @@ resampler only probabilities.
 
 import dataclasses
 import functools
+import math
 import numbers
 import reprlib
 from collections.abc import Callable
@@ -249,17 +250,48 @@ class Sampler(NamedTuple):
         return draw.weights if self.reweigh is None else self.reweigh(state, draw, losses)
 
 
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["rows"], meta_fields=["shape"])
+@dataclasses.dataclass(frozen=True)
+class FlatRows:
+    """An array of a data set, with an example in a row.
+
+    A TPU gathers rows of a multiple of 128 entries in place. It would first transpose the whole of
+    an array of images, at every step. `parallel.sharding.place` makes these, and `take` reads them.
+
+    Attributes:
+        rows: [N, P], P at least the entries of an example; the rest is zero.
+        shape: of an example.
+    """
+
+    rows: Array
+    shape: tuple[int, ...]
+
+    def __getitem__(self, ids: ArrayLike | slice) -> Array:
+        """The examples `ids`, [b, ...]."""
+        return self.rows[ids][:, : math.prod(self.shape)].reshape(-1, *self.shape)
+
+
 def take(data: Batch, ids: ArrayLike) -> Batch:
     """Gathers examples.
 
     Args:
-        data: pytree of arrays with leading axis N.
+        data: pytree of arrays, or of `FlatRows`, with leading axis N.
         ids: [b] int32.
 
     Returns:
-        The same pytree with leading axis b.
+        The same pytree of arrays with leading axis b.
     """
-    return jax.tree.map(lambda x: x[ids], data)
+    return jax.tree.map(lambda x: x[ids], data, is_leaf=lambda x: isinstance(x, FlatRows))
+
+
+def as_arrays(data: Batch) -> Batch:
+    """The same pytree, with an array [N, ...] in place of each `FlatRows`.
+
+    Args:
+        data: pytree of arrays, or of `FlatRows`.
+    """
+    flat = lambda x: isinstance(x, FlatRows)  # noqa: E731
+    return jax.tree.map(lambda x: x[:] if flat(x) else x, data, is_leaf=flat)
 
 
 def require_integer(name: str, value: Any) -> None:

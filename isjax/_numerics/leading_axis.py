@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from isjax.base import Array, Batch, PyTree
+from isjax.base import Array, Batch, PyTree, take
 
 
 def take_by_part(data: Batch, ids: Array, parts: int) -> Batch:
@@ -19,7 +19,7 @@ def take_by_part(data: Batch, ids: Array, parts: int) -> Batch:
     """
 
     def of_part(data: Batch, ids: Array) -> Batch:
-        return jax.tree.map(lambda x: x[ids % x.shape[0]], data)
+        return take(data, ids % jax.tree.leaves(data)[0].shape[0])
 
     return merge_parts(jax.vmap(of_part)(split_rows(data, parts), split_rows(ids, parts)))
 

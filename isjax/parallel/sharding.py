@@ -9,13 +9,14 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from isjax._numerics.leading_axis import leading_axes
-from isjax.base import Array, Batch, PyTree
+from isjax.base import Array, Batch, FlatRows, PyTree
 from isjax.parallel.mesh import DATA, MODEL
 from isjax.parallel.padding import pad
 
-__all__ = ["bounds", "build", "last_axis", "place", "replicated", "shardings"]
+__all__ = ["bounds", "build", "flat_rows", "last_axis", "place", "replicated", "shardings"]
 
 Rule = Callable[[Array, Mesh], P]
+_LANES = 128  # of a TPU's registers
 
 
 def replicated(x: Array, mesh: Mesh) -> P:
@@ -61,7 +62,8 @@ def build(
 def place(data: Batch, mesh: Mesh, parts: int = 1) -> Batch:
     """NumPy arrays on a mesh, each device getting its part of the leading axis.
 
-    A process reads of `data` only what its devices are to hold.
+    A process reads of `data` only what its devices are to hold. On a TPU, images become `FlatRows`:
+    gather examples by `isjax.base.take`.
 
     Args:
         data: pytree of arrays with leading axis N.
@@ -69,6 +71,8 @@ def place(data: Batch, mesh: Mesh, parts: int = 1) -> Batch:
         parts: the leading axis is padded with zeros, as by `padding.pad`, until both this and the
             data axis divide it: S of `strata.stratified`.
     """
+    if mesh.devices.flat[0].platform == "tpu":
+        data = jax.tree.map(flat_rows, data)
     if mesh.size == 1:
         return pad(jax.device_put(data), parts)
     sharding = NamedSharding(mesh, P(DATA))
@@ -84,6 +88,19 @@ def place(data: Batch, mesh: Mesh, parts: int = 1) -> Batch:
         return jax.make_array_from_callback((rows, *x.shape[1:]), sharding, part)
 
     return jax.tree.map(of_array, data)
+
+
+def flat_rows(x: np.ndarray) -> np.ndarray | FlatRows:
+    """An array of images as `FlatRows`, and any other as it is.
+
+    Args:
+        x: [N, ...]. Rows of fewer than 64 entries stay, since padding would more than double them.
+    """
+    shape, size = x.shape[1:], math.prod(x.shape[1:])
+    if size < _LANES // 2 or (len(shape) == 1 and size % _LANES == 0):
+        return x
+    rows = np.reshape(x, (len(x), size))
+    return FlatRows(np.pad(rows, ((0, 0), (0, -size % _LANES))) if size % _LANES else rows, shape)  # type: ignore
 
 
 def bounds(index: tuple[slice, ...] | None, size: int) -> tuple[int, int]:

@@ -7,12 +7,18 @@ from jax.sharding import PartitionSpec as P
 from processes import python
 
 import isjax
-from isjax import scorers
+from isjax import recipes, scorers
+from isjax.base import FlatRows, as_arrays, take
 from isjax.experiment import draw_statistics
 from isjax.parallel import padding, sharding
 from isjax.parallel.mesh import make_mesh
 from isjax.samplers import stratified
 from isjax.training import init_train_state
+
+
+def mean_square(params, batch):
+    return jnp.mean(jnp.square(params * batch["x"]), axis=(1, 2))
+
 
 LAID = """
 import json, jax, numpy as np
@@ -39,7 +45,7 @@ print(json.dumps({
 """
 
 
-def begin(sampler, size=100):
+def begin(sampler, size=200):  # a tree of two levels
     params = {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(4)}
     state = init_train_state(jax.random.key(0), params, optax.adam(0.1), sampler, size)
     return padding.pad_state(state._replace(record=draw_statistics.init(size)), 1)
@@ -96,3 +102,46 @@ def test_a_state_is_built_as_it_is_made():
 @pytest.mark.parametrize("shape", [(3, 4), (4,), ()])
 def test_the_plain_rule_divides_nothing(shape):
     assert sharding.replicated(jnp.ones(shape), make_mesh(1)) == P()
+
+
+@pytest.mark.parametrize(
+    ("shape", "rows"), [((5, 7, 3), 128), ((8, 8, 2), 128), ((150,), 256), ((64,), 128)]
+)
+def test_flat_rows_hold_the_same_examples(shape, rows):
+    x = np.random.default_rng(0).integers(0, 256, (10, *shape)).astype(np.uint8)
+    flat = sharding.flat_rows(x)
+    assert isinstance(flat, FlatRows) and flat.rows.shape == (10, rows)
+    np.testing.assert_array_equal(take({"x": flat}, np.int32([3, 3, 9]))["x"], x[[3, 3, 9]])
+    np.testing.assert_array_equal(as_arrays(flat), x)
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (128,), (3, 4, 5)])
+def test_what_a_tpu_gathers_in_place_or_would_double_stays_as_it_is(shape):
+    x = np.zeros((10, *shape), np.float32)
+    assert sharding.flat_rows(x) is x
+
+
+@pytest.mark.parametrize(
+    ("sampler", "pool_size"),
+    [
+        (recipes.default(batch_size=4), None),
+        (recipes.uniform(batch_size=4), 8),
+        (recipes.reshuffled(batch_size=4), None),
+        (isjax.importance_sampler(scorers.loss(mean_square), batch_size=4), None),
+        (stratified(recipes.uniform(batch_size=2), 2, 4), None),
+    ],
+    ids=["tree", "pool", "epochs", "model", "strata"],
+)
+def test_a_step_on_flat_rows_is_that_on_arrays(sampler, pool_size):
+    x = np.random.default_rng(0).normal(size=(12, 8, 9)).astype(np.float32)
+    data, tx = {"x": jnp.asarray(x)}, optax.sgd(0.1)
+
+    def loss_fn(params, model_state, batch, key):
+        return mean_square(params, batch), model_state
+
+    step = isjax.make_train_step(loss_fn, tx, sampler, pool_size=pool_size)
+    start = lambda: init_train_state(jax.random.key(0), jnp.ones(()), tx, sampler, 12)  # noqa: E731
+    expected, _ = step(start(), data)
+    found, _ = step(start(), jax.tree.map(sharding.flat_rows, data))
+    np.testing.assert_array_equal(found.params, expected.params)
+    assert found.params != 1

@@ -10,10 +10,13 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 DOCS := $(STAMP)-docs
 NOTEBOOKS := $(STAMP)-notebooks
+AHEAD := build/ahead
+AHEAD_NEEDS := libtpu jax-cuda12-plugin jax-cuda12-pjrt $(addprefix nvidia-, \
+  $(addsuffix -cu12, cuda-nvcc cuda-cupti cuda-nvrtc cuda-runtime nvjitlink))
 NBCONVERT := $(BIN)/python -m nbconvert --log-level=WARN --to notebook
 
 .DEFAULT_GOAL := help
-.PHONY: help install install-all demo examples test test-all lint types format docs notebooks \
+.PHONY: help ahead install install-all demo examples test test-all lint types format docs notebooks \
   notebooks-update clean
 
 help:  ## List the targets
@@ -50,6 +53,16 @@ test: $(STAMP)  ## Run the tests that are quick and need no data
 
 test-all: $(STAMP)  ## Run every test; ISJAX_DATA_DIR names the data (see .ci/prepare_data)
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+ahead: $(AHEAD)/.installed  ## Estimate steps on a TPU and an H100 that are not there (1.2 GB)
+	PYTHONPATH=$(AHEAD) $(BIN)/python benchmarks/compile_ahead.py --target v5e:2x2
+	PYTHONPATH=$(AHEAD) $(BIN)/python benchmarks/compile_ahead.py --target v5e:2x2 --devices 0 --sizes 1e6
+	PYTHONPATH=$(AHEAD) $(BIN)/python benchmarks/compile_ahead.py --target h100 --sizes 6e4 --networks mlp wrn
+
+# Apart from .venv, where JAX would look for a TPU in every process.
+$(AHEAD)/.installed: $(STAMP)
+	$(BIN)/python -m pip install -q --no-deps --target $(AHEAD) -c constraints.txt $(AHEAD_NEEDS)
+	@touch $@
 
 lint: $(STAMP)  ## Check style and formatting
 	$(BIN)/ruff check .

@@ -37,6 +37,7 @@ from jax.sharding import NamedSharding  # noqa: E402
 from jax.sharding import PartitionSpec as P  # noqa: E402
 
 from isjax import recipes  # noqa: E402
+from isjax._numerics.leading_axis import take_by_part  # noqa: E402
 from isjax.parallel import sharding  # noqa: E402
 from isjax.parallel.mesh import make_mesh, spread  # noqa: E402
 from isjax.parallel.padding import pad, pad_state  # noqa: E402
@@ -69,7 +70,7 @@ def compiled(sampler, pool_size, size, mesh):
         ids = None if pool_size is None else presample(pool_key, size, pool_size)
         pool = data if ids is None else jax.tree.map(lambda x: x[ids], data)
         draw, state = sampler.sample(key, state, ids, pool)
-        batch = spread(sampler.take(data, draw.ids))
+        batch = spread(take_by_part(data, draw.ids, sampler.parts))
         return sampler.update(state, draw, losses, batch), batch, draw.weights
 
     def begin(key):
@@ -118,7 +119,7 @@ def formula(method, size, by_part):
     """Returns the bytes of the buffer and the sum tree on each device."""
     rows = size / args.devices
     history = {"learned_loss": 10}.get(method, 1)
-    buffer = rows * (4 * (history + 2) + 1)
+    buffer = rows * 4 * (history + 3)
     if method != "default":
         return buffer
     # The upper levels have 1/F + 1/F^2 + ... of the lowest level's nodes.

@@ -5,13 +5,14 @@
 
 All variants train for equal steps, with the same data, network, initial weights and learning rate.
 benchmarks/step_cost.py measures what their steps cost. Fashion-MNIST is trained with an MLP
-256-256. By default there are 33 variants, for 3 seeds and 2 data sets: 198 runs of 3,000 or 5,000
+256-256. By default there are 37 variants, for 3 seeds and 2 data sets: 222 runs of 3,000 or 5,000
 steps. Use `--only` for some of them.
 
 Each row is a variant: train loss and test accuracy at the end, mean and standard deviation over
-seeds. A JSON line follows with the numbers of each seed. `tree` has k = 0.5 and smoothing 0.5;
-`smoothing 0.25` is the default. The variants from `mean error` on have smoothing 0.25 and change
-the score: the error 1 - p(true class) or the loss, as last seen or averaged over all visits.
+seeds. A JSON line follows with the numbers of each seed. `uniform from 50%` is the default, and
+`smoothing 0.25` is the same to the end of the run. `tree` has k = 0.5 and smoothing 0.5. The
+variants from `mean error` on have smoothing 0.25 and change the score: the error 1 - p(true class)
+or the loss, as last seen or averaged over all visits.
 """
 
 import argparse
@@ -100,6 +101,12 @@ def variants(config, task):
         ),
         "uniform at last 10%": tree(
             smoothing=lambda step: jax.numpy.where(step > 0.9 * steps, math.inf, 0.5)
+        ),
+        "uniform from 50%": (recipes.default(num_steps=steps, until=0.5, **common), None),
+        "uniform from 70%": (recipes.default(num_steps=steps, until=0.7, **common), None),
+        "uniform from 85%": (recipes.default(num_steps=steps, until=0.85, **common), None),
+        "k = 1 from 50%": tree(
+            smoothing=0.25, k=lambda step: jax.numpy.where(step < 0.5 * steps, 0.5, 1.0)
         ),
         "rescaled, pool 4096": pool(4096, rescale=isjax.weights.preserve_mean_score),
         "mean error": (recipes.mean_error(**common), None),

@@ -1,11 +1,14 @@
 """Recipes that score examples by their past losses, without a pass of the main model."""
 
 import math
+from typing import cast
 
+import jax.numpy as jnp
 import optax
 
 from isjax import conditions, scorers, transforms, weights
-from isjax.base import Sampler, ScalarOrSchedule
+from isjax._numerics.limits import violated
+from isjax.base import Array, Sampler, ScalarOrSchedule, Schedule
 from isjax.samplers import gate, importance_sampler, tree_sampler
 from isjax.scorers import LabelFn
 from isjax.transforms import chain, smooth_by_mean
@@ -30,24 +33,39 @@ def default(
     batch_size: int,
     k: ScalarOrSchedule = 0.5,
     smoothing: ScalarOrSchedule = 0.25,
+    until: float = 0.5,
+    num_steps: int | None = None,
     initial_loss: float = 1.0,
 ) -> Sampler:
     """Draws by the last loss, from the whole data set: the recipe to begin with.
 
-    It is `last_loss` on a `tree_sampler`, with less smoothing. benchmarks/ablation.py measures each
-    part; docs/benchmarks.md has the figures. On a network that overfits, a lower train loss brings
-    no gain on test data. A step costs O(b log N), and no pass of the model.
+    It is `last_loss` on a `tree_sampler`, with less smoothing, and returns to uniform draws halfway
+    through the run. Later, a network that memorises its data is left with examples that are hard
+    because they are ambiguous, and drawing these costs accuracy on unseen data. Where the training
+    objective itself is the goal, as in physics and fields, take `until=1`.
+    benchmarks/ablation.py measures each part; docs/benchmarks.md has the figures. A step costs
+    O(b log N), and no pass of the model.
 
     Args:
         batch_size: b, the examples drawn.
         k: exponent of the weights, a number of at most 1 or a schedule of the step; 1 is unbiased.
         smoothing: c >= 0, a number or a schedule of the step, as a share of the mean score of the
             data set.
+        until: share of `num_steps` after which draws are uniform, in [0, 1]; 1 = never.
+        num_steps: of the run, which `isjax.experiment` fills in; None = unknown, and all draws are
+            by importance.
         initial_loss: loss assumed for an example never seen.
 
     Returns:
         A `Sampler` that chooses by itself where to look: pass no ids.
+
+    Raises:
+        ValueError: if `until` lies outside [0, 1], and as `tree_sampler`.
     """
+    if violated(until >= 0) or violated(until <= 1):
+        raise ValueError(f"recipes.default: until is {until}; choose a share in [0, 1]")
+    if num_steps is not None:
+        smoothing = _until(until, num_steps, smoothing)
     return tree_sampler(
         scorers.last_loss(),
         batch_size=batch_size,
@@ -55,6 +73,17 @@ def default(
         smoothing=smoothing,
         initial_loss=initial_loss,
     )
+
+
+def _until(share: float, num_steps: int, smoothing: ScalarOrSchedule) -> Schedule:
+    """Smoothing that is infinite after a share of the run: draws are then uniform."""
+    smooth = cast(Schedule, smoothing) if callable(smoothing) else lambda step: smoothing
+
+    def schedule(step: Array) -> Array:
+        before = (step < share * num_steps) | (share == 1)
+        return jnp.where(before, jnp.asarray(smooth(step), jnp.float32), jnp.inf)
+
+    return schedule
 
 
 def last_loss(

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from isjax._numerics.duplicates import counts as counts  # for samplers of one's own
+from isjax._numerics.duplicates import mean_finite
 from isjax.base import Array
 
 
@@ -14,10 +16,11 @@ class ScoreBuffer(NamedTuple):
 
     Attributes:
         losses: [N, H] float32 last losses, newest first; `initial_loss` where not yet observed.
-            None where the scorer remembers other numbers.
-        numbers: [N, H] float32 of a scorer that does; None where it remembers losses.
+            [N] for H = 1: a TPU pads a last axis of 1 to 128. None where the scorer remembers other
+            numbers.
+        numbers: the same of a scorer that does; None where it remembers losses.
         count: [N] int32 times observed.
-        failed: [N] bool, whether the loss last seen was not finite, and so not observed.
+        failed: [N] int32, 1 where the loss last seen was not finite, and so not observed, else 0.
         seen: [N] int32 draws made when the example was last observed; 0 = never.
     """
 
@@ -45,12 +48,13 @@ def init(
     """
     if not history:
         return ScoreBuffer()
-    kept = jnp.full((num_examples, history), initial_loss, jnp.float32)
+    shape = (num_examples,) if history == 1 else (num_examples, history)
+    kept = jnp.full(shape, initial_loss, jnp.float32)
     return ScoreBuffer(
         losses=kept if keeps_losses else None,
         numbers=None if keeps_losses else kept,
         count=jnp.zeros((num_examples,), jnp.int32),
-        failed=jnp.zeros((num_examples,), bool),
+        failed=jnp.zeros((num_examples,), jnp.int32),
         seen=jnp.zeros((num_examples,), jnp.int32),
     )
 
@@ -73,12 +77,20 @@ def read(buffer: ScoreBuffer, ids: Array) -> tuple[Array, Array]:
     kept = buffer.numbers if buffer.losses is None else buffer.losses
     if kept is None or buffer.count is None:
         return jnp.zeros((*ids.shape, 0), jnp.float32), jnp.zeros(ids.shape, jnp.int32)
-    return kept[ids], buffer.count[ids]
+    return kept[ids].reshape(*ids.shape, -1), buffer.count[ids]
+
+
+def last_loss(buffer: ScoreBuffer, ids: Array) -> Array | None:
+    """The newest loss of some examples, [B] -> [B] float32; None where no losses are kept."""
+    losses = buffer.losses
+    if losses is None:
+        return None
+    return losses[ids] if losses.ndim == 1 else losses[ids, 0]
 
 
 def has_failed(buffer: ScoreBuffer, ids: Array) -> Array:
     """Whether the loss last seen of each example was not finite. [B] -> [B] bool."""
-    return jnp.zeros(ids.shape, bool) if buffer.failed is None else buffer.failed[ids]
+    return jnp.zeros(ids.shape, bool) if buffer.failed is None else buffer.failed[ids] > 0
 
 
 def age(buffer: ScoreBuffer, ids: Array, step: Array | int) -> Array:
@@ -119,48 +131,17 @@ def write(
     all_counts, failed, seen = buffer.count, buffer.failed, buffer.seen
     if all_counts is None or failed is None or seen is None:
         return buffer
-    loss, observed = _mean_over_duplicates(ids, losses.astype(jnp.float32))
+    loss, observed = mean_finite(ids, losses.astype(jnp.float32))
     history, count = read(buffer, ids)
     remembered = jnp.where(observed[:, None], remember(history, count, loss), history)
-    written = lambda kept: None if kept is None else kept.at[ids].set(remembered)  # noqa: E731
+
+    def written(kept: Array | None) -> Array | None:
+        return kept if kept is None else kept.at[ids].set(remembered.reshape(-1, *kept.shape[1:]))
+
     return ScoreBuffer(
         losses=written(buffer.losses),
         numbers=written(buffer.numbers),
         count=all_counts.at[ids].set(count + observed.astype(jnp.int32)),
-        failed=failed.at[ids].set(~observed),
+        failed=failed.at[ids].set((~observed).astype(jnp.int32)),
         seen=seen.at[ids].set(jnp.where(observed, step, seen[ids])),
     )
-
-
-def slots(ids: Array) -> Array:
-    """Numbers each id such that equal ids share a number and others do not.
-
-    Args:
-        ids: [b] int32.
-
-    Returns:
-        [b] int32 in [0, b).
-    """
-    # Unrolled: the binary search has few steps, and a loop over them is slower.
-    return jnp.searchsorted(jnp.sort(ids), ids, method="scan_unrolled")
-
-
-def counts(ids: Array) -> Array:
-    """Counts how often each id occurs in the batch.
-
-    Args:
-        ids: [b] int32.
-
-    Returns:
-        [b] int32, at least 1.
-    """
-    slot = slots(ids)
-    return jnp.zeros(ids.shape, jnp.int32).at[slot].add(1)[slot]
-
-
-def _mean_over_duplicates(ids: Array, losses: Array) -> tuple[Array, Array]:
-    """For each position, the mean finite loss of its id, and whether there was one."""
-    slot, finite = slots(ids), jnp.isfinite(losses)
-    number = jnp.zeros(ids.shape, jnp.int32).at[slot].add(finite.astype(jnp.int32))[slot]
-    share = jnp.where(finite, losses, 0.0) / jnp.maximum(number, 1).astype(jnp.float32)
-    return jnp.zeros(ids.shape, jnp.float32).at[slot].add(share)[slot], number > 0

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import optax
 
 from isjax import resampling
+from isjax._numerics.duplicates import distinct
 from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, take
 from isjax.distributions import normalize
 from isjax.gradients import per_example_grad_norms, weighted_value_and_grad
@@ -95,8 +96,7 @@ def mean_loss(draw: Draw, losses: Array) -> Array:
 
 def unique_share(ids: Array) -> Array:
     """Share of distinct ids among the b drawn. [b] -> []."""
-    ids = jnp.sort(ids)
-    return (1 + jnp.sum(ids[1:] != ids[:-1])) / ids.shape[0]
+    return distinct(ids) / ids.shape[0]
 
 
 def correlation(x: Array, y: Array) -> Array:

@@ -245,7 +245,7 @@ def draw_children(points: Array, ranks: Ranks, masses: Array) -> tuple[Array, Ra
     child = _first(ends > rank[:, None])
     items = jnp.arange(masses.shape[1], dtype=jnp.int32)[None, :]
     start = jnp.max(jnp.where(items < child[:, None], ends, 0), axis=1)
-    end = jnp.take_along_axis(ends, child[:, None], axis=1)[:, 0]
+    end = jnp.sum(jnp.where(items == child[:, None], ends, 0), axis=1)
     return child, Ranks(rank - start, end - start)
 
 

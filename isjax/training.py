@@ -11,7 +11,7 @@ import optax
 
 from isjax import resampling
 from isjax._numerics.leading_axis import keeps_examples, take_by_part
-from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, require_integer
+from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, require_integer, take
 from isjax.diagnostics import draw_metrics
 from isjax.gradients import (
     all_finite,
@@ -333,9 +333,8 @@ def _trainer(
                     ) from error
                 return optax.apply_updates(state.params, updates), model_state, opt_state
 
-            params, model_state, opt_state = jax.lax.cond(
-                sound, accepted, lambda: (state.params, state.model_state, state.opt_state)
-            )
+            kept = state.params, state.model_state, state.opt_state
+            params, model_state, opt_state = _if_sound(sound, accepted, kept)
         with jax.named_scope("buffer"):
             sampler_state = sampler.update(sampler_state, draw, losses, batch)
         new_state = TrainState(
@@ -353,9 +352,23 @@ def _trainer(
     return train
 
 
+def _if_sound(sound: Array, update: Callable[[], PyTree], kept: PyTree) -> PyTree:
+    """What `update` returns, or `kept`.
+
+    A CPU does not compute what it does not need. An accelerator would wait for the host to choose.
+    """
+
+    def select() -> PyTree:
+        return jax.tree.map(lambda new, old: jnp.where(sound, new, old), update(), kept)
+
+    return jax.lax.platform_dependent(
+        cpu=lambda: jax.lax.cond(sound, update, lambda: kept), default=select
+    )
+
+
 def _gather(data: Batch, ids: Array, parts: int = 1) -> Batch:
     """Gathers examples; on a mesh they are spread over its data axis."""
-    batch = jax.tree.map(lambda x: x[ids], data) if parts == 1 else take_by_part(data, ids, parts)
+    batch = take(data, ids) if parts == 1 else take_by_part(data, ids, parts)
     return batch if jax.sharding.get_abstract_mesh().empty else spread(batch)
 
 

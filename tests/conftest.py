@@ -4,7 +4,7 @@ import pathlib
 import jax
 import jaxlib
 import pytest
-from helpers import rows, write_run
+from helpers import accelerator, rows, write_run
 from jax.experimental.compilation_cache import compilation_cache
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -59,6 +59,13 @@ def compiled_as_for_users():
     switch(quick=False)
     yield
     switch(quick=True)
+
+
+@pytest.fixture
+def as_on_an_accelerator():
+    """Makes a test run what isjax would run on an accelerator."""
+    with accelerator():
+        yield
 
 
 @pytest.fixture

@@ -129,6 +129,19 @@ def with_innermost(state, **fields):
     return state._replace(**fields)
 
 
+@contextlib.contextmanager
+def accelerator():
+    """Lets isjax run on this CPU what it would run on an accelerator, all of it traced anew."""
+    choose = jax.lax.platform_dependent
+    jax.clear_caches()
+    jax.lax.platform_dependent = lambda *args, default, **platforms: default(*args)
+    try:
+        yield
+    finally:
+        jax.lax.platform_dependent = choose
+        jax.clear_caches()
+
+
 @functools.cache
 def compiled(sampler):
     """Returns the sampler with its functions jitted, to compile once for each shape."""

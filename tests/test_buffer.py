@@ -49,7 +49,8 @@ def test_many_writes_agree_with_lists_of_past_losses(history):
         losses = losses.astype(np.float32)
         ours = write(ours, jnp.asarray(ids, jnp.int32), jnp.asarray(losses))
         reference.write(ids, losses)
-    np.testing.assert_allclose(ours.losses, reference.losses(), rtol=1e-5, atol=1e-5)
+    remembered, _ = buffer.read(ours, jnp.arange(12))
+    np.testing.assert_allclose(remembered, reference.losses(), rtol=1e-5, atol=1e-5)
     np.testing.assert_array_equal(ours.count, [len(past) for past in reference.past])
 
 
@@ -57,9 +58,16 @@ def test_many_writes_agree_with_lists_of_past_losses(history):
 def test_a_new_buffer_holds_the_initial_loss_and_has_seen_nothing(history):
     losses, _, count, failed, seen = buffer.init(4, history, 2.3)
     assert failed.shape == seen.shape == (4,) and not failed.any() and not seen.any()
-    np.testing.assert_array_equal(losses, np.full((4, history), 2.3, np.float32))
+    shape = (4,) if history == 1 else (4, history)  # of one number no axis: a TPU would pad it
+    assert losses.shape == shape
+    np.testing.assert_array_equal(losses, np.full(shape, 2.3, np.float32))
     np.testing.assert_array_equal(count, np.zeros(4))
-    assert (losses.dtype, count.dtype, seen.dtype) == (jnp.float32, jnp.int32, jnp.int32)
+    assert losses.dtype == jnp.float32 and count.dtype == failed.dtype == seen.dtype == jnp.int32
+    other, numbers, *rest = buffer.init(4, history, 2.3, keeps_losses=False)
+    assert other is None
+    for array, same in zip((numbers, *rest), (losses, count, failed, seen), strict=True):
+        assert array.dtype == same.dtype
+        np.testing.assert_array_equal(array, same)
 
 
 @both
@@ -137,6 +145,26 @@ def test_reading_gives_the_rows_asked_for_in_order(write, history):
     np.testing.assert_array_equal(count, [1, 0, 1, 1])
 
 
+@both
+@pytest.mark.parametrize("history", [1, 3])
+def test_a_write_leaves_shapes_and_types(write, history):
+    start = buffer.init(6, history, 9.0)
+    shapes = jax.tree.map(lambda x: (x.shape, x.dtype), start)
+    after = write(start, jnp.asarray([4, 2, 4]), jnp.asarray([1.0, NAN, 3.0]))
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), after) == shapes
+
+
+@pytest.mark.parametrize("history", [1, 3])
+def test_the_last_loss_is_the_newest(history):
+    state = written(buffer.write, [0, 3], [1, 2], history)
+    state = buffer.write(state, jnp.asarray([3, 1]), jnp.asarray([5.0, NAN]))
+    last = buffer.last_loss(state, jnp.asarray([3, 1, 3, 0]))
+    assert last.dtype == jnp.float32
+    np.testing.assert_array_equal(last, [5, 9, 5, 1])
+    others = buffer.init(6, history, keeps_losses=False), buffer.init(6, 0)
+    assert [buffer.last_loss(other, jnp.arange(2)) for other in others] == [None, None]
+
+
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16, jnp.int32])
 def test_losses_of_other_types_are_kept_as_float32(dtype):
     state = buffer.write(buffer.init(3, 2), jnp.asarray([1, 1]), jnp.asarray([2, 3], dtype))
@@ -153,6 +181,7 @@ def test_a_failure_is_remembered_until_a_finite_loss_is_seen(write):
     state = write(state, jnp.array([0, 2]), jnp.array([3.0, -INF]))
     assert buffer.has_failed(state, everyone).tolist() == [False, False, True, False]
     assert buffer.has_failed(buffer.init(4, 0), everyone).tolist() == [False] * 4
+    assert buffer.has_failed(state, everyone).dtype == bool
 
 
 # --- age: draws since last observed

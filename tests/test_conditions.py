@@ -232,7 +232,7 @@ def estimates(is_open):
         condition = condition._replace(is_open=lambda state, step: is_open)
         sampler = gate(importance_sampler(scorers.last_loss(), batch_size=200), condition)
         state = sampler.init(KEY, 400)
-        known = {"losses": stale[:, None], "count": jnp.ones(400, jnp.int32)}
+        known = {"losses": stale, "count": jnp.ones(400, jnp.int32)}
         state = with_innermost(state, buffer=innermost(state).buffer._replace(**known))
 
         def one(key):

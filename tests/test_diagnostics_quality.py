@@ -242,7 +242,7 @@ def test_the_state_of_the_sampler_is_what_it_draws_by():
         scorers.last_loss(), batch_size=BATCH, resample=resampling.categorical
     )
     state = sampler.init(KEY, POOL)
-    known = state.buffer._replace(losses=jnp.asarray(SCORES, jnp.float32)[:, None])
+    known = state.buffer._replace(losses=jnp.asarray(SCORES, jnp.float32))
     quality = measured(sampler, state=state._replace(buffer=known), seed=5)
     probs = proportional(SCORES)
     assert_mean(quality.sampler.variance, of_batches(probs, 1 / (POOL * probs))[0])

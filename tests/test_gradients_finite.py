@@ -20,6 +20,18 @@ def test_one_bad_number_anywhere_is_found(wrap):
         assert not check(TREE | {"c": jnp.asarray([0, value], jnp.bfloat16)})
 
 
+def test_one_bad_number_at_any_place_of_arrays_of_any_shape_is_found():
+    shapes = [(), (5,), (3, 2), (2, 3, 4), (1, 1), (0, 3), (3, 0)]
+    check, tree = jax.jit(all_finite), {str(shape): np.ones(shape, np.float32) for shape in shapes}
+    assert check(tree)
+    for name, array in tree.items():
+        for place in np.ndindex(array.shape):
+            for value in (np.nan, np.inf, -np.inf):
+                bad = array.copy()
+                bad[place] = value
+                assert not check(tree | {name: bad})
+
+
 @pytest.mark.parametrize("value", [0.0, -0.0, 3e38, -3e38, 1e-45])
 def test_the_largest_and_smallest_numbers_are_finite(value):
     assert jax.jit(all_finite)(with_value(value))

@@ -49,7 +49,7 @@ def sparse_rows(num, width, seed):
 # The inverse CDF
 
 
-@pytest.mark.parametrize("width", [1, 2, 3, 64, 1000])
+@pytest.mark.parametrize("width", [1, 2, 3, 64, 128, 1000])
 def test_an_item_of_zero_mass_is_never_drawn_at_any_point(width):
     masses = sparse_rows(300, width, seed=width)
     rng = np.random.default_rng(0)
@@ -118,11 +118,13 @@ def test_one_row_for_all_points_is_as_good_as_a_copy_for_each():
 # Draws of children
 
 
-def test_a_node_drawn_n_times_draws_each_child_floor_or_ceil_of_its_share():
+@pytest.mark.parametrize("width", [20, 128])
+def test_a_node_drawn_n_times_draws_each_child_floor_or_ceil_of_its_share(width):
     rng = np.random.default_rng(0)
     times = np.array([1, 2, 3, 7, 40, 150, 300])
     draws = ranks_of(np.repeat(np.arange(len(times)), times))
-    masses = rng.exponential(size=(len(times), 20)) * (rng.uniform(size=(len(times), 20)) < 0.7)
+    shape = len(times), width
+    masses = rng.exponential(size=shape) * (rng.uniform(size=shape) < 0.7)
     share = masses / masses.sum(axis=1, keepdims=True)
     of_each = jnp.asarray(np.repeat(masses, times, axis=0), jnp.float32)
     keys = jax.random.split(jax.random.key(0), 500)
@@ -132,7 +134,7 @@ def test_a_node_drawn_n_times_draws_each_child_floor_or_ceil_of_its_share():
     for node, (start, stop) in enumerate(spans):
         own = child[:, start:stop]
         assert np.all(np.diff(own, axis=1) >= 0)
-        counts = np.sum(own[:, :, None] == np.arange(20), axis=1)
+        counts = np.sum(own[:, :, None] == np.arange(width), axis=1)
         expected = times[node] * share[node]
         assert np.all(counts >= np.floor(expected - 1e-4))
         assert np.all(counts <= np.ceil(expected + 1e-4))
@@ -176,7 +178,7 @@ def test_children_without_mass_are_never_drawn_however_often_their_node_is():
     assert set(np.unique(child)) <= {1, 3, 5}
 
 
-@pytest.mark.parametrize("width", [1, 3, 64, 1000])
+@pytest.mark.parametrize("width", [1, 3, 64, 128, 1000])
 def test_the_draws_of_the_children_are_counted_as_they_were_drawn(width):
     """A level below relies on it: rank and number, recounted from the children themselves."""
     rng = np.random.default_rng(width)

@@ -7,11 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers import accelerator
 
 import isjax
-from isjax import recipes, resampling, scorers
+from isjax import buffer, recipes, resampling, scorers
 from isjax.training import (
     TrainState,
+    _if_sound,
     init_train_state,
     make_eval_step,
     make_loaded_step,
@@ -194,7 +196,7 @@ def assert_matches(state, reference):
 
     close(state.params["w"], reference.w)
     close(state.opt_state[0].trace["w"], reference.velocity)
-    close(state.sampler.buffer.losses, reference.losses)
+    close(buffer.read(state.sampler.buffer, jnp.arange(N))[0], reference.losses)
     np.testing.assert_array_equal(state.sampler.buffer.count, reference.count)
     smoothing = state.sampler.transform
     if reference.learned is None:
@@ -462,7 +464,8 @@ def test_a_loss_that_is_not_finite_changes_nothing_but_the_counters(damaged, bad
     assert int(state.step) == int(state.sampler.step) == 3
     seen = np.isin(np.arange(N), ids) & ~np.isin(np.arange(N), broken)
     np.testing.assert_array_equal(state.sampler.buffer.count - before.sampler.buffer.count, seen)
-    same_rows = np.all(state.sampler.buffer.losses == before.sampler.buffer.losses, axis=1)
+    now, then = (buffer.read(s.sampler.buffer, jnp.arange(N))[0] for s in (state, before))
+    same_rows = np.all(now == then, axis=1)
     np.testing.assert_array_equal(same_rows, ~seen)
     assert_finite(state.sampler)
 
@@ -471,6 +474,54 @@ def test_a_loss_that_is_not_finite_changes_nothing_but_the_counters(damaged, bad
     assert_finite((state.params, state.opt_state, state.model_state, state.sampler))
     assert not np.allclose(state.params["w"], before.params["w"])
     assert not np.allclose(state.model_state["mean"], before.model_state["mean"])
+
+
+def rough_loss(params, model_state, batch, key):
+    """The damaged loss, of a slope that is not finite where `batch["edge"]` is zero."""
+    losses, moved = damaged_loss(params, model_state, batch, key)
+    return losses + jnp.sqrt(jnp.abs(batch["edge"] * params["w"][0])), moved
+
+
+def rough_steps():
+    """What is trained, before and after steps of damage or edges, and which were skipped."""
+    sampler, tx = recipes.uniform(batch_size=b), optax.adam(0.1)
+    step = make_train_step(rough_loss, tx, sampler)
+    state = start(sampler, {"w": jnp.ones(3)}, tx=tx, model_state={"mean": jnp.ones(())})
+
+    def parts():
+        return jax.tree.map(np.array, (state.params, state.model_state, state.opt_state))
+
+    trained, skipped = [parts()], []
+    for damage, edge in ((0, 1), (np.nan, 1), (0, 0), (np.inf, 1), (0, 1)):
+        edges = {"edge": jnp.full(N, edge, jnp.float32)}
+        state, metrics = step(state, with_damage(damage, np.arange(N)) | edges)
+        trained.append(parts())
+        skipped.append(float(metrics["skipped"]))
+    return trained, skipped
+
+
+def test_an_accelerator_takes_the_steps_that_a_cpu_takes_and_skips_the_same():
+    trained, skipped = rough_steps()
+    with accelerator():
+        elsewhere, also_skipped = rough_steps()
+    assert skipped == also_skipped == [0, 1, 1, 1, 0]
+    for before, after, skip in zip(elsewhere, elsewhere[1:], skipped, strict=False):
+        if skip:
+            assert_same_bits(before, after)
+        else:
+            assert np.all(before[0]["w"] != after[0]["w"])
+    jax.tree.map(
+        lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-7), elsewhere, trained
+    )
+
+
+@pytest.mark.parametrize("sound", [True, False])
+def test_an_accelerator_selects_what_a_cpu_computes(as_on_an_accelerator, sound):
+    kept = {"w": jnp.ones(3), "count": jnp.int32(7)}
+    new = {"w": jnp.asarray([np.nan, 2.0, np.inf]), "count": jnp.int32(8)}
+    chosen = jax.jit(lambda sound: _if_sound(sound, lambda: new, kept))
+    assert_same_bits(chosen(sound), new if sound else kept)
+    assert "select_n" in str(jax.make_jaxpr(chosen)(sound))
 
 
 def test_a_gradient_that_is_not_finite_is_skipped_though_its_losses_are():
@@ -759,7 +810,7 @@ def test_last_loss_error_is_against_the_loss_before_write_back(trainer):
     sampler, step = trainer
     state, data, sample = start(sampler), regression(), jax.jit(sampler.sample)
     for _ in range(4):
-        before = np.array(state.sampler.buffer.losses[:, 0])
+        before = np.array(buffer.last_loss(state.sampler.buffer, jnp.arange(N)))
         pool_key, draw_key, loss_key = step_keys(state)
         ids = isjax.presample(pool_key, N, B)
         draw, _ = sample(draw_key, state.sampler, ids)

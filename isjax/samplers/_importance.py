@@ -26,6 +26,7 @@ from isjax.base import (
     Scorer,
     ScoreTransform,
     Span,
+    as_arrays,
     take,
 )
 from isjax.buffer import ScoreBuffer
@@ -202,8 +203,6 @@ def make_draw(
         passes: forward passes of the main model that scoring took.
         invalid_ids: ids of the pool that are of no example.
     """
-    losses = buffer_of(state).losses
-    last_loss = None if losses is None else losses[ids, 0]
     exponent = jnp.asarray(k(state.step) if callable(k) else k, jnp.float32)
     info = DrawInfo(
         pool_size=jnp.asarray(pool_size, jnp.int32),
@@ -221,7 +220,7 @@ def make_draw(
         weights=weights,
         draw_probs=draw_probs.astype(jnp.float32),
         scores=scores.astype(jnp.float32),
-        last_loss=last_loss,
+        last_loss=buffer.last_loss(buffer_of(state), ids),
         info=info,
     )
 
@@ -334,7 +333,7 @@ def pool_of(state: PyTree, ids: Array | None, batch: Batch, batch_size: int) -> 
             f"a pool of {ids.shape[0]} is smaller than the batch of {batch_size}; "
             "enlarge the pool or shrink the batch"
         )
-    return ids, batch
+    return ids, as_arrays(batch)
 
 
 def count_invalid(ids: Array, span: Span) -> Array:

@@ -606,7 +606,7 @@ def first_draw(losses, **settings):
     sampler = components.make_sampler(config, components.make_task(config, make_classes()))
     sampler = compiled(sampler)
     state = sampler.init(KEY, 40)
-    known = innermost(state).buffer._replace(losses=losses[:, None])
+    known = innermost(state).buffer._replace(losses=losses)
     draw, state = sampler.sample(KEY, with_innermost(state, buffer=known), jnp.arange(40))
     return sampler, state, draw
 

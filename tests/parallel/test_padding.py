@@ -32,7 +32,7 @@ def test_of_a_state_that_alone_is_padded_which_is_by_example():
         "params": jnp.ones((5, 3)),
     }
     padded = padding.pad_state(state, 4)
-    assert padded["sampler"].buffer.losses.shape == (size + 3, 1)
+    assert padded["sampler"].buffer.losses.shape == (size + 3,)
     assert padded["record"].count.shape == (size + 3,) and padded["record"].scores.shape == (7,)
     assert padded["params"].shape == (5, 3)
     scores = padded["sampler"].scores
@@ -88,7 +88,7 @@ def test_data_and_state_are_padded_alike():
         step(state, {"x": jnp.ones((16, 3))})
 
 
-@pytest.mark.parametrize("size", [8, 20, 32, 33])
+@pytest.mark.parametrize("size", [8, 20, 33, 128, 129])
 def test_a_small_data_set_is_drawn_from_alike_however_it_is_padded(size):
     sampler = isjax.recipes.default(batch_size=8)
     state = sampler.init(jax.random.key(0), size)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from helpers import assert_binomial, compiled, innermost
 
-from isjax import conditions, recipes, samplers, scorers, weights
+from isjax import buffer, conditions, recipes, samplers, scorers, weights
 from isjax.parallel import padding, sharding
 from isjax.parallel.mesh import make_mesh
 from isjax.samplers import (
@@ -22,15 +22,16 @@ from isjax.samplers import (
     tree_sampler,
 )
 
-KEY, N, b = jax.random.key(0), 100, 8
+KEY, N, b = jax.random.key(0), 200, 8  # a tree of two levels
 LOSSES = np.random.default_rng(0).gamma(2.0, size=N).astype(np.float32)
-OUT = np.array([3, 40, 41, 99, 3])
+OUT = np.array([3, 40, 140, 199, 3])
 
 
 set_losses = jax.jit(samplers.set_losses, static_argnums=0)
 exclude = jax.jit(samplers.exclude)
 grow = jax.jit(samplers.grow, static_argnums=(0, 3))
 scores_of = jax.jit(sum_tree.scores_of)
+read = jax.jit(buffer.read)
 
 
 @functools.cache
@@ -75,7 +76,8 @@ def test_losses_set_are_those_it_draws_by(sampler):
     )
     memory = innermost(state)
     assert int(state.step) == 0 and np.sum(memory.buffer.count) == 2
-    np.testing.assert_array_equal(np.asarray(memory.buffer.losses)[[5, 7, 8], 0], [4, 4, 1])
+    ids = jnp.array([5, 7, 8])
+    np.testing.assert_array_equal(buffer.read(memory.buffer, ids)[0], [[4], [4], [1]])
     if sampler.own_pool and hasattr(memory, "scores"):
         np.testing.assert_array_equal(scores_of(memory.scores, jnp.arange(5, 9)), [4, 1, 4, 1])
 
@@ -89,7 +91,7 @@ def test_draws_follow_the_losses_set():
 def test_lists_of_ids_and_losses_can_be_set():
     state = tree().init(KEY, N)
     state = jax.jit(lambda state: samplers.set_losses(tree(), state, [5], [4.0]))(state)
-    assert float(state.buffer.losses[5, 0]) == 4.0
+    assert buffer.last_loss(state.buffer, jnp.array([5])) == 4.0
 
 
 def test_losses_that_cannot_be_set_are_refused():
@@ -127,14 +129,14 @@ def test_excluded_examples_are_never_drawn_whatever_the_smoothing(smoothing):
     state = exclude(known(sampler), OUT)._replace(step=jnp.int32(SHARES.index(smoothing)))
     draws, _ = over_keys(sampler)(jax.random.split(KEY, 500), state)
     assert not np.isin(draws.ids, OUT).any()
-    # Probabilities and weights are those of the 96 examples that are left.
+    # Probabilities and weights are those of the 196 examples that are left.
     left = np.where(np.isin(np.arange(N), OUT), 0.0, LOSSES.astype(np.float64))
-    constant = min(smoothing, 1e9) * left.sum() / 96
+    constant = min(smoothing, 1e9) * left.sum() / 196
     probs = np.where(np.isin(np.arange(N), OUT), 0.0, left + constant)
     probs = probs / probs.sum()
     np.testing.assert_allclose(draws.draw_probs, probs[draws.ids], rtol=2e-5)
-    np.testing.assert_allclose(draws.weights, (96 * probs[draws.ids]) ** -0.5, rtol=2e-5)
-    assert np.all(draws.info.pool_size == 96)
+    np.testing.assert_allclose(draws.weights, (196 * probs[draws.ids]) ** -0.5, rtol=2e-5)
+    assert np.all(draws.info.pool_size == 196)
     counts = np.bincount(np.ravel(draws.ids), minlength=N)
     # Systematic draws have less variance than independent ones.
     assert_binomial(counts, 500 * b, probs)
@@ -152,15 +154,13 @@ def test_the_weighted_mean_is_unbiased_for_those_that_are_left():
 
 def test_excluded_examples_stay_so_when_losses_are_learned():
     sampler = tree()
-    state = exclude(exclude(known(sampler), jnp.arange(50)), jnp.arange(40, 60))
+    state = exclude(exclude(known(sampler), jnp.arange(150)), jnp.arange(140, 160))
     state = set_losses(sampler, state, jnp.arange(N), jnp.full(N, 9.0))
     scores = np.asarray(scores_of(innermost(state).scores, jnp.arange(N)))
-    np.testing.assert_array_equal(scores, np.where(np.arange(N) < 60, 0, 9))
-    for level, height in zip(state.scores.excluded, (1, 32, 1024), strict=False):
-        want = np.add.reduceat(
-            np.pad(np.arange(N) < 60, (0, 28)).astype(int), range(0, 128, height)
-        )
-        np.testing.assert_array_equal(np.ravel(level)[: len(want)], want)
+    np.testing.assert_array_equal(scores, np.where(np.arange(N) < 160, 0, 9))
+    below, root = map(np.ravel, state.scores.excluded)
+    np.testing.assert_array_equal(np.flatnonzero(below), np.arange(160))
+    assert below.max() == 1 and root[:2].tolist() == [128, 32] and not root[2:].any()
 
 
 def test_from_a_pool_excluded_examples_are_not_drawn():
@@ -201,7 +201,7 @@ def test_what_cannot_exclude_says_so():
 def test_parts_keep_what_was_excluded():
     whole = exclude(known(tree()), jnp.arange(0, N, 2))
     parts = whole.scores.split(3, N)
-    assert [int(jnp.sum(parts.excluded[-1][i])) for i in range(3)] == [17, 17, 16]
+    assert [int(jnp.sum(parts.excluded[-1][i])) for i in range(3)] == [34, 33, 33]
 
 
 # --- growth
@@ -222,12 +222,12 @@ def test_more_examples_leave_what_is_known(make):
     sampler = compiled(make())
     draw, state = sampler.sample(KEY, sampler.init(KEY, N))
     state = sampler.update(state, draw, np.arange(1.0, b + 1, dtype=np.float32))
-    grown = grow(sampler, KEY, state, 150)
-    assert int(grown.step) == int(state.step) and grown.span.size == 150
+    grown = grow(sampler, KEY, state, N + 60)
+    assert int(grown.step) == int(state.step) and grown.span.size == N + 60
     old, new = innermost(state).buffer, innermost(grown).buffer
-    np.testing.assert_array_equal(new.losses[:N], old.losses)
-    np.testing.assert_array_equal(new.count, np.pad(old.count, (0, 50)))
-    np.testing.assert_array_equal(new.losses[N:], np.ones((50, 1)))
+    (before, count), (after, grown_count) = read(old, np.arange(N)), read(new, np.arange(N + 60))
+    np.testing.assert_array_equal(after, np.append(before, np.ones((60, 1)), axis=0))
+    np.testing.assert_array_equal(grown_count, np.pad(count, (0, 60)))
     draw, grown = sampler.sample(KEY, grown)
     sampler.update(grown, draw, np.ones(b, np.float32))
 
@@ -235,11 +235,12 @@ def test_more_examples_leave_what_is_known(make):
 def test_a_grown_tree_is_that_of_all_scores():
     sampler = tree()
     state = exclude(known(sampler), OUT)
-    grown = grow(sampler, KEY, state, 2000).scores
-    want = np.append(np.where(np.isin(np.arange(N), OUT), 0, LOSSES), np.ones(1900))
-    np.testing.assert_array_equal(scores_of(grown, jnp.arange(2000)), want)
+    size = 20_000  # a tree of three levels
+    grown = grow(sampler, KEY, state, size).scores
+    want = np.append(np.where(np.isin(np.arange(N), OUT), 0, LOSSES), np.ones(size - N))
+    np.testing.assert_array_equal(scores_of(grown, jnp.arange(size)), want)
     np.testing.assert_allclose(sum_tree.total(grown), want.sum(), rtol=1e-6)
-    assert int(sum_tree.active(grown)) == 2000 - 4 and int(grown.size) == 2000
+    assert int(sum_tree.active(grown)) == size - 4 and int(grown.size) == size
 
 
 def test_new_examples_have_the_numbers_given_for_them():
@@ -272,6 +273,6 @@ def test_an_epoch_goes_on_and_the_next_one_has_all_examples():
 def test_what_cannot_grow_says_so():
     sampler = stratified(recipes.default(batch_size=4), 2)
     with pytest.raises(ValueError, match="hold other examples"):
-        grow(sampler, KEY, first(sampler), 200)
-    with pytest.raises(ValueError, match=r"99, but the sampler knows 100.*exclude"):
-        grow(tree(), KEY, tree().init(KEY, N), 99)
+        grow(sampler, KEY, first(sampler), 2 * N)
+    with pytest.raises(ValueError, match=r"199, but the sampler knows 200.*exclude"):
+        grow(tree(), KEY, tree().init(KEY, N), N - 1)

@@ -47,7 +47,7 @@ def jitted(sampler):
 def with_losses(sampler, losses=SCORES):
     """The sampler's state once each example has shown its loss."""
     state = sampler.init(KEY, len(losses))
-    seen = {"losses": jnp.float32(losses)[:, None], "count": jnp.ones(len(losses), jnp.int32)}
+    seen = {"losses": jnp.float32(losses), "count": jnp.ones(len(losses), jnp.int32)}
     return with_innermost(state, buffer=innermost(state).buffer._replace(**seen))
 
 

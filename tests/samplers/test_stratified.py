@@ -134,7 +134,7 @@ def test_losses_are_written_to_their_examples():
     state = sampler.update(state, draw, draw.ids.astype(jnp.float32))
     seen = np.unique(draw.ids)
     remembered = state.inner.buffer
-    assert remembered.losses.shape == (STRATA, 16, 1)
+    assert remembered.losses.shape == (STRATA, 16)
     np.testing.assert_array_equal(np.flatnonzero(remembered.count), seen)
     np.testing.assert_array_equal(remembered.losses.ravel()[seen], seen)
 

@@ -12,7 +12,7 @@ from scipy import stats
 from isjax import resampling
 from isjax.samplers import sum_tree
 
-SIZES = [1, 5, 32, 33, 1025, 300_000]  # a row, two, three levels
+SIZES = [1, 5, 33, 128, 129, 16_385, 300_000]  # a row, two, three levels
 KEY = jax.random.key(0)
 
 
@@ -60,6 +60,14 @@ def assert_counts(ids, exact):
             assert_binomial(counts[often_group], total, mass[often_group])
 
 
+@pytest.fixture(params=["cpu", "accelerator"])
+def platform(request):
+    """Makes a test run with the draws of either, which a CPU makes in two stages a level."""
+    if request.param == "accelerator":
+        request.getfixturevalue("as_on_an_accelerator")
+    return request.param
+
+
 def exact_probs(scores, constant=0.0):
     mass = np.asarray(scores, np.float64) + constant
     return mass / mass.sum()
@@ -79,6 +87,16 @@ def test_the_mean_mass_is_that_of_the_smoothed_scores():
 @pytest.mark.parametrize("share", [0.0, 0.5], ids=["no constant", "half the mean"])
 @pytest.mark.parametrize("size", SIZES)
 def test_counts_and_probabilities_are_exact_over_six_decades_of_scores(size, share):
+    assert_exact(size, share)
+
+
+def test_counts_and_probabilities_are_exact_on_an_accelerator(as_on_an_accelerator):
+    for size, share in ((5, 0.5), (129, 0.0), (16_385, 0.5)):
+        assert_exact(size, share)
+
+
+def assert_exact(size, share):
+    """Draws, their probabilities and scores, with such a share of the mean score added to each."""
     scores = six_decades(size, seed=size)
     constant = np.float32(share * scores.mean(dtype=np.float64))
     ids, draw_probs, raw = many(scores, 64, 2000, constant)
@@ -88,7 +106,7 @@ def test_counts_and_probabilities_are_exact_over_six_decades_of_scores(size, sha
     assert_counts(ids, exact)
 
 
-@pytest.mark.parametrize("size", [5, 65, 4097])
+@pytest.mark.parametrize("size", [5, 129, 4097])
 def test_whole_buffer_draws_agree_in_distribution_with_whole_pool_draws(size):
     scores = six_decades(size, seed=size) ** 0.5
     ids, _, _ = many(scores, 32, 4000)
@@ -101,35 +119,40 @@ def test_whole_buffer_draws_agree_in_distribution_with_whole_pool_draws(size):
     assert stats.chi2_contingency(table).pvalue > 1e-5
 
 
-def test_every_node_draws_each_child_floor_or_ceil_of_its_expected_number_of_times():
-    scores = np.random.default_rng(0).exponential(size=5000)
-    ids, _, _ = many(scores, 4096, 20, constant=0.1)
-    fan = sum_tree.FANOUT
-    mass = np.zeros(fan**3)
-    mass[:5000] = scores + 0.1
+def test_every_node_draws_each_child_floor_or_ceil_of_its_expected_number_of_times(platform):
+    """A CPU draws so each block given its node, and each child given its block."""
+    size, fan, block, num = 20_000, sum_tree.FANOUT, sum_tree.BLOCK, 4096
+    scores = np.random.default_rng(0).exponential(size=size)
+    ids, _, _ = many(scores, num, 20, constant=0.1)
+    mass = np.zeros(block * fan**2)  # the root's first block; the others have no mass
+    mass[:size] = scores + 0.1
+    # Examples below one that is drawn, from the root.
+    stages = [len(mass), fan**2, fan, 1]
+    if platform == "cpu":
+        stages = [len(mass), fan**2, block * fan, fan, block, 1]
+    masses = [mass.reshape(-1, below).sum(axis=1) for below in stages]
     for trial in ids:
-        above = np.array([4096])
-        for height in (2, 1, 0):
-            sums = mass.reshape(-1, fan**height).sum(axis=1).reshape(-1, fan)[: len(above)]
-            counts = np.bincount(trial // fan**height, minlength=fan * len(above)).reshape(-1, fan)
-            whole = sums.sum(axis=1, keepdims=True)
-            expected = above[:, None] * sums / np.where(whole > 0, whole, 1)
+        above = np.array([num])
+        for below, whole, parts in zip(stages[1:], masses[:-1], masses[1:], strict=True):
+            counts = np.bincount(trial // below, minlength=len(parts)).reshape(len(whole), -1)
+            share = parts.reshape(counts.shape) / np.where(whole > 0, whole, 1)[:, None]
+            expected = above[:, None] * share
             assert np.all(counts >= np.floor(expected - 2e-3))
             assert np.all(counts <= np.ceil(expected + 2e-3))
             above = counts.ravel()
 
 
-@pytest.mark.parametrize("size", [5, 64, 4097])
-def test_an_example_of_zero_mass_is_never_returned(size):
-    rng = np.random.default_rng(size)
-    scores = six_decades(size) * (rng.uniform(size=size) < 0.1)
-    scores[size // 2] = 1e-6
-    ids, draw_probs, raw = many(scores, 128, 200)
-    assert np.all(scores[ids] > 0) and np.all(draw_probs > 0) and np.all(raw > 0)
+def test_an_example_of_zero_mass_is_never_returned(platform):
+    for size in (5, 64, 129, 16_385):
+        rng = np.random.default_rng(size)
+        scores = six_decades(size) * (rng.uniform(size=size) < 0.1)
+        scores[size // 2] = 1e-6
+        ids, draw_probs, raw = many(scores, 128, 200)
+        assert np.all(scores[ids] > 0) and np.all(draw_probs > 0) and np.all(raw > 0)
 
 
-def test_the_only_example_of_mass_among_many_is_always_drawn():
-    for only in (0, 63, 64, 4095, 4096, 99_999):
+def test_the_only_example_of_mass_among_many_is_always_drawn(platform):
+    for only in (0, 31, 32, 127, 128, 16_383, 16_384, 99_999):
         scores = np.zeros(100_000, np.float32)
         scores[only] = 1e-5
         whole = init(scores)
@@ -140,7 +163,7 @@ def test_the_only_example_of_mass_among_many_is_always_drawn():
 
 
 @pytest.mark.parametrize("constant", [0.0, 0.3])
-@pytest.mark.parametrize("size", [1, 65, 4097])
+@pytest.mark.parametrize("size", [1, 129, 16_385])
 def test_a_tree_without_mass_is_drawn_from_uniformly(size, constant):
     ids, draw_probs, raw = many(np.zeros(size, np.float32), 64, 500, constant)
     np.testing.assert_allclose(draw_probs, 1 / size, rtol=1e-6)

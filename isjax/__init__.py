@@ -16,6 +16,7 @@ from isjax import (
 )
 from isjax.base import Draw, Rows, Sampler, Scorer, ScoreTransform
 from isjax.gradients import weighted_value_and_grad
+from isjax.parallel import padding
 from isjax.resampling import presample
 from isjax.samplers import (
     SamplerState,
@@ -69,6 +70,7 @@ __all__ = [
     "make_eval_step",
     "make_train_step",
     "mix_uniform",
+    "padding",
     "power",
     "presample",
     "recipes",

@@ -284,16 +284,6 @@ def take(data: Batch, ids: ArrayLike) -> Batch:
     return jax.tree.map(lambda x: x[ids], data, is_leaf=lambda x: isinstance(x, FlatRows))
 
 
-def as_arrays(data: Batch) -> Batch:
-    """The same pytree, with an array [N, ...] in place of each `FlatRows`.
-
-    Args:
-        data: pytree of arrays, or of `FlatRows`.
-    """
-    flat = lambda x: isinstance(x, FlatRows)  # noqa: E731
-    return jax.tree.map(lambda x: x[:] if flat(x) else x, data, is_leaf=flat)
-
-
 def require_integer(name: str, value: Any) -> None:
     """Checks a number that decides a shape.
 

@@ -1,14 +1,14 @@
 """Score buffer: the past losses of every example."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from isjax._numerics.duplicates import counts as counts  # for samplers of one's own
-from isjax._numerics.duplicates import mean_finite
 from isjax.base import Array
+
+PAIRS_UP_TO = 2048  # ids of a batch, on an accelerator
 
 
 class ScoreBuffer(NamedTuple):
@@ -131,7 +131,7 @@ def write(
     all_counts, failed, seen = buffer.count, buffer.failed, buffer.seen
     if all_counts is None or failed is None or seen is None:
         return buffer
-    loss, observed = mean_finite(ids, losses.astype(jnp.float32))
+    loss, observed = _mean_over_duplicates(ids, losses.astype(jnp.float32))
     history, count = read(buffer, ids)
     remembered = jnp.where(observed[:, None], remember(history, count, loss), history)
 
@@ -145,3 +145,54 @@ def write(
         failed=failed.at[ids].set((~observed).astype(jnp.int32)),
         seen=seen.at[ids].set(jnp.where(observed, step, seen[ids])),
     )
+
+
+def counts(ids: Array) -> Array:
+    """Counts how often each id occurs in the batch.
+
+    Args:
+        ids: [b] int32.
+
+    Returns:
+        [b] int32, at least 1.
+    """
+    return _with_totals(ids, lambda total: total(jnp.ones(ids.shape, jnp.int32)))
+
+
+def _mean_over_duplicates(ids: Array, losses: Array) -> tuple[Array, Array]:
+    """For each position, the mean finite loss of its id, and whether there was one."""
+
+    def mean(total: Callable[[Array], Array]) -> tuple[Array, Array]:
+        finite = jnp.isfinite(losses)
+        number = total(finite.astype(jnp.int32))
+        # Divided before they are added: the sum of large losses may overflow.
+        share = jnp.where(finite, losses, 0.0) / jnp.maximum(number, 1).astype(jnp.float32)
+        return total(share), number > 0
+
+    return _with_totals(ids, mean)
+
+
+def _with_totals(ids: Array, function: Callable[[Callable[[Array], Array]], Any]) -> Any:
+    """`function` of a function that adds up [b] over equal ids, for each position.
+
+    A CPU finds equal ids by a sort. An accelerator compares all pairs: a sort takes many small
+    kernels there.
+    """
+    by_sort = lambda ids: function(total_by_sort(ids))  # noqa: E731
+    if ids.shape[0] > PAIRS_UP_TO:
+        return by_sort(ids)
+    by_pairs = lambda ids: function(total_by_pairs(ids))  # noqa: E731
+    return jax.lax.platform_dependent(ids, cpu=by_sort, default=by_pairs)
+
+
+def total_by_sort(ids: Array) -> Callable[[Array], Array]:
+    """Adds up over equal ids, in O(b log b)."""
+    # Unrolled: the binary search has few steps, and a loop over them is slower.
+    slot = jnp.searchsorted(jnp.sort(ids), ids, method="scan_unrolled")
+    return lambda x: jnp.zeros_like(x).at[slot].add(x)[slot]
+
+
+def total_by_pairs(ids: Array) -> Callable[[Array], Array]:
+    """Adds up over equal ids, in O(b^2)."""
+    same = ids[:, None] == ids[None, :]
+    return lambda x: jnp.sum(jnp.where(same, x[None, :], 0), axis=1, dtype=x.dtype)

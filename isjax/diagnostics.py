@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import optax
 
 from isjax import resampling
-from isjax._numerics.duplicates import distinct
 from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, take
+from isjax.buffer import PAIRS_UP_TO
 from isjax.distributions import normalize
 from isjax.gradients import per_example_grad_norms, weighted_value_and_grad
 from isjax.weights import importance_weights
@@ -96,7 +96,21 @@ def mean_loss(draw: Draw, losses: Array) -> Array:
 
 def unique_share(ids: Array) -> Array:
     """Share of distinct ids among the b drawn. [b] -> []."""
-    return distinct(ids) / ids.shape[0]
+
+    def by_sort(ids: Array) -> Array:
+        ids = jnp.sort(ids)
+        return 1 + jnp.sum(ids[1:] != ids[:-1], dtype=jnp.int32)
+
+    def by_pairs(ids: Array) -> Array:
+        position = jnp.arange(ids.shape[0])
+        same = ids[:, None] == ids[None, :]
+        first = jnp.min(jnp.where(same, position[None, :], ids.shape[0]), axis=1)
+        return jnp.sum(first == position, dtype=jnp.int32)
+
+    if ids.shape[0] > PAIRS_UP_TO:
+        return by_sort(ids) / ids.shape[0]
+    # On an accelerator a sort takes many small kernels.
+    return jax.lax.platform_dependent(ids, cpu=by_sort, default=by_pairs) / ids.shape[0]
 
 
 def correlation(x: Array, y: Array) -> Array:

@@ -249,6 +249,35 @@ def draw_children(points: Array, ranks: Ranks, masses: Array) -> tuple[Array, Ra
     return child, Ranks(rank - start, end - start)
 
 
+def draw_children_by_blocks(
+    points: Array, ranks: Ranks, masses: Array, block: int
+) -> tuple[Array, Ranks]:
+    """`draw_children`; on a CPU, where that is faster, a block of siblings first.
+
+    Args:
+        points: [2, num] float32, independent and uniform in [0, 1).
+        ranks: ranks of the draws among those of their nodes.
+        masses: [num, width] or [1, width] float32, of the children of each node.
+        block: siblings in a block, which divides the width.
+
+    Returns:
+        As `draw_children`. On a CPU a block is drawn floor or ceil of its expected number of times
+        given its node, and a child given its block.
+    """
+
+    def by_blocks(points: Array, ranks: Ranks, masses: Array) -> tuple[Array, Ranks]:
+        blocks = masses.reshape(masses.shape[0], -1, block)
+        chosen, ranks = draw_children(points[0], ranks, jnp.sum(blocks, axis=2))
+        rows = jnp.arange(chosen.shape[0]) if blocks.shape[0] > 1 else 0
+        child, ranks = draw_children(points[1], ranks, blocks[rows, chosen])
+        return chosen * block + child, ranks
+
+    def at_once(points: Array, ranks: Ranks, masses: Array) -> tuple[Array, Ranks]:
+        return draw_children(points[0], ranks, masses)
+
+    return jax.lax.platform_dependent(points, ranks, masses, cpu=by_blocks, default=at_once)
+
+
 def invert_cdf(masses: Array, points: Array) -> Array:
     """Finds the item whose share of [0, 1) contains each point; never one of zero mass.
 

@@ -11,7 +11,7 @@ import optax
 
 from isjax import resampling
 from isjax._numerics.leading_axis import keeps_examples, take_by_part
-from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, require_integer, take
+from isjax.base import Array, Batch, Draw, FlatRows, Params, PyTree, Sampler, require_integer
 from isjax.diagnostics import draw_metrics
 from isjax.gradients import (
     all_finite,
@@ -111,31 +111,25 @@ def make_train_step(
     Args:
         loss_fn: `(params, model_state, batch, key) -> (losses [b], model_state)`, the training
             view of the model, with dropout and augmentation.
-        tx: the optimiser, which sees only gradients that are finite: `optax.apply_if_finite` finds
-            nothing left to do. One that asks for `value`, such as
-            `optax.contrib.reduce_on_plateau`, gets the unbiased loss of the step. With
-            `optax.MultiSteps` every step is a small batch, from whose losses the sampler learns at
-            once, and one that is not finite is left out of the mean.
+        tx: the optimiser, which sees only gradients that are finite. One that asks for `value`,
+            such as `optax.contrib.reduce_on_plateau`, gets the unbiased loss of the step. With
+            `optax.MultiSteps` the sampler learns from every small batch at once.
         sampler: chooses the batch.
-        pool_size: B, of the uniform presample that the sampler chooses from; None leaves it to
-            the sampler where to look: to one with a pool of its own, or in the whole data set.
-        with_draw: also return what was drawn, the `Draw` with the weights as used, as
-            `metrics["draw"]`, and `metrics["losses"]`, [b].
+        pool_size: B, of the uniform presample that the sampler chooses from; None = the sampler has
+            a pool of its own, or looks in the whole data set.
+        with_draw: also return `metrics["draw"]`, with the weights used, and `metrics["losses"]`.
 
     Returns:
-        `step(state, data) -> (state, metrics)`, jitted, the state donated; `data` is a pytree of
-        arrays with leading axis N, which `jax.device_put` brings to the device once: NumPy arrays
-        are brought there at each step. The metrics are scalars: those of `diagnostics.draw_metrics`
-        and `skipped`, 1 where a gradient that was not finite left the model as it was (0 * NaN is
-        NaN: no weight protects it) while step and sampler went on.
+        `step(state, data) -> (state, metrics)`, jitted, the state donated; `data` is a pytree with
+        leading axis N, of arrays on the device: NumPy arrays are sent there at each step. The
+        metrics are those of `diagnostics.draw_metrics` and `skipped`, 1 where a gradient that was
+        not finite left the model as it was, while step and sampler went on.
 
-    In `jax.set_mesh(mesh)` batch and pool are spread over the mesh's data axis; see
-    `isjax.parallel.sharding` for the state.
+    In `jax.set_mesh(mesh)` batch and pool lie on its data axis; see `isjax.parallel.sharding`.
 
     Raises:
         TypeError: if `loss_fn` takes other arguments, or `pool_size` is no integer; when first
-            called, if the optimiser asks for more than the loss, such as a function of the
-            parameters.
+            called, if the optimiser asks for more than the loss.
         ValueError: here if the sampler has a pool of its own and is given another; when first
             called, if the data set is empty, ragged, or not the one that the sampler was
             initialised for (it may be padded for devices: see `isjax.parallel.padding`); if the
@@ -144,8 +138,7 @@ def make_train_step(
     """
     if sampler.own_pool and pool_size is not None:
         raise ValueError(
-            f"pool_size is {pool_size}, but this sampler chooses by itself where to look; leave it "
-            "out"
+            f"pool_size is {pool_size}, but this sampler has a pool of its own; leave it out"
         )
     if pool_size is not None:
         require_integer("pool_size", pool_size)
@@ -198,8 +191,7 @@ def make_loaded_step(
 
     Raises:
         TypeError: if `loss_fn` takes other arguments.
-        ValueError: when first called, if the sampler is not lagged, or the batch is not of b
-            examples.
+        ValueError: when first called, if the sampler is not lagged, or the batch not of b examples.
     """
     train = _trainer(loss_fn, tx, sampler, with_draw)
 
@@ -333,8 +325,14 @@ def _trainer(
                     ) from error
                 return optax.apply_updates(state.params, updates), model_state, opt_state
 
-            kept = state.params, state.model_state, state.opt_state
-            params, model_state, opt_state = _if_sound(sound, accepted, kept)
+            before = state.params, state.model_state, state.opt_state
+            params, model_state, opt_state = jax.lax.platform_dependent(
+                cpu=lambda: jax.lax.cond(sound, accepted, lambda: before),
+                # An accelerator would wait for the host to choose.
+                default=lambda: jax.tree.map(
+                    functools.partial(jnp.where, sound), accepted(), before
+                ),
+            )
         with jax.named_scope("buffer"):
             sampler_state = sampler.update(sampler_state, draw, losses, batch)
         new_state = TrainState(
@@ -352,23 +350,12 @@ def _trainer(
     return train
 
 
-def _if_sound(sound: Array, update: Callable[[], PyTree], kept: PyTree) -> PyTree:
-    """What `update` returns, or `kept`.
-
-    A CPU does not compute what it does not need. An accelerator would wait for the host to choose.
-    """
-
-    def select() -> PyTree:
-        return jax.tree.map(lambda new, old: jnp.where(sound, new, old), update(), kept)
-
-    return jax.lax.platform_dependent(
-        cpu=lambda: jax.lax.cond(sound, update, lambda: kept), default=select
-    )
-
-
 def _gather(data: Batch, ids: Array, parts: int = 1) -> Batch:
     """Gathers examples; on a mesh they are spread over its data axis."""
-    batch = take(data, ids) if parts == 1 else take_by_part(data, ids, parts)
+    if parts > 1:
+        batch = take_by_part(data, ids, parts)
+    else:
+        batch = jax.tree.map(lambda x: x[ids], data, is_leaf=lambda x: isinstance(x, FlatRows))
     return batch if jax.sharding.get_abstract_mesh().empty else spread(batch)
 
 

@@ -20,9 +20,9 @@ import jax
 import jax.core
 import jax.numpy as jnp
 
-from isjax._numerics.duplicates import counts
 from isjax._numerics.limits import violated
 from isjax.base import Array, Draw, ScalarOrSchedule, Schedule
+from isjax.buffer import counts
 
 __all__ = ["adjusted", "biased", "correcting", "none"]
 

@@ -13,7 +13,6 @@ import isjax
 from isjax import buffer, recipes, resampling, scorers
 from isjax.training import (
     TrainState,
-    _if_sound,
     init_train_state,
     make_eval_step,
     make_loaded_step,
@@ -513,15 +512,6 @@ def test_an_accelerator_takes_the_steps_that_a_cpu_takes_and_skips_the_same():
     jax.tree.map(
         lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5, atol=1e-7), elsewhere, trained
     )
-
-
-@pytest.mark.parametrize("sound", [True, False])
-def test_an_accelerator_selects_what_a_cpu_computes(as_on_an_accelerator, sound):
-    kept = {"w": jnp.ones(3), "count": jnp.int32(7)}
-    new = {"w": jnp.asarray([np.nan, 2.0, np.inf]), "count": jnp.int32(8)}
-    chosen = jax.jit(lambda sound: _if_sound(sound, lambda: new, kept))
-    assert_same_bits(chosen(sound), new if sound else kept)
-    assert "select_n" in str(jax.make_jaxpr(chosen)(sound))
 
 
 def test_a_gradient_that_is_not_finite_is_skipped_though_its_losses_are():

@@ -1,1 +1,1 @@
-"""Numerics shared by the package: leading axes of states, duplicate ids, limits, precision."""
+"""Numerics shared by the package: leading axes of states, limits, precision."""

@@ -1,21 +1,18 @@
 """Sampling methods by name. A recipe takes keywords and returns a `Sampler`.
 
 Each is a few lines of composition: a scorer, a transform and a sampler. `paper` holds the paper's
-two methods, `baselines` those without scores. The recipes of `by_model` score examples by a model,
-those of `by_history` by their past losses. `contrib` holds methods whose paper was not seen whole.
+two methods, `own` isjax's, with `default`, and `baselines` those without scores. The recipes of
+`by_model` score examples by a model, those of `by_history` by their past losses. `contrib` holds
+methods whose paper was not seen whole.
 """
 
 from isjax.recipes.baselines import given, reshuffled, uniform
 from isjax.recipes.by_history import (
     c_sgd,
     cached,
-    default,
     infobatch,
-    last_loss,
-    mean_error,
     p_sgd,
     per_class_gaussian,
-    predicted_loss,
     prioritized,
     small_loss,
 )
@@ -28,6 +25,7 @@ from isjax.recipes.by_model import (
     selective_backprop,
 )
 from isjax.recipes.contrib import loss_change, online_batch_selection
+from isjax.recipes.own import default, last_loss, mean_error, predicted_loss
 from isjax.recipes.paper import biased_loss, learned_loss
 
 __all__ = [

@@ -17,6 +17,7 @@ from isjax.base import (
     Batch,
     Draw,
     DrawInfo,
+    FlatRows,
     Params,
     PyTree,
     Resampler,
@@ -26,7 +27,6 @@ from isjax.base import (
     Scorer,
     ScoreTransform,
     Span,
-    as_arrays,
     take,
 )
 from isjax.buffer import ScoreBuffer
@@ -203,6 +203,9 @@ def make_draw(
         passes: forward passes of the main model that scoring took.
         invalid_ids: ids of the pool that are of no example.
     """
+    losses = buffer_of(state).losses
+    newest = ids if losses is None or losses.ndim == 1 else (ids, 0)
+    last_loss = None if losses is None else losses[newest]
     exponent = jnp.asarray(k(state.step) if callable(k) else k, jnp.float32)
     info = DrawInfo(
         pool_size=jnp.asarray(pool_size, jnp.int32),
@@ -220,7 +223,7 @@ def make_draw(
         weights=weights,
         draw_probs=draw_probs.astype(jnp.float32),
         scores=scores.astype(jnp.float32),
-        last_loss=buffer.last_loss(buffer_of(state), ids),
+        last_loss=last_loss,
         info=info,
     )
 
@@ -333,7 +336,8 @@ def pool_of(state: PyTree, ids: Array | None, batch: Batch, batch_size: int) -> 
             f"a pool of {ids.shape[0]} is smaller than the batch of {batch_size}; "
             "enlarge the pool or shrink the batch"
         )
-    return ids, as_arrays(batch)
+    flat = lambda x: isinstance(x, FlatRows)  # noqa: E731
+    return ids, jax.tree.map(lambda x: x[:] if flat(x) else x, batch, is_leaf=flat)
 
 
 def count_invalid(ids: Array, span: Span) -> Array:

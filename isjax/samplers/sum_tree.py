@@ -17,7 +17,7 @@ import jax.numpy as jnp
 
 from isjax._numerics.leading_axis import pad, split_rows
 from isjax.base import Array
-from isjax.resampling import Ranks, at_root, draw_children
+from isjax.resampling import at_root, draw_children_by_blocks
 
 # The lanes of a TPU's registers: it would copy levels of narrower rows to read them.
 FANOUT = 128
@@ -169,25 +169,11 @@ def sample(
         if tree.excluded:
             excluded = tree.excluded[height]
             below -= excluded if height == top else excluded[ids]
-        child, ranks = jax.lax.platform_dependent(
-            points[height],
-            ranks,
-            sums + constant * below.astype(jnp.float32),
-            cpu=_draw_in_two,
-            default=lambda points, ranks, masses: draw_children(points[0], ranks, masses),
-        )
+        masses = sums + constant * below.astype(jnp.float32)
+        child, ranks = draw_children_by_blocks(points[height], ranks, masses, BLOCK)
         ids = ids * FANOUT + child
     scores = jnp.sum(jnp.where(jnp.arange(FANOUT)[None, :] == child[:, None], sums, 0.0), axis=1)
     return ids, (scores + constant) / (whole + constant * size), scores, mass
-
-
-def _draw_in_two(points: Array, ranks: Ranks, masses: Array) -> tuple[Array, Ranks]:
-    """Draws a block of children, then a child of it."""
-    blocks = masses.reshape(-1, FANOUT // BLOCK, BLOCK)
-    block, ranks = draw_children(points[0], ranks, jnp.sum(blocks, axis=2))
-    rows = jnp.arange(block.shape[0]) if blocks.shape[0] > 1 else 0
-    child, ranks = draw_children(points[1], ranks, blocks[rows, block])
-    return block * BLOCK + child, ranks
 
 
 def _levels(items: Array) -> tuple[Array, ...]:

@@ -13,9 +13,8 @@ from isjax.scorers._common import LabelFn
 
 __all__ = ["HistoryLSTM", "HistoryMLP", "Network", "history_lstm", "history_mlp", "learned"]
 
-# From this many examples on, the LSTM's loop over past losses is unrolled: scoring a pool then
-# takes less time on a CPU (benchmarks/step_cost.py). There a batch stays in its loop, which is
-# faster and compiles sooner. On an accelerator a loop takes twice as many kernels.
+# From this many examples on a CPU unrolls the LSTM's loop over past losses, and takes less time
+# (benchmarks/step_cost.py). On an accelerator a loop takes twice as many kernels.
 UNROLL_FROM = 512
 
 
@@ -216,26 +215,21 @@ class _StackedLSTM(nn.Module):
         size = self.features
 
         def parameters(layer, inputs):
-            kernel = nn.initializers.lecun_normal(), (inputs, 4 * size)
-            bias = nn.initializers.zeros, (1, 4 * size)
             return (
-                self.param(f"kernel_{layer}", *kernel),
+                self.param(f"kernel_{layer}", nn.initializers.lecun_normal(), (inputs, 4 * size)),
                 self.param(f"recurrent_{layer}", _orthogonal_gates, size),
-                self.param(f"bias_{layer}", *bias),
+                self.param(f"bias_{layer}", nn.initializers.zeros, (1, 4 * size)),
             )
 
-        (kernel, recurrent, bias), (kernel_2, recurrent_2, bias_2) = (
-            parameters(0, 1),
-            parameters(1, size),
-        )
+        kernel, recurrent, bias = parameters(0, 1)
+        kernel_2, recurrent_2, bias_2 = parameters(1, size)
         of_output = jnp.concatenate([recurrent, kernel_2], axis=1)
 
         def first(loss, before, from_output):
             return _cell(before[0], loss[:, None] * kernel + from_output + bias)
 
         def second(before, from_first):
-            cell, output = before
-            return _cell(cell, from_first + output @ recurrent_2 + bias_2)
+            return _cell(before[0], from_first + before[1] @ recurrent_2 + bias_2)
 
         def step(carry, loss):
             lower, upper = carry

@@ -371,6 +371,7 @@ def test_the_papers_experiments_run(name, method, tmp_path):
     small = {"features": 8, "embedding": 4} if name == "ptb" else {"width": 2}
     settings.network_options.update(small)
     settings.reestimate_batches = 2 if name == "cifar10" else 0
+    settings.seed = 1  # with others the linear, clamped predictions may all begin at 0
     last = experiment.run(settings, tmp_path, FAKES[name]())
     assert last["step"] == 8 and last["skipped"] == 0 and np.isfinite(last["test_loss"])
     lines = [json.loads(x) for x in (tmp_path / "training.jsonl").read_text().splitlines()]

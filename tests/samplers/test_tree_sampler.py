@@ -325,7 +325,7 @@ def test_pools_and_batches_that_do_not_fit_are_refused():
         tree_sampler(scorers.last_loss(), batch_size=b, refresh=2).sample(KEY, state, jnp.arange(N))
     with pytest.raises(ValueError, match=f"batch of 8 examples and no ids.*the {N} examples"):
         sampler.sample(KEY, state, batch={"x": jnp.ones((8, 2))})
-    with pytest.raises(ValueError, match="pool_size is 50, but this sampler chooses"):
+    with pytest.raises(ValueError, match="pool_size is 50, but this sampler has a pool of its own"):
         make_train_step(lambda *args: args, optax.sgd(0.1), sampler, pool_size=50)
 
 

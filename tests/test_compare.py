@@ -323,7 +323,14 @@ def test_a_bad_config_is_refused_likewise(runs, tmp_path, settings, message):
 
 def test_all_are_those_that_fit_the_others_are_noted(runs, tmp_path, capsys):
     lines = compare.compare(make_config(), str(tmp_path), ["all"], 1)
-    left_out = ("el2n", "given", "grad_norm_bound", "per_class_gaussian", "proxy_loss")
+    left_out = (
+        "companion_loss",
+        "el2n",
+        "given",
+        "grad_norm_bound",
+        "per_class_gaussian",
+        "proxy_loss",
+    )
     chosen = [name for name in recipes.__all__ if name not in left_out]
     assert set(lines["steps"]) == set(chosen)
     printed = capsys.readouterr().out

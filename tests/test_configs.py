@@ -154,6 +154,7 @@ def test_its_docstring_says_how_to_run_it(path):
     assert asked <= reads and (asked or config_of(path).dataset in ("friedman", "mnist1d"))
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")  # of ml_collections
 @PAGES
 def test_the_settings_in_its_docstring_can_be_given(path):
@@ -170,6 +171,7 @@ def test_the_settings_in_its_docstring_can_be_given(path):
     assert set(settings.dataset_options) <= set(parameters)
 
 
+@pytest.mark.slow
 @PAGES
 def test_all_that_a_run_needs_can_be_made(path):
     settings = config_of(path)
@@ -182,6 +184,7 @@ def test_all_that_a_run_needs_can_be_made(path):
     tx = components.make_optimizer(settings)
     jax.eval_shape(lambda params: tx.update(params, tx.init(params), params), params)
     unfitting = set()
+    settings.companion, settings.companion_options = settings.network, settings.network_options
     for method in recipes.__all__:  # each can be compared on it, unless it needs classes
         settings.method = method
         made = placeholders(settings, 1000)

@@ -4,7 +4,7 @@ import functools
 import inspect
 from collections.abc import Callable, Collection, Mapping
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from isjax.experiment.config import ConfigDict, ConfigError, build, check_name, 
 from isjax.experiment.recipe_arguments import RecipeArguments, required_parameters
 from isjax.gradients import check_losses
 from isjax.samplers import gate, lagged, reweight, stratified
+from isjax.scorers import Companion
 from isjax.tasks import Task, augmentations, num_outputs, predicts_every_token
 
 __all__ = ["check_task", "make_optimizer", "make_sampler", "make_task"]
@@ -55,25 +56,29 @@ def make_task(config: ConfigDict, dataset: Dataset | None = None) -> Task:
     try:
         if config.label_noise:
             dataset = with_label_noise(dataset, config.label_noise, config.seed)
-        outputs = num_outputs(dataset)
-        every_position = config.task == "language" and predicts_every_token(dataset)
-        network = build(
-            "network_options",
-            getattr(networks, config.network),
-            config.network_options,
-            fixed={
-                "outputs": outputs,
-                "every_position": every_position,
-                "vocabulary": dataset.vocabulary and len(dataset.vocabulary),
-            },
-        )
-        network = getattr(precision, config.precision)(network)
-        augment = [_augmentation(name, config) for name in config.augment]
-        return getattr(tasks, config.task)(dataset, network, augment, config.pixels)
+        return _task_of(config, dataset, "network")
     except ConfigError:
         raise
     except ValueError as error:
         raise ConfigError(f"config.task is {config.task}: {error}") from error
+
+
+def _task_of(config: ConfigDict, dataset: Dataset, setting: str) -> Task:
+    """The task on a data set, with the network that `setting` names."""
+    options = f"{setting}_options"
+    network = build(
+        options,
+        getattr(networks, config[setting]),
+        config[options],
+        fixed={
+            "outputs": num_outputs(dataset),
+            "every_position": config.task == "language" and predicts_every_token(dataset),
+            "vocabulary": dataset.vocabulary and len(dataset.vocabulary),
+        },
+    )
+    network = getattr(precision, config.precision)(network)
+    augment = [_augmentation(name, config) for name in config.augment]
+    return getattr(tasks, config.task)(dataset, network, augment, config.pixels)
 
 
 def _augmentation(name: str, config: ConfigDict) -> tasks.Augmentation:
@@ -99,10 +104,7 @@ def check_task(task: Task) -> None:
     for part in parts:
         if part is not None:
             # Two, even of a part of one: with one a mean would pass for a loss per example.
-            batch = jax.tree.map(
-                lambda x: jax.ShapeDtypeStruct((2, *x.shape[1:]), jnp.asarray(x[:1]).dtype),
-                held(part),
-            )
+            batch = _shapes(held(part), 2)
             try:
                 jax.eval_shape(functools.partial(_try, task), batch, jax.random.key(0))
             except (FlaxError, LookupError, TypeError, ValueError) as error:
@@ -111,6 +113,13 @@ def check_task(task: Task) -> None:
                     f"network, augmentations and loss, with their options, cannot take data such "
                     f"as {shapes}: {error}"
                 ) from error
+
+
+def _shapes(part: Batch, num: int) -> Batch:
+    """Shapes and dtypes of a batch of `num` examples."""
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct((num, *x.shape[1:]), jnp.asarray(x[:1]).dtype), part
+    )
 
 
 def _try(task: Task, batch: Batch, key: Array) -> Any:
@@ -241,9 +250,25 @@ def _recipe_arguments(
         logits_fn=of_variables(task.output_fn) if classes else None,
         stateful=stateful,
         example=jax.tree.map(lambda x: x[:1], task.dataset.train),
+        companion=_companion(config, task) if config.companion else None,
         num_classes=task.dataset.num_classes,
         label_fn=task.label_fn,
     )
+
+
+def _companion(config: ConfigDict, task: Task) -> Companion:
+    """The companion of a run, its cost measured in XLA's count of operations."""
+    small = _task_of(config, task.dataset, "companion")
+    check_task(small)
+    passes = _operations(small) / _operations(task)
+    return Companion(small.init, small.loss_fn, small.score_fn, passes)
+
+
+def _operations(task: Task) -> float:
+    """Operations of the forward pass of an example."""
+    variables = jax.eval_shape(task.init, jax.random.key(0))
+    lowered = jax.jit(task.score_fn).lower(*variables, _shapes(task.dataset.train, 1))
+    return cast(dict[str, float], lowered.cost_analysis())["flops"]
 
 
 def _check_arguments(
@@ -265,6 +290,8 @@ def _check_arguments(
         reason = (
             f"which the task {config.task} on {config.dataset} does not have; choose another method"
         )
+    if missing == {"companion"} and not _chooses_ahead(config, task):
+        reason = "a small network of the same task; name one as config.companion"
     needs = ", ".join(sorted(missing))
     raise ConfigError(f"config.method: {config.method} needs {needs}, {reason}")
 

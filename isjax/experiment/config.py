@@ -79,6 +79,8 @@ def default_config() -> ConfigDict:
             "data_dir": "",  # folder of data sets; "" = the default of each
             "network": "MLP",  # a name in isjax.networks
             "network_options": ConfigDict(),  # attributes of the network, such as hidden
+            "companion": "",  # network of the small model of companion_loss; "" = none
+            "companion_options": ConfigDict(),  # its attributes
             "precision": "float32",  # in which the network computes: float32 or bfloat16
             "augment": (),  # names in isjax.tasks.augmentations, applied in this order
             "augment_options": ConfigDict(  # arguments of each augmentation, as in mixup.alpha
@@ -131,9 +133,11 @@ def default_config() -> ConfigDict:
 
 def names() -> dict[str, list[str]]:
     """The values of each setting that is a name; "" = none."""
+    of_tasks = [name for name in networks.__all__ if not name.startswith("History")]
     return {
         "task": tasks.__all__,
-        "network": [name for name in networks.__all__ if not name.startswith("History")],
+        "network": of_tasks,
+        "companion": ["", *of_tasks],
         "precision": ["bfloat16", "float32"],
         "augment": augmentations.__all__,
         "pixels": list(tasks.PIXELS),
@@ -243,6 +247,7 @@ def _check_options(config: ConfigDict) -> None:
     takers = {
         "dataset_options": data.builder(config.dataset),
         "network_options": getattr(networks, config.network),
+        "companion_options": getattr(networks, config.companion, None),
         "method_options": getattr(recipes, config.method),
         "optimizer_options": getattr(optax, config.optimizer),
         "schedule_options": getattr(schedules, config.schedule),

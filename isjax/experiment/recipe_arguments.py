@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from isjax.base import Array, Batch
+from isjax.scorers import Companion
 
 __all__ = ["RecipeArguments", "required_parameters"]
 
@@ -28,6 +29,7 @@ class RecipeArguments(NamedTuple):
         example: a batch of one training example, for shapes and dtypes.
         num_classes: of the data set.
         label_fn: `(batch) -> labels [b]`.
+        companion: the same task with the network that `config.companion` names.
         reference: float32[N], loss of each training example by a model that did not train on it.
         scores: float32[N], norm of each training example's error early in training (EL2N).
     """
@@ -42,6 +44,7 @@ class RecipeArguments(NamedTuple):
     example: Batch | None = None
     num_classes: int | None = None
     label_fn: Callable[[Batch], Array] | None = None
+    companion: Companion | None = None
     reference: Array | None = None
     scores: Array | None = None
 

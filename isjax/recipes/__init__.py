@@ -17,6 +17,7 @@ from isjax.recipes.by_history import (
     small_loss,
 )
 from isjax.recipes.by_model import (
+    companion_loss,
     el2n,
     grad_norm,
     grad_norm_bound,
@@ -32,6 +33,7 @@ __all__ = [
     "biased_loss",
     "c_sgd",
     "cached",
+    "companion_loss",
     "default",
     "el2n",
     "given",

@@ -12,10 +12,11 @@ from isjax import conditions, resampling, scorers, transforms
 from isjax._numerics.limits import violated
 from isjax.base import Array, Batch, Sampler, ScalarOrSchedule
 from isjax.samplers import break_even, epochs, gate, importance_sampler
-from isjax.scorers import LabelFn, LogitsFn, LossFn
+from isjax.scorers import Companion, LabelFn, LogitsFn, LossFn
 from isjax.transforms import chain, smooth_by_mean
 
 __all__ = [
+    "companion_loss",
     "el2n",
     "grad_norm",
     "grad_norm_bound",
@@ -222,4 +223,40 @@ def proxy_loss(
         optax.adam(step_size),
         history=0,
     )
+    return importance_sampler(scorer, smooth_by_mean(smoothing), batch_size=batch_size, k=k)
+
+
+def companion_loss(
+    *,
+    batch_size: int,
+    companion: Companion,
+    pool_size: int = 256,
+    every: int = 4,
+    step_size: float = 1e-3,
+    k: ScalarOrSchedule = 0.5,
+    smoothing: float = 0.5,
+) -> Sampler:
+    """Draws by the loss of a companion, a small model of the same task that is trained beside.
+
+    Use it for a stream, or where the main model is too dear to run on a pool. A step costs the
+    companion on the pool, and its gradient on one in `every` examples of the batch.
+
+    Args:
+        batch_size: b, the examples drawn.
+        companion: the small model. Runs make it of the network that `config.companion` names.
+        pool_size: B, to count the cost of training the companion as one of scoring.
+        every: the companion trains on one in this many examples of the batch.
+        step_size: of Adam, which trains the companion.
+        k: exponent of the weights, a number of at most 1 or a schedule of the step; 1 is unbiased.
+        smoothing: c >= 0, as a share of the moving average of the mean score.
+
+    Returns:
+        A `Sampler` that chooses from the pool it is given.
+
+    Raises:
+        ValueError: as `scorers.companion`.
+    """
+    scorer = scorers.companion(companion, optax.adam(step_size), every=every)
+    trained = 3 * (batch_size // every) / pool_size  # a gradient costs three forward passes
+    scorer = scorer._replace(passes=scorer.passes * (1 + trained))
     return importance_sampler(scorer, smooth_by_mean(smoothing), batch_size=batch_size, k=k)

@@ -7,6 +7,7 @@
   the class `class_gaussian`. They cost nothing, and are as stale as the last visit.
 - By a small model that predicts the loss: `learned`, with one of the networks `history_lstm`,
   `history_mlp` and `features_mlp`.
+- By a small model of the same task, by its own loss: `companion`.
 - By what is known beforehand: `given`, `sources`, `uniform`.
 - By several scorers together: `product`, `mixture`.
 """
@@ -17,6 +18,7 @@ from isjax.scorers._by_history import cached, difficulty, last_loss, loss_change
 from isjax.scorers._by_model import grad_norm, grad_norm_bound, loss, reducible_loss
 from isjax.scorers._combined import mixture, product, sources
 from isjax.scorers._common import LabelFn, LogitsFn, LossFn
+from isjax.scorers._companion import Companion, companion
 from isjax.scorers._features import coarse_features, features_mlp
 from isjax.scorers._given import given, uniform
 from isjax.scorers._learned import (
@@ -29,6 +31,7 @@ from isjax.scorers._learned import (
 )
 
 __all__ = [
+    "Companion",
     "HistoryLSTM",
     "HistoryMLP",
     "LabelFn",
@@ -38,6 +41,7 @@ __all__ = [
     "cached",
     "class_gaussian",
     "coarse_features",
+    "companion",
     "difficulty",
     "features_mlp",
     "given",

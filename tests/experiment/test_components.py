@@ -485,6 +485,7 @@ class Stateful(nn.Module):
         return nn.Dense(3)(nn.Dropout(0.5, deterministic=not train)(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stateful", [True, False])
 def test_a_pool_is_scored_in_evaluation_mode(stateful):
     """Of a network with state the sampler is given the pair of params and state."""
@@ -503,6 +504,7 @@ def test_a_pool_is_scored_in_evaluation_mode(stateful):
     assert draw.ids.shape == (16,)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", BY_CONFIG)
 @pytest.mark.parametrize(
     ("task", "dataset"),
@@ -516,6 +518,7 @@ def test_a_pool_is_scored_in_evaluation_mode(stateful):
 def test_every_method_trains_every_kind_of_task_that_has_what_it_needs(method, task, dataset):
     """Traced, not run: what the parts give each other has the shapes they expect."""
     config = make_config(method=method, task=task, batch_size=4, optimizer="adamw")
+    config.companion, config.companion_options = config.network, config.network_options
     task = components.make_task(config, dataset)
     size = len(dataset.train["x"])
     made = placeholders(config, size)
@@ -560,6 +563,10 @@ def test_every_method_trains_every_kind_of_task_that_has_what_it_needs(method, t
         ),
         ({"method": "biased_loss", "method_options": {"view": "half"}}, "view is 'half'; choose"),
         ({"method": "proxy_loss", "method_options": {"example": 1}}, "example is decided by the r"),
+        (
+            {"method": "companion_loss"},
+            "needs companion, a small network of",
+        ),
     ],
 )
 def test_a_bad_option_of_the_method_is_named(settings, message):
@@ -568,6 +575,7 @@ def test_a_bad_option_of_the_method_is_named(settings, message):
         components.make_sampler(config, components.make_task(config, make_classes()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "options", "passes"),
     [("biased_loss", {"view": "half_resolution"}, 8), ("proxy_loss", {"step_size": 0.01}, 0)],
@@ -621,6 +629,7 @@ GATES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", conditions.__all__)
 def test_a_gate_says_when_to_sample_by_the_method(name):
     """Open, the draw is the method's own; closed, uniform."""
@@ -647,6 +656,7 @@ def test_a_gate_by_the_mean_loss_opens_when_losses_are_low():
         assert after.is_open == is_open
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", weights.__all__)
 def test_a_weighting_replaces_the_methods_weights(name):
     """Those that config names are those of the module, for the losses of the batch."""

@@ -13,7 +13,8 @@ from isjax.samplers import checked, epochs, gate, lagged, reweight, stratified
 
 SWAPPED = ["default", "given", "reshuffled", "uniform"]
 # They decide shapes, or what is compiled.
-STATIC = {"batch_size", "beta", "history", "num_classes", "pool_size", "refresh", "train_every"}
+STATIC = {"batch_size", "beta", "every", "history", "num_classes", "pool_size", "refresh"}
+STATIC |= {"train_every"}
 
 
 def traced_step(sampler, ids=None):
@@ -29,6 +30,7 @@ def traced_step(sampler, ids=None):
     return jax.eval_shape(step)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SWAPPED)
 @pytest.mark.parametrize("ids", [None, range(12)], ids=["without ids", "with ids"])
 def test_these_recipes_can_be_swapped_by_name(name, ids):
@@ -75,6 +77,7 @@ def settings():
                 yield name, parameter.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "parameter"), list(settings()))
 def test_every_number_of_a_recipe_may_be_traced(name, parameter):
     annealed = {"num_steps": 9} if parameter in ("annealing", "final_pressure") else {}

@@ -40,6 +40,7 @@ def is_uniform(draw):
     return probs_are_equal
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "first"),
     [

@@ -320,6 +320,37 @@ PROXY = {
 }
 
 
+COMPANION_RATE, COMPANION_START = 0.03, np.linspace(0.4, -0.2, FEATURES)
+
+
+def companion_loss(log, pool, params):
+    """Squared errors of a line, by Adam on that of every second example of each batch."""
+    w = COMPANION_START
+    mean = square = np.zeros(len(w))
+    for t, step in enumerate(log, start=1):
+        ids = np.asarray(step.ids)[(t - 1) % 2 :: 2]
+        slope = 2 * (X[ids] @ w - LABEL[ids]) @ X[ids] / len(ids)
+        mean, square = 0.9 * mean + 0.1 * slope, 0.999 * square + 0.001 * slope**2
+        scale = np.sqrt(square / (1 - 0.999**t)) + 1e-8
+        w = w - COMPANION_RATE * mean / (1 - 0.9**t) / scale
+    return np.square(X[pool] @ w - LABEL[pool])
+
+
+def squared_errors(params, batch):
+    return jnp.square(batch["x"] @ params - batch["label"].astype(jnp.float32))
+
+
+COMPANION = {
+    "companion": scorers.Companion(
+        lambda key: (jnp.float32(COMPANION_START), None),
+        lambda params, model_state, batch, key: (squared_errors(params, batch), None),
+        lambda params, model_state, batch: squared_errors(params, batch),
+    ),
+    "every": 2,
+    "step_size": COMPANION_RATE,
+}
+
+
 # --- References: weights [B], from the probabilities and the step
 
 
@@ -454,6 +485,9 @@ CASES = {
         authors_loss,
         HALF,
         steps=9,
+    ),
+    "companion_loss": Case(
+        recipe("companion_loss", **COMPANION), smoothed(companion_loss), HALF, steps=9
     ),
     "proxy_loss": Case(recipe("proxy_loss", **PROXY), smoothed(proxy_loss), HALF, steps=9),
     "online_batch_selection": Case(
@@ -688,6 +722,7 @@ def chances(beta, candidates):
     return b * percentile**beta / np.sum(percentile**beta)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("beta", "candidates"), [(3.0, 24), (1.0, 12)])
 def test_selective_backprop_draws_by_the_power_of_the_percentile(beta, candidates):
     chance, looked_at = chances(beta, candidates), []

@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import json
 import math
 import re
 
@@ -11,11 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from helpers import BY_CONFIG
 
 import isjax
-from isjax import experiment, recipes, scorers
-from isjax.experiment.config import default_config
+from isjax import recipes, scorers
 from isjax.training import init_train_state, make_train_step
 
 pytestmark = pytest.mark.slow  # trains by every recipe
@@ -46,9 +43,16 @@ NETWORK = scorers.Network(
 ADAM = optax.adam(1e-3)
 GIVEN = np.random.default_rng(1).uniform(0.1, 1.4, N).astype(np.float32)
 
+COMPANION = scorers.Companion(
+    lambda key: (0.1 * jax.random.normal(key, (4, CLASSES)), None),
+    lambda params, model_state, batch, key: (losses_of(params, batch), model_state),
+    lambda params, model_state, batch: losses_of(params, batch),
+)
+
 # Required arguments of a recipe, beside its batch size.
 ARGUMENTS = {
     "biased_loss": {"loss_fn": losses_of},
+    "companion_loss": {"companion": COMPANION},
     "el2n": {"scores": GIVEN},
     "given": {"importances": GIVEN},
     "grad_norm": {"loss_fn": losses_of},
@@ -139,26 +143,6 @@ def test_recipe_trains_for_20_steps(name):
 
 
 trained_losses = jax.jit(losses_of)
-
-
-@pytest.fixture(scope="module")
-def mnist1d(tmp_path_factory):
-    return isjax.data.mnist1d(tmp_path_factory.mktemp("mnist1d"), num_train=2000, num_test=500)
-
-
-@pytest.mark.parametrize("method", BY_CONFIG)
-def test_recipe_trains_a_network_by_config(method, mnist1d, tmp_path):
-    config = default_config()  # as configs/mnist1d.py, but shorter and quick to compile
-    config.update({"artifacts": False, "checkpoint_every": 0, "method": method})
-    config.update({"dataset": "mnist1d", "network": "MLP", "network_options": {"hidden": (32,)}})
-    config.update({"optimizer": "adam", "learning_rate": 1e-3})
-    config.update({"num_steps": 100, "num_evals": 2, "pool_size": 512})
-    last = experiment.run(config, tmp_path / "run", mnist1d)
-    lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
-    losses = [json.loads(line)["train_loss"] for line in lines]
-    assert len(losses) == 3 and np.all(np.isfinite(losses))
-    assert losses[-1] == last["train_loss"] < losses[0]
-    assert last["nonfinite"] == last["skipped"] == 0
 
 
 def test_uniform_weights_are_exactly_one():

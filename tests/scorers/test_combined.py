@@ -27,6 +27,7 @@ def drawn_twice(sampler):
     return np.asarray(draw.ids), np.asarray(draw.scores), last
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [importance_sampler, tree_sampler])
 def test_a_product_multiplies_and_a_mixture_adds(make):
     both = scorers.given(GIVEN), scorers.last_loss()

@@ -207,6 +207,7 @@ def test_learned_refuses_arguments_that_it_cannot_honour(arguments, message):
 # --- with the bundled LSTM
 
 
+@pytest.mark.slow
 def test_default_network_reads_the_class_by_label_fn():
     by_key = learned(num_classes=3, history=2)
     by_fn = learned(num_classes=3, history=2, label_fn=lambda batch: batch[1])
@@ -268,6 +269,7 @@ def streaming_step(batch_size=16):
     return state, make_train_step(loss_fn, tx, sampler, with_draw=True), proxy
 
 
+@pytest.mark.slow
 def test_a_proxy_learns_what_is_hard_in_a_stream_and_it_is_drawn_more():
     state, step, proxy = streaming_step()
     for pool in pools(400):

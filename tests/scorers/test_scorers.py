@@ -265,6 +265,7 @@ class CacheOfTheAuthors:
             self.scores[i] = 1 + self.alpha * self.size * value / total
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("staleness", "smoothing"), [(3, 0.2), (0, 1.0), (1, 0.0)])
 def test_cached_draws_as_the_authors_cache_would(staleness, smoothing):
     size = 12

@@ -141,6 +141,7 @@ VIEWS = {  # least rank correlation, and least share of the 64 hardest of 512 th
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", VIEWS)
 def test_a_view_picks_what_the_model_picks(name, trained):
     loss_fn, params = trained
@@ -167,6 +168,7 @@ def test_a_task_computes_in_bfloat16_by_that_view(trained):
     assert len(products) == 4 and all("bf16" in line for line in products)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("view", [None, *PASSES])
 def test_a_stream_is_charged_for_the_view_keeps_no_buffer_and_compiles_once(view, trained):
     loss_fn, params = trained

@@ -25,10 +25,12 @@ def pytest_configure(config):
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     # Most of the suite's time is compilation, and optimised programs run little here.
     jax.config.update("jax_disable_most_optimizations", True)
-    flags = os.environ.get("XLA_FLAGS", "")
+    # A second thread to compile only adds work where two workers share two cores.
+    flags = ["--xla_cpu_parallel_codegen_split_count=1"]
     if jaxlib.version.__version_info__[:2] == (0, 10):  # one that does not know a flag aborts
-        flags += " --xla_cpu_use_fusion_emitters=false"  # several times as long to compile
-    os.environ["XLA_FLAGS"] = flags
+        flags.append("--xla_cpu_use_fusion_emitters=false")  # several times as long to compile
+    given = os.environ.get("XLA_FLAGS", "").split()  # a worker's has them already
+    os.environ["XLA_FLAGS"] = " ".join([*given, *(flag for flag in flags if flag not in given)])
 
 
 _LONG = ("test_survival.py", "test_many_processes.py", "test_many_devices.py")

@@ -16,6 +16,7 @@ devices = pytest.mark.parametrize(
 )
 
 
+@pytest.mark.slow
 @devices
 @pytest.mark.parametrize("size", [1, 2, 7, 128, 1000])
 @pytest.mark.parametrize("kinds", [1, 5, 10**9])

@@ -38,6 +38,7 @@ def test_arguments_and_kernels_without_an_estimate_are_counted(ahead):
     assert found.sent == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["plain", "uniform", "default", "last_loss"])
 def test_steps_of_shapes_alone_compile(ahead, method):
     mesh = jax.make_mesh((1, 1), ("data", "model"), (jax.sharding.AxisType.Auto,) * 2)

@@ -192,6 +192,7 @@ def gated(make, *arguments):
     return helpers.compiled(sampler)
 
 
+@pytest.mark.slow
 @every
 def test_behind_a_gate_what_is_not_finite_is_left_out_and_negative_losses_are_zero(name):
     make, of_pool, start, _ = STATISTICS[name]
@@ -246,6 +247,7 @@ def estimates(is_open):
     return losses, jax.jit(together)(jax.random.split(KEY, 400))
 
 
+@pytest.mark.slow
 @every
 @pytest.mark.parametrize("is_open", [False, True], ids=["uniform draws", "importance-sampled"])
 def test_the_pools_value_is_estimated_from_either_kind_of_draw(name, is_open):

@@ -98,6 +98,7 @@ def test_correlation_is_over_the_pairs_that_are_finite():
     assert correlation(jnp.full((4,), NAN), jnp.arange(4.0)) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 7, 100, 1000])
 @pytest.mark.parametrize("value", [0.0, 0.1, 1.0, 2.302585, 1e6])
 def test_correlation_is_zero_where_either_is_constant(value, size):

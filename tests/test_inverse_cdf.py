@@ -202,6 +202,7 @@ def test_a_shift_at_either_end_draws_as_inverse_cdf_of_its_points_does(point):
     np.testing.assert_array_equal(draws, ranks_of(want))
 
 
+@pytest.mark.slow
 def test_a_level_is_traced_once_and_jit_draws_the_same():
     traces = []
 

@@ -114,6 +114,7 @@ def test_seeds_missing_from_a_pair_are_left_out():
         curves_of(made, "test_accuracy", "reshuffled")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["svg", "png"])
 def test_the_command_prints_and_draws(suffix, tmp_path, monkeypatch, capsys):
     made = rows("uniform", np.vstack([UNIFORM, UNIFORM + 0.01]))

@@ -155,6 +155,7 @@ def without_the_extra(script):
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
 
 
+@pytest.mark.slow
 def test_without_the_extra_it_is_named_in_one_line():
     done = without_the_extra("import runpy; runpy.run_module('isjax.main', run_name='__main__')")
     assert done.returncode == 1
@@ -171,6 +172,7 @@ for name in ("compare", "experiment", "experiment.config", "quality"):
 """
 
 
+@pytest.mark.slow
 def test_to_import_what_needs_the_extra_says_so():
     names = ("compare", "experiment", "experiment.config", "quality")
     done = without_the_extra(IMPORTS)

@@ -153,6 +153,7 @@ def gate_by_gate(params):
     return cells
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("steps", "rows"), [(6, 4), (1, 4), (2, UNROLL_FROM)])
 def test_the_lstms_of_the_history_are_those_of_flax(steps, rows):
     """Their outputs, and their gradients by the losses and by their arrays."""
@@ -363,6 +364,7 @@ def test_with_group_norm_a_row_does_not_depend_on_the_batch():
     )
 
 
+@pytest.mark.slow
 def test_the_gradient_of_a_wide_resnet_is_finite_and_reaches_every_layer():
     network = WideResNet(CLASSES, 10, 1, dropout=0.3)
     images = jnp.asarray(IMAGES)

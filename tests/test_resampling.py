@@ -92,6 +92,7 @@ def pool(size):
     return np.asarray(probabilities(six_decades(size, seed=size)), np.float64)
 
 
+@pytest.mark.slow
 @unbiased
 @pools
 def test_each_item_weighs_one_bth_on_average(resample, size, num, trials):
@@ -139,6 +140,7 @@ def test_the_weighted_mean_of_anything_is_the_pools_mean(resample):
 # Contract
 
 
+@pytest.mark.slow
 @every
 @pytest.mark.parametrize(("size", "num"), [(8, 4), (8, 8), (100, 7), (4096, 128)])
 def test_jit_draws_the_same_and_types_are_as_promised(resample, size, num):
@@ -229,6 +231,7 @@ def test_zero_mass_is_never_drawn(resample, where, size, num, trials):
     assert np.all(draw_probs > 0)
 
 
+@pytest.mark.slow
 @inverse_cdf
 @pytest.mark.parametrize("where", ["first", "last", "middle", "every other", "mostly"])
 def test_zero_mass_is_never_drawn_in_two_levels(resample, where):
@@ -238,6 +241,7 @@ def test_zero_mass_is_never_drawn_in_two_levels(resample, where):
     assert np.all(np.asarray(probs)[index] > 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("where", ["first", "last", "middle", "every other", "mostly"])
 @pytest.mark.parametrize("seed", [0, 1])
 def test_zero_mass_is_never_drawn_where_a_float32_cumulative_sum_falls(where, seed):
@@ -268,6 +272,7 @@ def test_points_at_either_end_fall_on_items_with_mass(resample, size, monkeypatc
         assert index.min() > 0 and index.max() < size - 1, f"at {uniform}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num", [1, 128, 1000])
 @pytest.mark.parametrize("size", [1, 8, 64, 4096])
 def test_systematic_draws_each_block_and_each_item_in_it_floor_or_ceil_of_its_share(size, num):
@@ -313,6 +318,7 @@ def test_categorical_counts_have_the_variance_of_a_multinomial():
     assert_mean(products, num * (np.diag(probs) - np.outer(probs, probs)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num", [16, 64])
 def test_systematic_draws_vary_no_more_than_categorical_ones(num):
     # In one order of the pool the shift may chance upon a pattern; over orders it gains.
@@ -358,6 +364,7 @@ def masses_and_counts(exact, index, order, groups):
     return np.bincount(part, exact, groups), counts
 
 
+@pytest.mark.slow
 @inverse_cdf
 def test_large_pools_are_drawn_from_in_proportion(resample, large):
     probs, exact, by_score = large
@@ -372,6 +379,7 @@ def test_large_pools_are_drawn_from_in_proportion(resample, large):
         assert np.all(counts[mass == 0] == 0)
 
 
+@pytest.mark.slow
 @inverse_cdf
 def test_large_pools_tell_the_items_of_one_block_apart(resample):
     scores = np.zeros(1_000_000)
@@ -414,6 +422,7 @@ def presamples(num_examples, size, trials):
     return np.asarray(ids, np.int64)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("num_examples", "size"), SIZES)
 def test_pools_are_distinct_in_range_and_every_id_is_equally_likely(num_examples, size):
     ids = presamples(num_examples, size, 20_000)
@@ -457,6 +466,7 @@ def test_a_pool_of_more_than_there_are_is_refused_for_numpy_sizes_too():
         presample(jax.random.key(0), np.int64(5), 8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", resampling.__all__)
 def test_draws_do_not_depend_on_double_precision(name):
     sizes = (1, 2) if name == "presample" else 2

@@ -271,6 +271,7 @@ def eval_view(params, model_state, batch):
     return jnp.square(out - batch["y"])
 
 
+@pytest.mark.slow
 def test_scoring_is_in_evaluation_mode_and_training_alone_moves_the_batch_statistics():
     data = regression()
     variables = jax.jit(Normed().init, static_argnames="train")(KEY, data["x"], train=False)
@@ -499,6 +500,7 @@ def rough_steps():
     return trained, skipped
 
 
+@pytest.mark.slow
 def test_an_accelerator_takes_the_steps_that_a_cpu_takes_and_skips_the_same():
     trained, skipped = rough_steps()
     with accelerator():
@@ -587,6 +589,7 @@ WEIGHED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", WEIGHED)
 def test_the_gradient_uses_the_weights_that_the_sampler_says(name):
     sampler, weigh = WEIGHED[name]
@@ -634,6 +637,7 @@ def test_with_draw_adds_what_was_drawn_and_changes_nothing():
         assert float(with_it["unique"]) == pytest.approx(len(set(draw.ids.tolist())) / b)
 
 
+@pytest.mark.slow
 def test_the_gate_is_asked_about_the_draw_just_made():
     """Closed, the policy inside is not used; from the second step on it is."""
     inside = isjax.reweight(stale(0.5), isjax.weights.correcting())
@@ -649,6 +653,7 @@ def test_the_gate_is_asked_about_the_draw_just_made():
     assert np.ptp(weights) > 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sampler", "scored"),
     [
@@ -844,6 +849,7 @@ def test_a_record_goes_through_the_step_as_it_is(trainer):
 # Bad examples and bad states
 
 
+@pytest.mark.slow
 def test_bad_examples_are_not_sought():
     """Eight of 400 are NaN for good: sampling skips no more steps than uniform draws do."""
     rng = np.random.default_rng(0)
@@ -960,6 +966,7 @@ def quadratic(params, model_state, batch, key):
     return jnp.square(params - batch), model_state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "tx",
     [

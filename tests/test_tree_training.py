@@ -36,6 +36,7 @@ def trainer():
     return step, init_train_state(KEY, {"w": jnp.zeros(3)}, tx, sampler, N)
 
 
+@pytest.mark.slow
 def test_a_training_step_compiles_once_donates_its_state_and_copies_nothing_from_the_host():
     step, state = trainer()
     data, first = regression(), state

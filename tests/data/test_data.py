@@ -25,6 +25,7 @@ def test_options_can_be_read_from_every_signature():
         assert all(p.default is not inspect.Parameter.empty for p in parameters)
 
 
+@pytest.mark.slow
 def test_our_own_names_need_no_tensorflow_datasets():
     code = """
 import sys

@@ -183,6 +183,7 @@ def pools_with_ids(size):
     return iter(pools.to_iter_dataset(grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sampler",
     [

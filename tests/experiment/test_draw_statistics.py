@@ -160,6 +160,7 @@ def test_without_a_record_nothing_is_recorded(with_draw):
     assert ("draw" in metrics) == with_draw
 
 
+@pytest.mark.slow
 def test_recording_changes_no_number_of_the_training():
     step, state, data = trained(8)
     bare, other, _ = trained(0)

@@ -368,9 +368,10 @@ def test_a_run_stopped_at_nan_goes_on_when_the_data_are_mended(tmp_path):
 
 # Every method, and what it costs.
 
-BATCH, POOL, EXAMPLES = 16, 32, 300
+STEPS, BATCH, POOL, EXAMPLES = 50, 16, 32, 300
 SCORING = {  # forward passes of each step besides those of the batch; the others have none
     "biased_loss": POOL,
+    "companion_loss": POOL + 3 * BATCH // 4,  # of the same network, trained on a quarter
     "grad_norm": 3 * POOL,  # a forward and a backward pass of each
     "selective_backprop": 4 * BATCH,
     "reducible_loss": POOL,
@@ -383,8 +384,11 @@ REFERENCES = {
 
 
 def make_short(**settings):
-    config = make_config(num_steps=5, num_evals=1, checkpoint_every=0, reference_budget=0.4)
-    config.update({"network_options": {"hidden": (4,)}} | settings)
+    config = make_config(num_steps=STEPS, num_evals=2, checkpoint_every=0, learning_rate=0.03)
+    config.reference_budget = 0.04
+    network = {"hidden": (4,)}
+    config.update({"network_options": network, "companion": "MLP", "companion_options": network})
+    config.update(settings)
     return config
 
 
@@ -395,7 +399,9 @@ def short(tmp_path_factory):
     @functools.cache
     def run(method):
         folder = tmp_path_factory.mktemp("short") / method
-        experiment.run(make_short(method=method), folder, make_dataset())
+        options = {"keep": 0.9} if method == "el2n" else {}  # half of the data is too few
+        config = make_short(method=method, method_options=options)
+        experiment.run(config, folder, make_dataset())
         return folder
 
     return run
@@ -404,27 +410,27 @@ def short(tmp_path_factory):
 @pytest.mark.parametrize("method", BY_CONFIG)
 def test_every_method_trains_and_its_examples_are_counted(short, method):
     folder = short(method)
-    last = lines_of(folder)[-1]
-    assert last["step"] == 5 and last["nonfinite"] == last["skipped"] == 0
-    assert all(np.isfinite(value) for value in last.values())
+    first, _, last = lines_of(folder)
+    assert last["step"] == STEPS and last["nonfinite"] == last["skipped"] == 0
+    assert all(np.isfinite(value) for line in lines_of(folder) for value in line.values())
+    assert last["train_loss"] < first["train_loss"]
     forward, backward = REFERENCES.get(method, (0, 0))
-    first = lines_of(folder)[0]
     assert (first["examples_forward"], first["examples_backward"]) == (forward, backward)
     assert (first["seconds"] > 0) == (first["examples_forward"] > 0)
-    assert last["examples_forward"] == forward + 5 * (BATCH + SCORING.get(method, 0))
-    assert last["examples_backward"] == backward + 5 * BATCH
+    assert last["examples_forward"] == forward + STEPS * (BATCH + SCORING.get(method, 0))
+    assert last["examples_backward"] == backward + STEPS * BATCH
     assert last["seconds"] > first["seconds"]
     assert (folder / "prepared.npz").exists() == (method in REFERENCES)
 
 
 @pytest.mark.parametrize(
     ("gate", "options", "steps_open"),
-    [("until", {"steps": 3}, 3), ("after", {"steps": 4}, 1), ("tau", {"threshold": 1e9}, 0)],
+    [("until", {"steps": 3}, 3), ("after", {"steps": 49}, 1), ("tau", {"threshold": 1e9}, 0)],
 )
 def test_a_closed_gate_scores_nothing(tmp_path, gate, options, steps_open):
     config = make_short(method="biased_loss", gate=gate, gate_options=options)
     last = experiment.run(config, tmp_path, make_dataset())
-    assert last["examples_forward"] == 5 * BATCH + steps_open * POOL
+    assert last["examples_forward"] == STEPS * BATCH + steps_open * POOL
 
 
 def test_an_evaluation_has_its_own_metrics_of_the_state(finished, evaluated):
@@ -563,7 +569,8 @@ def test_a_method_of_classes_is_refused_where_there_are_none(tmp_path):
 
 
 def make_referenced(**settings):
-    return make_short(method="reducible_loss", num_steps=10, checkpoint_every=4, **settings)
+    lengths = {"num_steps": 10, "num_evals": 1, "checkpoint_every": 4, "reference_budget": 0.4}
+    return make_short(method="reducible_loss", **lengths | settings)
 
 
 @pytest.fixture(scope="module")

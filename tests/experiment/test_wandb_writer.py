@@ -87,6 +87,7 @@ def test_the_lines_of_a_run_arrive(tmp_path):
     assert json.loads((tmp_path / "one/wandb.json").read_text())["id"] == identity
 
 
+@pytest.mark.slow
 def test_without_the_setting_nothing_is_sent(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "wandb", None)  # cannot be imported
     experiment.run(make_config(), tmp_path, make_dataset())

@@ -106,6 +106,7 @@ def test_the_config_is_written_whole(tmp_path):
     assert os.listdir(tmp_path) == ["config.json"]
 
 
+@pytest.mark.slow
 def test_a_folder_in_use_is_refused_until_the_process_ends(tmp_path):
     script = """
 import pathlib, sys

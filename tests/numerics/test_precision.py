@@ -68,6 +68,7 @@ def test_tokens_are_not_rounded():
     assert jax.jit(model.apply)(variables, tokens).shape == (1, 3, 1000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["learned_loss", "biased_loss"])
 def test_a_run_learns_in_bfloat16_and_keeps_float32_parameters(method, tmp_path):
     one = config(precision="bfloat16", method=method, checkpoint_every=0)

@@ -27,6 +27,7 @@ print(json.dumps(inside | {"small": dict(small.shape), "all": dict(mesh.make_mes
 """
 
 
+@pytest.mark.slow
 def test_examples_are_spread_over_the_data_axis_where_it_divides_them():
     found = python(PLACED, devices=8)
     assert found["shards"] == 4
@@ -57,6 +58,7 @@ def step_and_state():
     return make_train_step(loss_fn, tx, sampler), state, data
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("axis", ["batch", "data"])
 def test_the_name_of_a_mapped_axis_decides_nothing(axis):
     step, *arguments = step_and_state()
@@ -65,6 +67,7 @@ def test_the_name_of_a_mapped_axis_decides_nothing(axis):
     np.testing.assert_allclose(metrics["loss"], [1.0])
 
 
+@pytest.mark.slow
 def test_explicit_axes_are_left_to_the_caller():
     with jax.set_mesh(jax.make_mesh((1,), ("data",), axis_types=(AxisType.Explicit,))):
         assert mesh.shards() == 1

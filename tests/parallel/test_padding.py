@@ -88,6 +88,7 @@ def test_data_and_state_are_padded_alike():
         step(state, {"x": jnp.ones((16, 3))})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [8, 20, 33, 128, 129])
 def test_a_small_data_set_is_drawn_from_alike_however_it_is_padded(size):
     sampler = isjax.recipes.default(batch_size=8)

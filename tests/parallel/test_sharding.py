@@ -79,6 +79,7 @@ def test_parameters_and_their_moments_follow_a_rule():
         assert tree == {"kernel": P(None, "model"), "bias": P()}
 
 
+@pytest.mark.slow
 def test_each_device_gets_its_rows_and_reads_no_others():
     found = python(LAID, devices=8)
     assert found["values"] == [*range(10), 0, 0]
@@ -121,6 +122,7 @@ def test_what_a_tpu_gathers_in_place_or_would_double_stays_as_it_is(shape):
     assert sharding.flat_rows(x) is x
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sampler", "pool_size"),
     [

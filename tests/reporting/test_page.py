@@ -158,6 +158,7 @@ def whole(tmp_path_factory):
     return folder, *read(folder)
 
 
+@pytest.mark.slow
 def test_the_page_is_whole_html_with_each_id_once_and_each_target_there(whole):
     _, _, found = whole
     assert len(found.ids) == len(set(found.ids)) > 100 and len(found.targets) > 100
@@ -211,6 +212,7 @@ def test_all_that_is_drawn_has_a_colour_of_the_themes(whole):
         assert set(page._THEMED.values()) <= defined
 
 
+@pytest.mark.slow
 def test_the_page_is_the_same_at_every_call(whole, tmp_path):
     folder, text, _ = whole
     again, _ = read(folder, tmp_path / "made/anew")

@@ -287,6 +287,7 @@ def scales(*draws):
     return {(ax.get_xscale(), ax.get_yscale()) for ax in visible(figure)}
 
 
+@pytest.mark.slow
 def test_all_axes_are_of_like_kind():
     """Else a line of equality is a curve, and panels side by side cannot be compared."""
     wide, narrow = np.geomspace(0.01, 1.0, 200), np.linspace(1.0, 2.0, 200)

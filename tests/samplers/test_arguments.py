@@ -101,6 +101,7 @@ def test_a_number_of_examples_that_is_none_is_named_in_few_words(sampler, number
     assert len(str(caught.value)) < 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "name"),
     [

@@ -45,6 +45,7 @@ def test_a_loop_without_mistakes_is_silent():
     assert train(sampler=recipes.default(batch_size=b)) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mistake", "words"),
     [

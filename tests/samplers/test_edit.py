@@ -207,6 +207,7 @@ def test_parts_keep_what_was_excluded():
 # --- growth
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [

@@ -155,6 +155,7 @@ def test_a_gate_opens_when_losses_spread_and_closes_when_they_do_not():
     assert is_open == [False, True, False, False]  # tau 1, 1.5, 1.25, 1.125
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [conditions.after, conditions.until])
 def test_a_condition_by_step_counts_the_draws_made_before(make):
     sampler = jitted(gate(last_losses(k=-1.0), make(2)))
@@ -473,6 +474,7 @@ COMBINED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", COMBINED.values(), ids=COMBINED)
 def test_state_keeps_its_shape_inside_scan_and_survives_a_round_trip(make):
     sampler, losses = make(), jnp.float32(SCORES)

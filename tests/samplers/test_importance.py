@@ -252,6 +252,7 @@ def test_a_draw_states_its_pool_and_what_it_cost():
         assert draw.info.passes.dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_sample_under_jit_draws_the_same():
     transform = isjax.chain(isjax.smooth_by_mean(0.5), isjax.mix_uniform(0.1))
     sampler = importance_sampler(scorers.last_loss(), transform, batch_size=5, k=0.3)
@@ -359,6 +360,7 @@ def test_a_pool_without_a_finite_score_is_drawn_uniformly(bad):
     assert int(draw.info.nonfinite) == SIZE
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "transform",
     [
@@ -729,6 +731,7 @@ def test_ids_of_no_example_are_counted():
         assert counts(sampler.init(KEY, 8)) == [3, 0, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [

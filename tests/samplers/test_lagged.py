@@ -46,6 +46,7 @@ def trained(sampler, steps, state=None, start=0):
     return drawn, ahead, state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lag", [0, 3])
 def test_what_is_drawn_is_what_was_pending_in_its_order(lag):
     for sampler in (lagged(by_tree(0.5), lag, None), lagged(pooled(), lag, 16)):
@@ -58,6 +59,7 @@ def test_what_is_drawn_is_what_was_pending_in_its_order(lag):
             np.testing.assert_array_equal(more[:-1], ids[1:])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pool_size", [None, 16])
 def test_without_lag_a_draw_knows_all_that_the_sampler_would(pool_size):
     """The draws of the sampler itself, of the same keys, taught by the same losses."""
@@ -74,6 +76,7 @@ def test_without_lag_a_draw_knows_all_that_the_sampler_would(pool_size):
         jax.tree.map(lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-5), one, draw)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lag", [0, 2])
 def test_a_draw_knows_what_was_known_when_it_was_made(lag):
     """After d + 1 steps the mass is that of examples whose loss became known at the first."""
@@ -87,6 +90,7 @@ def test_a_draw_knows_what_was_known_when_it_was_made(lag):
     np.testing.assert_array_equal(scores[-1], np.full(BATCH, 1e6))
 
 
+@pytest.mark.slow
 def test_weights_are_unbiased_whatever_the_lag():
     sampler = lagged(by_tree(), 2)
     _, _, state = trained(sampler, 30)
@@ -146,6 +150,7 @@ def test_who_needs_the_data_or_the_model_is_refused():
         lagged(pooled(), 2, 51).init(jax.random.key(0), SIZE)
 
 
+@pytest.mark.slow
 def test_the_baselines_can_be_chosen_ahead():
     sampler = lagged(recipes.reshuffled(batch_size=10), 1)
     drawn, _, _ = trained(sampler, 5)

@@ -192,6 +192,7 @@ print(json.dumps([drawn.tolist(), len(state.sampler.worth.values.sharding.device
 """
 
 
+@pytest.mark.slow
 def test_on_two_devices_it_draws_what_it_draws_on_one():
     drawn, devices = python(ON_DEVICES, devices=2)
     assert devices == 2

@@ -79,6 +79,7 @@ def test_the_probabilities_of_a_draw_give_its_unbiased_weights(make):
     np.testing.assert_allclose(weighed, draw.weights, rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [0.5, 0.0, -1.0])
 def test_biased_weights_follow_the_objective_of_a_draw_from_the_whole(k):
     sampler = stratified(by_tree(k), STRATA)
@@ -93,6 +94,7 @@ def test_biased_weights_follow_the_objective_of_a_draw_from_the_whole(k):
     assert_mean(found, np.mean((masses / masses.mean()) ** (1 - k) * values))
 
 
+@pytest.mark.slow
 def test_of_one_part_it_is_the_sampler_itself():
     sampler, plain = stratified(by_tree(0.5), 1), compiled(by_tree(0.5))
     state, expected = sampler.init(jax.random.key(0), 50), plain.init(jax.random.key(0), 50)
@@ -139,6 +141,7 @@ def test_losses_are_written_to_their_examples():
     np.testing.assert_array_equal(remembered.losses.ravel()[seen], seen)
 
 
+@pytest.mark.slow
 def test_one_scorer_learns_from_all_parts():
     sampler = stratified(recipes.learned_loss(batch_size=BATCH), STRATA, POOL)
     state = sampler.init(jax.random.key(0), SIZE)

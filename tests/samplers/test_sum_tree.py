@@ -90,6 +90,7 @@ def test_counts_and_probabilities_are_exact_over_six_decades_of_scores(size, sha
     assert_exact(size, share)
 
 
+@pytest.mark.slow
 def test_counts_and_probabilities_are_exact_on_an_accelerator(as_on_an_accelerator):
     for size, share in ((5, 0.5), (129, 0.0), (16_385, 0.5)):
         assert_exact(size, share)
@@ -106,6 +107,7 @@ def assert_exact(size, share):
     assert_counts(ids, exact)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [5, 129, 4097])
 def test_whole_buffer_draws_agree_in_distribution_with_whole_pool_draws(size):
     scores = six_decades(size, seed=size) ** 0.5
@@ -119,6 +121,7 @@ def test_whole_buffer_draws_agree_in_distribution_with_whole_pool_draws(size):
     assert stats.chi2_contingency(table).pvalue > 1e-5
 
 
+@pytest.mark.slow
 def test_every_node_draws_each_child_floor_or_ceil_of_its_expected_number_of_times(platform):
     """A CPU draws so each block given its node, and each child given its block."""
     size, fan, block, num = 20_000, sum_tree.FANOUT, sum_tree.BLOCK, 4096
@@ -142,6 +145,7 @@ def test_every_node_draws_each_child_floor_or_ceil_of_its_expected_number_of_tim
             above = counts.ravel()
 
 
+@pytest.mark.slow
 def test_an_example_of_zero_mass_is_never_returned(platform):
     for size in (5, 64, 129, 16_385):
         rng = np.random.default_rng(size)
@@ -151,6 +155,7 @@ def test_an_example_of_zero_mass_is_never_returned(platform):
         assert np.all(scores[ids] > 0) and np.all(draw_probs > 0) and np.all(raw > 0)
 
 
+@pytest.mark.slow
 def test_the_only_example_of_mass_among_many_is_always_drawn(platform):
     for only in (0, 31, 32, 127, 128, 16_383, 16_384, 99_999):
         scores = np.zeros(100_000, np.float32)
@@ -162,6 +167,7 @@ def test_the_only_example_of_mass_among_many_is_always_drawn(platform):
         np.testing.assert_array_equal(raw, [np.float32(1e-5)] * 16)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("constant", [0.0, 0.3])
 @pytest.mark.parametrize("size", [1, 129, 16_385])
 def test_a_tree_without_mass_is_drawn_from_uniformly(size, constant):
@@ -228,6 +234,7 @@ def test_draw_probs_are_the_closed_form_in_float64(constant):
     np.testing.assert_allclose(draw_probs, exact[np.asarray(ids)], rtol=2e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("num", [1, 100])
 def test_ids_are_int32_ascending_and_in_range(size, num):

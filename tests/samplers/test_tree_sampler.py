@@ -193,6 +193,7 @@ def test_an_id_drawn_several_times_scores_by_the_mean_of_its_finite_losses():
     assert new.buffer.count[9] == 1 and new.buffer.count[4] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_failed_examples_are_drawn_through_smoothing_alone_until_they_recover(bad):
     losses = np.ones(N, np.float32)
@@ -253,6 +254,7 @@ def test_a_refresh_larger_than_the_data_set_scores_all_of_it():
     np.testing.assert_array_equal(leaves(state), np.arange(7) + 2)
 
 
+@pytest.mark.slow
 def test_refresh_rescores_with_a_learned_scorer_that_reads_labels():
     data = {"label": np.arange(N) % 3, "x": np.ones((N, 2), np.float32)}
     scorer = scorers.learned(scorers.history_mlp(3, num_classes=3), optax.adam(0.05), history=3)

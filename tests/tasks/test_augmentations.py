@@ -68,6 +68,7 @@ def test_a_flip_turns_half_of_the_images_left_to_right(dtype):
     assert_binomial((turned[1:] == turned[:-1]).sum(), BATCH - 1, 0.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", augmentations.__all__)
 def test_the_key_alone_decides(name):
     augment = jax.jit(getattr(augmentations, name))

@@ -797,6 +797,7 @@ def test_a_language_model_learns_with_learned_losses_of_no_classes():
     assert after["test_perplexity"] < 1.3 < 3 < before["test_perplexity"]
 
 
+@pytest.mark.slow
 def test_regression_learns_with_learned_losses_of_no_classes():
     dataset = data.friedman(num_train=400, num_test=100, noise=0.1)
     task = tasks.regression(dataset, networks.MLP(1, hidden=(32,)))

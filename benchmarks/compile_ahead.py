@@ -2,6 +2,7 @@
 
     python benchmarks/compile_ahead.py --target h100 [--networks mlp] [--sizes 6e4 1e6]
     python benchmarks/compile_ahead.py --target v5e:2x2 [--devices 0] [--sizes 6e4 1e6 1e7]
+    python benchmarks/compile_ahead.py --check
 
 `make ahead` installs what both targets need and prints the tables of docs/guides/accelerators.md.
 Nothing is run, so nothing is measured: these are XLA's own estimates, and they show what grows.
@@ -15,15 +16,20 @@ Each row is a number of examples N and a method; `plain` is a step written by ha
 - args MB, temp MB: memory of arguments and scratch on one device;
 - sent, kB: collectives, and their results.
 
+`--check` compiles a few steps for one chip and for four. It fails where a step passes its bound in
+`BOUNDS`, and where the whole score buffer is copied or sent.
+
 128 examples a device, a pool of 1,024, momentum SGD. With several devices, `by part` draws a share
 of the batch from the examples of each device (`stratified`).
 """
 
 import argparse
+import collections
 import math
 import os
 import pathlib
 import re
+import sys
 import time
 from typing import NamedTuple
 
@@ -59,6 +65,13 @@ KERNELS = {
 }
 COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "reduce-scatter")
 BYTES = {"f32": 4, "s32": 4, "u32": 4, "bf16": 2, "pred": 1, "u8": 1, "f16": 2, "s8": 1}
+# Most cycles of a step over those of `uniform`, on a TPU v5e; MLP, N = 10^6.
+BOUNDS = {  # by the number of chips
+    1: {"default": 1.35, "last_loss": 1.3, "predicted_loss": 2.7, "learned_loss": 4.6},
+    4: {"default": 1.5, "last_loss": 1.3},
+}
+CHECKED_SIZE = 1_000_000
+WHOLE_MB = 3.6  # nearly a float32 for each of these examples
 
 
 class Estimate(NamedTuple):
@@ -231,6 +244,52 @@ def estimate(program, seconds):
     return Estimate(cycles, kernels, unknown, arguments, scratch, sent, sent_bytes / 1e3, seconds)
 
 
+class Target:
+    """Devices of a target, as a mesh."""
+
+    def __init__(self, name, number):
+        devices = devices_of(name, number)
+        self.number, self.kind = len(devices), devices[0].device_kind
+        kinds = (AxisType.Auto,) * 2
+        self.mesh = jax.make_mesh((self.number, 1), ("data", "model"), kinds, devices=devices)
+
+    def estimates(self, network, size, methods, bfloat16=False, text=None):
+        """Prints a table, and yields the name and the `Estimate` of each step."""
+        task, base = make_task(*NETWORKS[network], bfloat16), {}
+        for method in methods:
+            for parts in sorted({1, 1 if method in ("plain", "uniform") else self.number}):
+                name = method + (", by part" if parts > 1 else "")
+                start = time.perf_counter()
+                program = compiled(task, method, size, self.mesh, parts)
+                found = estimate(program, time.perf_counter() - start)
+                if text:
+                    file = pathlib.Path(text) / f"{network}-{size}-{name}.txt"
+                    file.write_text(program.as_text())
+                base[name] = cost = found.cycles or found.kernels
+                over = [cost / base.get(x, math.nan) for x in ("plain", "uniform")]
+                print(row(network, name, size, found, over), flush=True)
+                yield name, found
+
+
+def check():
+    """Compiles what `BOUNDS` names; says what passes a bound."""
+    broken = []
+    for number, bounds in BOUNDS.items():
+        target = Target("v5e:2x2", number)
+        found = dict(target.estimates("mlp", CHECKED_SIZE, ["uniform", *bounds]))
+        uniform = found["uniform"]
+        for method, bound in bounds.items():
+            step, name = found[method], f"{method} on {number}"
+            if step.cycles > bound * uniform.cycles:
+                ratio = step.cycles / uniform.cycles
+                broken.append(f"{name}: {ratio:.2f} of the cycles of uniform, above {bound}")
+            if (scratch := step.scratch - uniform.scratch) > WHOLE_MB / number:
+                broken.append(f"{name}: copies the buffer, {scratch:.1f} MB of scratch")
+            if (sent := (step.sent_kb - uniform.sent_kb) / 1e3) > WHOLE_MB:
+                broken.append(f"{name}: sends the buffer, {sent:.1f} MB more than uniform")
+    return broken
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--target", default="v5e:2x2", help="h100, or a TPU such as v5e:16x16")
@@ -240,35 +299,21 @@ def main():
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--bfloat16", action="store_true", help="the main model computes in it")
     parser.add_argument("--text", help="folder for the text of each program")
+    parser.add_argument("--check", action="store_true", help="fail where a step passes its bound")
     args = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")  # of this process itself
     os.environ |= ENVIRONMENT
     _learned.UNROLL_FROM = 0  # as on an accelerator
-    devices = devices_of(args.target, args.devices)
-    kinds = (AxisType.Auto,) * 2
-    mesh = jax.make_mesh((len(devices), 1), ("data", "model"), kinds, devices=devices)
-    print(
-        f"{len(devices)} of {devices[0].device_kind}, jax {jax.__version__}; estimates, not times"
-    )
+    if args.check:
+        print(HEAD)
+        sys.exit("\n".join(check()) or None)
+    target = Target(args.target, args.devices)
+    print(f"{target.number} of {target.kind}, jax {jax.__version__}; estimates, not times")
     print(HEAD)
     for network in args.networks:
-        task = make_task(*NETWORKS[network], args.bfloat16)
         for size in map(int, args.sizes):
-            base = {}
-            for method in args.methods:
-                all_parts = {1, 1 if method in ("plain", "uniform") else len(devices)}
-                for parts in sorted(all_parts):
-                    name = method + (", by part" if parts > 1 else "")
-                    start = time.perf_counter()
-                    program = compiled(task, method, size, mesh, parts)
-                    found = estimate(program, time.perf_counter() - start)
-                    if args.text:
-                        file = pathlib.Path(args.text) / f"{network}-{size}-{name}.txt"
-                        file.write_text(program.as_text())
-                    cost = found.cycles or found.kernels
-                    base[name] = cost
-                    over = [cost / base.get(x, math.nan) for x in ("plain", "uniform")]
-                    print(row(network, name, size, found, over), flush=True)
+            rows = target.estimates(network, size, args.methods, args.bfloat16, args.text)
+            collections.deque(rows, maxlen=0)  # they print themselves
 
 
 HEAD = (

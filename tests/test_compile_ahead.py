@@ -47,3 +47,25 @@ def test_steps_of_shapes_alone_compile(ahead, method):
     program = ahead.compiled(task, method, 2000, mesh, 1)
     row = ahead.row("mlp", method, 2000, ahead.estimate(program, 1.0), [1.0, 1.0])
     assert row.split()[1] == method and len(row.split()) == len(ahead.HEAD.split()) - 4
+
+
+def test_a_step_that_passes_a_bound_is_named_with_both(ahead, monkeypatch):
+    uniform = ahead.Estimate(100, 9, 9, 60.0, 1.5, 2, 3000.0, 1.0)
+    steps = {"default": {"cycles": 151}, "last_loss": {"scratch": 5.2}, "mean": {"sent_kb": 6700.0}}
+
+    class Target:
+        def __init__(self, name, number):
+            assert name == "v5e:2x2" and number in (1, 4)
+
+        def estimates(self, network, size, methods):
+            return [(name, uniform._replace(**steps.get(name, {}))) for name in methods]
+
+    monkeypatch.setattr(ahead, "Target", Target)
+    monkeypatch.setattr(ahead, "BOUNDS", {1: {"default": 1.5, "mean": 1.5}, 4: {"last_loss": 1.1}})
+    assert ahead.check() == [
+        "default on 1: 1.51 of the cycles of uniform, above 1.5",
+        "mean on 1: sends the buffer, 3.7 MB more than uniform",
+        "last_loss on 4: copies the buffer, 3.7 MB of scratch",
+    ]
+    monkeypatch.setattr(ahead, "BOUNDS", {1: {"default": 1.52}})
+    assert ahead.check() == []

@@ -158,8 +158,8 @@ def recipe_step(method, init, loss_fn, size, devices, parts, classes):
     return make_train_step(loss, TX, sampler, pool_size=pool), begin
 
 
-def compiled(task, method, size, mesh, parts):
-    """The program of a step, for arrays of which there are only shapes."""
+def compiled(task, method, size, mesh, parts, steps=1):
+    """The program of one step or more, for arrays of which there are only shapes."""
     example, init, loss_fn = task
     devices = mesh.shape["data"]
     if method == "plain":
@@ -175,8 +175,15 @@ def compiled(task, method, size, mesh, parts):
         name: jax.ShapeDtypeStruct((padded, *shape), kind, sharding=rows)
         for name, (shape, kind) in example.items()
     }
+    one = step
+
+    def several(state, data):
+        return jax.lax.scan(lambda state, _: one(state, data), state, length=steps)
+
     with jax.set_mesh(mesh):
-        step = jax.jit(step, donate_argnums=0, out_shardings=(placed, None))
+        step = jax.jit(
+            one if steps == 1 else several, donate_argnums=0, out_shardings=(placed, None)
+        )
         return step.lower(state, data).compile()
 
 
@@ -253,14 +260,14 @@ class Target:
         kinds = (AxisType.Auto,) * 2
         self.mesh = jax.make_mesh((self.number, 1), ("data", "model"), kinds, devices=devices)
 
-    def estimates(self, network, size, methods, bfloat16=False, text=None):
+    def estimates(self, network, size, methods, bfloat16=False, steps=1, text=None):
         """Prints a table, and yields the name and the `Estimate` of each step."""
         task, base = make_task(*NETWORKS[network], bfloat16), {}
         for method in methods:
             for parts in sorted({1, 1 if method in ("plain", "uniform") else self.number}):
                 name = method + (", by part" if parts > 1 else "")
                 start = time.perf_counter()
-                program = compiled(task, method, size, self.mesh, parts)
+                program = compiled(task, method, size, self.mesh, parts, steps)
                 found = estimate(program, time.perf_counter() - start)
                 if text:
                     file = pathlib.Path(text) / f"{network}-{size}-{name}.txt"
@@ -298,6 +305,7 @@ def main():
     parser.add_argument("--networks", nargs="+", default=["mlp"], choices=NETWORKS)
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
     parser.add_argument("--bfloat16", action="store_true", help="the main model computes in it")
+    parser.add_argument("--steps", type=int, default=1, help="in a loop; the row is of all")
     parser.add_argument("--text", help="folder for the text of each program")
     parser.add_argument("--check", action="store_true", help="fail where a step passes its bound")
     args = parser.parse_args()
@@ -312,7 +320,9 @@ def main():
     print(HEAD)
     for network in args.networks:
         for size in map(int, args.sizes):
-            rows = target.estimates(network, size, args.methods, args.bfloat16, args.text)
+            rows = target.estimates(
+                network, size, args.methods, args.bfloat16, args.steps, args.text
+            )
             collections.deque(rows, maxlen=0)  # they print themselves
 
 

@@ -59,10 +59,9 @@ def make_artifacts(
             save(workdir / DRAWS, count=count, **draws)
             save(workdir / EXAMPLES, **examples)
         if alone() and not (workdir / TIME).exists():
-            steps = min(program.steps, _MEASURED)
-            call = _run_on_copy(program, state, data, steps)
-            costs = timeline.time_by_part(call, program.run, _MEASURED // steps)
-            seconds = costs and {part: c.seconds / steps for part, c in costs.items()}
+            call = _run_on_copy(program.one, state, data)
+            costs = timeline.time_by_part(call, program.one, _MEASURED)
+            seconds = costs and {part: c.seconds for part, c in costs.items()}
             with write_whole(workdir / TIME) as file:
                 file.write(json.dumps({"step": int(state.step), "seconds": seconds}).encode())
         return {"coverage": float(np.mean(count > 0))}
@@ -70,13 +69,13 @@ def make_artifacts(
     return write
 
 
-def _run_on_copy(program: Program, state: TrainState, data: Batch, steps: int) -> Callable[[], Any]:
-    """Runs steps of the program on a copy of the state."""
+def _run_on_copy(step: jax.stages.Compiled, state: TrainState, data: Batch) -> Callable[[], Any]:
+    """Takes steps on a copy of the state."""
     copy = jax.tree.map(jnp.copy, state)
 
     def call() -> TrainState:
         nonlocal copy
-        copy, *_ = program.run(copy, data, jnp.int32(steps))
+        copy, *_ = step(copy, data)
         return copy
 
     return call

@@ -1,7 +1,6 @@
 """The loop of a run: trains, evaluates, writes metrics and saves checkpoints."""
 
 import dataclasses
-import functools
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +12,7 @@ from tqdm import tqdm
 
 from isjax.base import Array, Batch, Draw
 from isjax.experiment.checkpoints import Checkpoints
-from isjax.experiment.compiled_steps import Output, Program, number_of_steps
+from isjax.experiment.compiled_steps import Output, Program
 from isjax.experiment.evaluation import Evaluate
 from isjax.experiment.writers import NullWriter, Writer
 from isjax.parallel.processes import is_main
@@ -198,9 +197,8 @@ def train(
         unit="step",
         disable=None if is_main() else True,
     )
-    number = functools.cache(lambda num: number_of_steps(num, state))
     with bar:
-        _Loop(plan, work, outputs, progress, should_stop, bar, number).run(state)
+        _Loop(plan, work, outputs, progress, should_stop, bar).run(state)
 
 
 @dataclasses.dataclass
@@ -213,7 +211,6 @@ class _Loop:
     progress: Progress
     should_stop: Callable[[], bool]
     bar: tqdm
-    number: Callable[[int], Array]  # a number of steps, on the devices
 
     def run(self, state: TrainState) -> None:
         """Evaluates, saves and trains in turn until the end."""
@@ -234,23 +231,24 @@ class _Loop:
         start = time.perf_counter()
         taken, pending = self.progress.step, None
         while taken < stop and not self.should_stop():
-            num = min(program.steps, stop - taken)
-            state, output = program.run(state, next(self.work.data), self.number(num))
+            num = program.steps if program.steps <= stop - taken else 1
+            steps = program.one if num == 1 else program.several
+            state, output = steps(state, next(self.work.data))
             if on_chosen:
                 on_chosen(output.chosen)
             if pending:
-                self.record(*pending)
-            taken, pending = taken + num, (output, num)
+                self.record(pending)
+            taken, pending = taken + num, output
         if pending:
-            self.record(*pending)
+            self.record(pending)
         self.progress.seconds += time.perf_counter() - start
         return state
 
-    def record(self, output: Output, num: int) -> None:
-        """Adds the metrics of a call's `num` steps, and passes on their draws."""
+    def record(self, output: Output) -> None:
+        """Adds the metrics of a call's steps, and passes on their draws."""
         progress, on_draw = self.progress, self.outputs.on_draw
         rows, draws = jax.device_get((output.metrics, output.draw if on_draw else None))
-        for number, row in enumerate(rows[:num].tolist()):
+        for number, row in enumerate(rows.tolist()):
             progress.add(dict(zip(self.work.program.names, row, strict=True)))
             if on_draw:
                 on_draw(progress.step, jax.tree.map(lambda x: x[number], draws))  # noqa: B023

@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from isjax import recipes
@@ -230,7 +229,7 @@ def _train(
     for _ in range(num_steps(config)):
         if should_stop():
             raise PreparationStopped
-        state, *_ = program.run(state, data, jnp.int32(1))
+        state, *_ = program.one(state, data)
     jax.block_until_ready(state)
     cost.compile_seconds += program.seconds
     cost.seconds += time.perf_counter() - start

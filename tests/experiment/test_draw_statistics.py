@@ -178,9 +178,9 @@ def test_a_program_donates_the_record(steps_per_call):
     program = compile_steps(step, state, data, steps_per_call)
     for _ in range(3):
         old = state.record
-        state, *_ = program.run(state, data, jnp.int32(1))
+        state, *_ = program.several(state, data)
         assert all(x.is_deleted() for x in old)
-    assert int(state.record.count.sum()) == 3 * b
+    assert int(state.record.count.sum()) == 3 * steps_per_call * b
     assert "losses" not in program.names and "draw" not in program.names
 
 

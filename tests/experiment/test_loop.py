@@ -203,13 +203,13 @@ def test_metrics_are_fetched_while_the_next_call_runs(monkeypatch):
 
     def dispatch(*args):
         events.append("dispatch")
-        return program.run(*args)
+        return program.one(*args)
 
     fetch = jax.device_get
     monkeypatch.setattr(jax, "device_get", lambda x: (events.append("fetch"), fetch(x))[1])
     recorder, plan = Recorder(), make_plan(num_steps=4, num_evals=1, checkpoint_every=0)
     evaluate = lambda state, stop: {"train_loss": 0.0, "test_loss": 0.0}  # noqa: E731
-    work = Work(program._replace(run=dispatch), itertools.repeat(DATA), evaluate)
+    work = Work(program._replace(one=dispatch), itertools.repeat(DATA), evaluate)
     train(plan, work, Outputs(recorder), state, Progress(), lambda: False)
     assert events == ["dispatch"] * 2 + ["fetch", "dispatch"] * 2 + ["fetch"] * 2
 

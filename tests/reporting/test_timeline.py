@@ -227,14 +227,14 @@ def test_each_part_of_a_step_is_found_in_its_program(steps_per_call):
         make_train_step(loss_fn, tx, sampler, pool_size=32, with_draw=True)
     )
     compiled = compile_steps(step, state, data, steps_per_call)
-    found = timeline._scopes(compiled.run.as_text())
+    found = timeline._scopes(compiled.several.as_text())
     assert set(found.values()) >= set(PARTS) - {"other"}
 
     def call():
         nonlocal state
-        state, *_ = compiled.run(state, data, jnp.int32(steps_per_call))
+        state, *_ = compiled.several(state, data)
         return state
 
-    measured = shares(call, compiled.run)
+    measured = shares(call, compiled.several)
     assert all(measured[part] > 0 for part in ("score", "draw", "train", "learn", "buffer"))
     assert measured["other"] < 0.5

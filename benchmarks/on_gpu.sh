@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Runs the benchmarks that need an accelerator, in some ten minutes:
 #
-#     bash benchmarks/on_gpu.sh DIR
+#     bash benchmarks/on_gpu.sh DIR [--tiny]
 #
 # DIR gets the output of each, the device and the commit. Needs jax, flax and optax alone. PYTHON names
 # another interpreter than python3. A benchmark that takes too long is stopped, and the next one starts.
+# --tiny tries three of them on a CPU.
 set -u
 here=$(cd "$(dirname "$0")" && pwd)
 out=${1:?usage: bash benchmarks/on_gpu.sh DIR}
@@ -26,6 +27,12 @@ run() {  # name, seconds, arguments
   [ "${PIPESTATUS[0]}" = 0 ] || echo "stopped or failed: see $out/$name.err"
 }
 
+if [ "${2:-}" = --tiny ]; then
+  run draw 80 draw.py --rounds 1 --seconds 0.01 --sizes 2e3
+  run step_cost 90 step_cost.py --rounds 1 --seconds 0.01 --networks mlp --methods plain uniform
+  run profile 80 profile_step.py --networks mlp --methods uniform
+  exit
+fi
 run draw 80 draw.py --rounds 7 --sizes 1e5 1e6 1e7 1e8
 run step_cost 90 step_cost.py --rounds 9 --networks mlp cifar_cnn \
   --methods plain uniform last_loss mlp tree_last_loss tree_mlp tree_lstm

@@ -1,8 +1,4 @@
-"""Bundled Flax networks: `MLP`, `CNN`, `VGG` and `WideResNet` for images, `LSTM` for language.
-
-All take `(x, train=False)`. Only dropout and batch norm read `train`; networks without either
-accept it, so that callers can treat all networks alike.
-"""
+"""Networks for images, signals and flat inputs."""
 
 from collections.abc import Sequence
 
@@ -10,7 +6,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-__all__ = ["CNN", "LSTM", "MLP", "VGG", "WideResNet"]
+from isjax.networks._layers import dropout, one_for_each_layer
+
+__all__ = ["CNN", "MLP", "VGG", "WideResNet", "max_pool"]
 
 
 class MLP(nn.Module):
@@ -87,22 +85,7 @@ class CNN(nn.Module):
         return nn.Dense(self.outputs)(x)
 
 
-def one_for_each_layer(name, sizes):
-    """Returns the sizes of layers.
-
-    Args:
-        name: of the argument.
-        sizes: a sequence.
-
-    Raises:
-        TypeError: if it is a single number.
-    """
-    if isinstance(sizes, int):
-        raise TypeError(f"{name} is {sizes}; give a size for each layer, such as ({sizes},)")
-    return sizes
-
-
-def max_pool(x):
+def max_pool(x: jax.Array) -> jax.Array:
     """Halves each spatial axis by the maximum over windows of 2.
 
     It compares pairs: the gradient of that is cheaper on a CPU than the gradient of `nn.max_pool`.
@@ -267,74 +250,3 @@ class WideResNet(nn.Module):
                 x = x + convolve(inner, channels)
         x = jnp.mean(activate(x), axis=tuple(range(1, x.ndim - 1)))
         return nn.Dense(self.outputs)(x)
-
-
-class LSTM(nn.Module):
-    """Language model of an embedding, stacked LSTMs and a dense layer.
-
-    Dropout acts on the connections that are not recurrent: before each LSTM and before the dense
-    layer (arXiv 1409.2329). Without `drop_embedding` it spares the input of the first LSTM.
-
-    Attributes:
-        outputs: size of the last layer.
-        features: units of each LSTM.
-        layers: number of LSTMs.
-        embedding: size of a token's embedding.
-        dropout: share of the activations dropped if `train`, by the rng "dropout".
-        drop_embedding: whether dropout acts on the embeddings, too.
-        every_position: True = logits after each token; False = after the last token alone.
-        vocabulary: number of different tokens in the input; None = `outputs`, for a model that
-            predicts the next token.
-    """
-
-    outputs: int
-    features: int = 200
-    layers: int = 2
-    embedding: int = 200
-    dropout: float = 0.0
-    drop_embedding: bool = True
-    every_position: bool = True
-    vocabulary: int | None = None
-
-    @nn.compact
-    def __call__(self, x, train: bool = False):
-        """Applies the model.
-
-        Args:
-            x: [b, T] int tokens; negative ones are padding at the end of a sequence.
-            train: whether dropout acts.
-
-        Returns:
-            Logits [b, T, outputs] or, without `every_position`, [b, outputs]. Those at padding, and
-            those of a sequence of padding alone, are finite but meaningless.
-
-        Raises:
-            ValueError: if dropout is not in [0, 1).
-        """
-        drop = dropout(self.dropout, train)
-        last = jnp.maximum(jnp.sum(x >= 0, axis=1) - 1, 0)
-        x = nn.Embed(self.vocabulary or self.outputs, self.embedding)(jnp.maximum(x, 0))
-        for layer in range(self.layers):
-            x = drop(x) if layer or self.drop_embedding else x
-            x = jnp.asarray(nn.RNN(nn.OptimizedLSTMCell(self.features))(x))
-        if not self.every_position:
-            x = jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
-        return nn.Dense(self.outputs)(drop(x))
-
-
-def dropout(rate, train):
-    """Makes a function that applies dropout if `train`, with another mask at each call.
-
-    Args:
-        rate: share of the activations dropped, in [0, 1).
-        train: whether dropout acts.
-
-    Returns:
-        `(x) -> x`, for activations of any shape.
-
-    Raises:
-        ValueError: if `rate` is outside its range.
-    """
-    if not 0 <= rate < 1:
-        raise ValueError(f"dropout is {rate}; choose a share in [0, 1)")
-    return lambda x: nn.Dropout(rate, deterministic=not train)(x)

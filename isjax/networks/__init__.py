@@ -1,0 +1,11 @@
+"""Bundled Flax networks: `MLP`, `CNN`, `VGG` and `WideResNet` for images, `LSTM` for language.
+
+All take `(x, train=False)`. Only dropout and batch norm read `train`; networks without either
+accept it, so that callers can treat all networks alike.
+"""
+
+from isjax.networks._images import CNN, MLP, VGG, WideResNet
+from isjax.networks._images import max_pool as max_pool
+from isjax.networks._lstm import LSTM
+
+__all__ = ["CNN", "LSTM", "MLP", "VGG", "WideResNet"]

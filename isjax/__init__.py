@@ -40,7 +40,7 @@ from isjax.transforms import (
     smooth_by_mean,
     warm_up,
 )
-from isjax.weights import importance_weights
+from isjax.weights import importance_weights, select_tokens
 
 __version__ = "0.1.0"
 
@@ -78,6 +78,7 @@ __all__ = [
     "reweight",
     "samplers",
     "scorers",
+    "select_tokens",
     "smooth",
     "smooth_by_mean",
     "training",

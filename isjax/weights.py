@@ -9,7 +9,8 @@ There are three kinds:
   `biased()`, `adjusted()` or `correcting()` to `isjax.reweight`. These are the four policies of the
   authors' library (github.com/idiap/importance-sampling, `reweighting.py`).
 
-All are [b] float32 and cost O(b), or O(b log b) for `adjusted`.
+All are [b] float32 and cost O(b), or O(b log b) for `adjusted`. `select_tokens` weighs the tokens
+within sequences, [b, T].
 """
 
 import math
@@ -126,6 +127,83 @@ def divide_by_largest(draw: Draw) -> Array:
     return draw.weights / jnp.max(draw.weights)
 
 
+def select_tokens(
+    losses: Array,
+    reference: Array | float,
+    keep: float,
+    *,
+    mask: Array | None = None,
+    key: Array | None = None,
+    k: float = 1.0,
+    smoothing: float = 0.0,
+) -> Array:
+    """Weights of the tokens of a batch, by excess loss over a reference model (arXiv 2404.07965).
+
+    The excess is the loss minus that of the reference. It is large where something is left to
+    learn: noise costs the reference as much as the model. Of the M tokens that are not masked, the
+    n = round(keep M), at least one, with the highest excess get the weight M / n, as in Rho-1; the
+    others get zero. With a `key` they are drawn instead, n times, with the probability p that is
+    proportional to max(excess, 0) + smoothing mean(max(excess, 0)). A draw adds (M / n) (1 / (M
+    p))^k to the weight of its token: 1 / (n p) at k = 1.
+
+    The weights of the top share sum to M, so the loss has the scale of the mean over tokens: of
+    losses [b, T], sum(weights losses) / M is the mean over those kept. Drawn at k = 1 it is an
+    unbiased estimate of the mean over all tokens whose p is positive; at k = 0 the weights sum to
+    M again. Pass no gradient through the weights: `losses` here are those of the training batch,
+    under `jax.lax.stop_gradient`.
+
+    Do not select by the raw loss, that is, with a reference of zero: the highest losses are those
+    of noise. benchmarks/noisy_text.py has figures. The cost is a sort of b T numbers, or a
+    cumulative sum with a `key`; the reference comes on top.
+
+    Args:
+        losses: [b, T] float, of the tokens of the batch.
+        reference: [b, T] float, of the same tokens by the reference model, of any precision.
+        keep: share of the tokens, in (0, 1].
+        mask: [b, T] bool, False for tokens that must not count, such as padding; None = all count.
+        key: typed PRNG key, to draw; None = take the top share.
+        k: exponent of the weights of a draw, at most 1.
+        smoothing: of the probabilities of a draw, >= 0. Without it a token whose excess is not
+            positive is never drawn.
+
+    Returns:
+        [b, T] float32. Masked tokens, and those whose excess is not finite, get zero. If no token
+        has a positive p, draws are uniform.
+
+    Raises:
+        ValueError: if `keep`, `k` or `smoothing` is outside its range, or a shape is another than
+            that of the losses.
+    """
+    if violated(keep > 0, keep <= 1):
+        raise ValueError(f"select_tokens: keep is {keep}; choose a share above 0, at most 1")
+    _require_exponent("select_tokens", k)
+    if violated(smoothing >= 0):
+        raise ValueError(f"select_tokens: smoothing is {smoothing}; choose at least 0")
+    for name, other in (("reference", reference), ("mask", mask)):
+        if other is not None and jnp.ndim(other) and jnp.shape(other) != losses.shape:
+            raise ValueError(
+                f"select_tokens: {name} has shape {jnp.shape(other)}, but the losses have "
+                f"{losses.shape}; give one number for each token"
+            )
+    excess = losses.astype(jnp.float32) - jnp.asarray(reference).astype(jnp.float32)
+    counted = jnp.isfinite(excess) if mask is None else jnp.isfinite(excess) & mask
+    total = jnp.sum(counted.astype(jnp.float32))
+    number = jnp.maximum(jnp.round(keep * total), 1.0)
+    if key is None:
+        order = jnp.argsort(jnp.where(counted, -excess, jnp.inf), axis=None)
+        first = (jnp.arange(losses.size) < number).astype(jnp.float32)
+        kept = jnp.zeros(losses.size).at[order].set(first, unique_indices=True)
+        return jnp.where(counted, kept.reshape(losses.shape) * total / number, 0.0)
+    scores = jnp.where(counted, jnp.maximum(excess, 0.0), 0.0)
+    scores = jnp.where(counted, scores + smoothing * jnp.sum(scores) / total, 0.0)
+    scores = jnp.where(jnp.sum(scores) > 0, scores, counted.astype(jnp.float32))
+    probs = scores / jnp.sum(scores)
+    draws = _systematic_counts(key, probs.ravel(), number).reshape(losses.shape)
+    drawable = counted & (probs > 0)
+    inverse = 1 / jnp.where(drawable, total * probs, 1.0)
+    return jnp.where(drawable, draws * total / number * jnp.power(inverse, k), 0.0)
+
+
 def none() -> Policy:
     """Weighs every example by one: no correction.
 
@@ -223,3 +301,11 @@ def _require_exponent(function: str, k: float) -> None:
             f"weights.{function}: k is {k}; choose k <= 1, and finite: 1 corrects the bias fully, "
             "smaller values prefer harder examples"
         )
+
+
+def _systematic_counts(key: Array, probs: Array, number: Array) -> Array:
+    """How often each item is drawn by a systematic draw, [B] float32; `number` may be traced."""
+    ends = jnp.cumsum(probs)
+    ends = jnp.minimum(ends / ends[-1], 1.0) * number
+    points = jnp.ceil(ends - jax.random.uniform(key, (), jnp.float32))
+    return jnp.maximum(jnp.diff(points, prepend=0.0), 0.0)

@@ -28,7 +28,10 @@ def test_the_defaults_are_sound():
         ({"method": "xyz"}, "choose from " + ", ".join(sorted(recipes.__all__))),
         ({"task": "regresion"}, "config.task: regresion is not a task; did you mean regression"),
         ({"task": "xyz"}, "not a task; choose from classification, language, regression"),
-        ({"network": "HistoryLSTM"}, "not a network; choose from CNN, LSTM, MLP, VGG, WideResNet"),
+        (
+            {"network": "HistoryLSTM"},
+            "not a network; choose from CNN, LSTM, MLP, Transformer, VGG, WideResNet",
+        ),
         ({"network": "WideResnet"}, "not a network; did you mean WideResNet"),
         ({"network": "max_pool"}, "config.network: max_pool is not a network"),
         ({"pixels": "units"}, "pixels: units is not a scale of pixels; did you mean unit"),

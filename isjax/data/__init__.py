@@ -1,8 +1,8 @@
 """Data sets as arrays, or as a `Source` that is read batch by batch.
 
 `from_arrays` makes a `Dataset` of your own arrays. `load_images` reads any image classification
-data set of tensorflow-datasets; `ptb` and `tiny_shakespeare` are text, `friedman` and `mnist1d` are
-generated. `builder` finds the function for a name.
+data set of tensorflow-datasets; `ptb`, `tiny_shakespeare` and `text_files` are text, `friedman` and
+`mnist1d` are generated. `builder` finds the function for a name.
 """
 
 import functools
@@ -13,7 +13,7 @@ from isjax.data.images import load_images
 from isjax.data.loading import Loader
 from isjax.data.source import Source, num_examples
 from isjax.data.synthetic import friedman, mnist1d
-from isjax.data.text import ptb, tiny_shakespeare
+from isjax.data.text import ptb, text_files, tiny_shakespeare
 
 __all__ = [
     "SETS",
@@ -27,6 +27,7 @@ __all__ = [
     "mnist1d",
     "num_examples",
     "ptb",
+    "text_files",
     "tiny_shakespeare",
     "with_label_noise",
 ]
@@ -42,5 +43,6 @@ def builder(name: str) -> Callable[..., Dataset]:
     Returns:
         `(data_dir=None, **options) -> Dataset`; `friedman` has no `data_dir`.
     """
-    own = {function.__name__: function for function in (friedman, mnist1d, ptb, tiny_shakespeare)}
+    functions = (friedman, mnist1d, ptb, text_files, tiny_shakespeare)
+    own = {function.__name__: function for function in functions}
     return own.get(name) or functools.partial(load_images, name)

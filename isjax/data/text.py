@@ -1,6 +1,7 @@
 """Text for language models: windows of tokens, or contexts with their next token."""
 
 import collections
+import itertools
 import os
 import pathlib
 import re
@@ -12,9 +13,11 @@ from isjax.base import Batch
 from isjax.data.dataset import Dataset, from_arrays
 from isjax.data.tfds_source import open_builder, open_split
 
-__all__ = ["ptb", "tiny_shakespeare"]
+__all__ = ["BYTES", "UNKNOWN", "ptb", "text_files", "tiny_shakespeare"]
 
-_END, _UNKNOWN, _PADDING = "<eos>", "<unk>", -1
+BYTES = tuple(map(chr, range(256)))  # the vocabulary of text by byte: its bytes as Latin-1
+UNKNOWN = "<unk>"
+_END, _PADDING = "<eos>", -1
 _LENGTHS = {"windows": 64, "next_word": 20}
 _LEVELS = ("char", "word")
 
@@ -105,6 +108,61 @@ def ptb(
     return _language(texts, level, format, length, vocabulary_size)
 
 
+def text_files(
+    data_dir: str | os.PathLike | None = None, length: int = 128, held_out: float = 0.1
+) -> Dataset:
+    """Loads text of your own, by byte: all files in a folder and in the folders within.
+
+    The files of each part are joined in the order of their paths, and a zero byte ends each. The
+    joined text is cut into windows, as "windows" of `tiny_shakespeare`.
+
+    Args:
+        data_dir: the folder. Files and folders whose names begin with a dot are left out.
+        length: bytes of an example.
+        held_out: share of each file, at its end, of which half is for validation and half for
+            testing, in (0, 1).
+
+    Returns:
+        Parts `train`, `valid` and `test`. The vocabulary is that of the 256 bytes, so models of
+        different texts go on from each other.
+
+    Raises:
+        ValueError: if there is no such folder, no file in it, or less than a window of text for a
+            part; if length or share is out of range.
+    """
+    if length < 1:
+        raise ValueError(f"text_files: length is {length}; choose at least 1")
+    if not 0 < held_out < 1:
+        raise ValueError(f"text_files: held_out is {held_out}; choose a share above 0, below 1")
+    folder = pathlib.Path(data_dir or "").expanduser()
+    if not data_dir or not folder.is_dir():
+        problem = f"there is no folder {folder}" if data_dir else "no data_dir given"
+        raise ValueError(f"text_files: {problem}; pass the folder of your text files as data_dir")
+    parts: dict[str, list[bytes]] = {"train": [], "valid": [], "test": []}
+    for file in _visible_files(folder):
+        text = file.read_bytes()
+        ends = [round(len(text) * share) for share in (0, 1 - held_out, 1 - held_out / 2, 1)]
+        for part, (start, end) in zip(parts, itertools.pairwise(ends), strict=True):
+            parts[part].append(text[start:end] + b"\0")
+    if not parts["train"]:
+        raise ValueError(f"text_files: there are no files in {folder}; put your text there")
+    windows = {
+        part: _windows(part, np.frombuffer(b"".join(texts), np.uint8).astype(np.int32), length)
+        for part, texts in parts.items()
+    }
+    return from_arrays(**windows, vocabulary=BYTES)
+
+
+def _visible_files(folder: pathlib.Path) -> list[pathlib.Path]:
+    """All files in a folder and in those within, sorted, without those hidden by a dot."""
+    return [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+        and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+    ]
+
+
 def _read(file: pathlib.Path) -> str:
     """The text of a file, without the byte order mark that some editors put first."""
     try:
@@ -133,7 +191,7 @@ def _language(
             raise ValueError(f"{part}: there is no text; fill the file that it is read from")
     vocabulary = _vocabulary(lines, size)
     index = {token: number for number, token in enumerate(vocabulary)}
-    unknown = index.get(_UNKNOWN)  # None if every token is known
+    unknown = index.get(UNKNOWN)  # None if every token is known
     length = length or _LENGTHS[format]
     parts = {}
     for part in lines:
@@ -158,8 +216,8 @@ def _lines(text: str, level: str) -> list[Sequence[str]]:
 def _vocabulary(lines: dict[str, list[Sequence[str]]], size: int | None) -> tuple[str, ...]:
     counts = collections.Counter(token for line in lines["train"] for token in line)
     tokens = sorted(counts, key=lambda token: (-counts[token], token))[:size]
-    if _UNKNOWN not in tokens and not _all_tokens(lines.values()) <= set(tokens):
-        tokens = [*(tokens[:-1] if len(tokens) == size else tokens), _UNKNOWN]
+    if UNKNOWN not in tokens and not _all_tokens(lines.values()) <= set(tokens):
+        tokens = [*(tokens[:-1] if len(tokens) == size else tokens), UNKNOWN]
     return tuple(tokens)
 
 

@@ -6,6 +6,7 @@ augmentations of images.
 """
 
 from isjax.tasks._classification import classification
+from isjax.tasks._language import excess_loss as excess_loss
 from isjax.tasks._language import language
 from isjax.tasks._language import predicts_every_token as predicts_every_token
 from isjax.tasks._regression import regression

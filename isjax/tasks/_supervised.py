@@ -23,6 +23,7 @@ def supervised(
     metrics: Callable[[Array, Batch], dict[str, Array]],
     augment: Sequence[Augmentation],
     pixels: str = "standardised",
+    train_loss: Callable[[Array, Batch, Array], Array] | None = None,
 ) -> Task:
     """Makes a task from a function that computes metrics from the output of a network.
 
@@ -32,6 +33,8 @@ def supervised(
         metrics: `(output, batch) -> {name: [b]}`, `loss` among them.
         augment: functions `(key, x) -> x` for training, applied in order.
         pixels: scale of an `x` of bytes, a name in `PIXELS`.
+        train_loss: `(output, batch, key) -> losses [b]`, which replaces the loss of `metrics` in
+            training; None = the same loss.
 
     Raises:
         ValueError: if there is no such scale.
@@ -65,6 +68,9 @@ def supervised(
             rngs={"dropout": dropout_key},
             mutable=list(model_state or {}),
         )
+        if train_loss is not None:
+            # 0 and 1 may be the keys of the split above.
+            return train_loss(output, batch, jax.random.fold_in(key, 2)), updated or None
         if mixed is None:
             return metrics(output, batch)["loss"], updated or None
         targets = {name: value for name, value in batch.items() if name != "x"}

@@ -35,6 +35,8 @@ class Task(NamedTuple):
         summarise: function from the mean metrics of a part of the data to the metrics reported.
         output_fn: `(params, model_state, batch) -> output` of the network, as `score_fn`; logits
             if the data set has classes.
+        token_losses_fn: `(params, model_state, batch) -> losses [b, T]` of each target, as
+            `score_fn`, and zero where there is none; None if the task has no tokens.
     """
 
     dataset: Dataset
@@ -46,6 +48,7 @@ class Task(NamedTuple):
     label_fn: Callable[[Batch], Array] | None = None
     summarise: Callable[[dict[str, float]], dict[str, float]] = dict
     output_fn: EvalFn | None = None
+    token_losses_fn: EvalFn | None = None
 
 
 def num_outputs(dataset: Dataset) -> int:

@@ -626,7 +626,8 @@ def test_the_loss_of_a_window_is_the_mean_over_its_tokens():
     losses, _ = task.loss_fn(params, model_state, batch, KEY)
     np.testing.assert_allclose(losses, expected, rtol=1e-5)
     np.testing.assert_allclose(task.score_fn(params, model_state, batch), expected, rtol=1e-5)
-    assert set(task.metrics_fn(params, model_state, batch)) == {"loss"}
+    names = {"loss", "targets", "bytes"}  # tokens of one character
+    assert set(task.metrics_fn(params, model_state, batch)) == names
 
 
 def test_the_loss_of_a_context_is_that_of_the_next_word():
@@ -644,9 +645,9 @@ def test_the_loss_of_a_context_is_that_of_the_next_word():
 @pytest.mark.parametrize("loss", [0.0, 0.7, math.log(5)])
 def test_perplexity_is_exp_of_the_mean_loss(loss):
     task = tasks.language(make_windows(), Bigrams())
-    means = {"loss": loss}
+    means = {"loss": loss, "targets": 1.0}
     assert task.summarise(means) == {"loss": loss, "perplexity": pytest.approx(math.exp(loss))}
-    assert means == {"loss": loss} and task.label_fn is None
+    assert means == {"loss": loss, "targets": 1.0} and task.label_fn is None
 
 
 def test_perplexity_is_of_the_whole_part():

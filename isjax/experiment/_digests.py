@@ -5,7 +5,7 @@ import json
 import pathlib
 import sys
 
-__all__ = ["set_damaged_aside", "write_digests"]
+__all__ = ["newest_sound", "set_damaged_aside", "write_digests"]
 
 _FILE = "digests.json"
 
@@ -30,8 +30,7 @@ def set_damaged_aside(folder: pathlib.Path) -> None:
     Raises:
         ValueError: if there are checkpoints, and all are damaged; none is renamed.
     """
-    checkpoints = [path for path in folder.glob("[0-9]*") if path.name.isdecimal()]
-    damages = {path: _damage(path) for path in sorted(checkpoints, key=lambda path: int(path.name))}
+    damages = {path: _damage(path) for path in _checkpoints(folder)}
     damaged = {path: damage for path, damage in damages.items() if damage}
     sound = [path.name for path in damages if path not in damaged]
     if damaged and not sound:
@@ -49,6 +48,24 @@ def set_damaged_aside(folder: pathlib.Path) -> None:
             file=sys.stderr,
             flush=True,
         )
+
+
+def newest_sound(folder: pathlib.Path) -> pathlib.Path | None:
+    """Finds the newest checkpoint that is not damaged; changes nothing.
+
+    Args:
+        folder: of the checkpoints; need not exist.
+
+    Returns:
+        Its folder; None if there is none.
+    """
+    return next((path for path in reversed(_checkpoints(folder)) if not _damage(path)), None)
+
+
+def _checkpoints(folder: pathlib.Path) -> list[pathlib.Path]:
+    """Folders of the checkpoints, from the oldest to the newest."""
+    found = [path for path in folder.glob("[0-9]*") if path.name.isdecimal()]
+    return sorted(found, key=lambda path: int(path.name))
 
 
 def _digests(checkpoint: pathlib.Path) -> dict[str, str]:

@@ -13,7 +13,7 @@ from isjax.base import Array, Batch, Params, PyTree, Sampler
 from isjax.data.dataset import Dataset
 from isjax.data.loading import Loader
 from isjax.data.source import in_memory, num_examples
-from isjax.experiment import draw_statistics
+from isjax.experiment import draw_statistics, token_reference
 from isjax.experiment._ending import check_skipped, make_on_failures, name_failures, report
 from isjax.experiment._setup import Setup, check_processes, connect_devices, set_up, versions
 from isjax.experiment.artifacts import make_artifacts
@@ -98,6 +98,8 @@ def run(
       `isjax.experiment.artifacts`;
     - `failures.json`, the ids of the examples whose loss was not finite at the last evaluation;
     - `prepared.npz` for a method with reference models, see `isjax.experiment.reference_models`;
+    - `reference.npy` and `reference.json` with `config.tokens`, see
+      `isjax.experiment.token_reference`;
     - `checkpoints/`: the two newest, and the best by `valid_loss`, or by `test_loss` where the data
       set has no valid part. With the seed `TrainState.step` decides every draw, so that it is also
       the position in the data.
@@ -171,6 +173,8 @@ def _prepare_and_train(
             _remove_stale_arrays(setup.workdir)
         try:
             prepared = prepare(config, setup.task, setup.workdir, should_stop)
+            task = token_reference.with_token_reference(config, setup.task, setup.workdir, prepared)
+            setup = setup._replace(task=task)
         except PreparationStopped:
             print("asked to stop while preparing; nothing of it is kept", flush=True)
             return {}
@@ -197,7 +201,8 @@ def _prepare_and_train(
 def _remove_stale_arrays(workdir: pathlib.Path) -> None:
     """Removes arrays prepared for a run that never trained: its config may have been another."""
     if not (workdir / "config.json").exists():
-        (workdir / "prepared.npz").unlink(missing_ok=True)
+        for name in ("prepared.npz", *token_reference.FILES):
+            (workdir / name).unlink(missing_ok=True)
 
 
 def _begin_or_resume(

@@ -5,17 +5,21 @@ import pathlib
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
 from isjax import __version__
 from isjax.base import Array, Params, PyTree, Sampler
 from isjax.data.source import in_memory, num_examples
+from isjax.experiment._digests import newest_sound
 from isjax.experiment.batch_statistics import COLLECTION
 from isjax.experiment.components import check_task, make_optimizer, make_sampler
 from isjax.experiment.config import ConfigDict, ConfigError, differences, num_steps
+from isjax.experiment.earlier_run import find
 from isjax.experiment.loop import Plan
 from isjax.experiment.reference_models import placeholders
+from isjax.experiment.token_reference import check_reference
 from isjax.parallel.mesh import DATA, make_mesh
 from isjax.parallel.processes import connect, gather
 from isjax.tasks import Task
@@ -127,11 +131,17 @@ def set_up(
         The parts, with the parameters that training begins with.
 
     Raises:
-        ConfigError: if task, optimiser, sampler or pool do not fit each other.
+        ConfigError: if task, optimiser, sampler or pool do not fit each other, or the runs that
+            `config.init_from` and `config.reference` name do not fit them.
     """
     check_task(task)
+    check_reference(config, task)
     init_key, state_key = jax.random.split(jax.random.key(config.seed))
     params, model_state = task.init(init_key)
+    if config.init_from and newest_sound(workdir / "checkpoints") is None:
+        run = find("config.init_from", config.init_from)
+        run.require_task(config.task)
+        params, model_state = jax.tree.map(jnp.asarray, run.read(params, model_state))
     plan = _plan(config)
     setup = Setup(
         config=config,

@@ -23,7 +23,7 @@ from isjax.experiment.recipe_arguments import RecipeArguments, required_paramete
 from isjax.gradients import check_losses
 from isjax.samplers import gate, lagged, reweight, stratified
 from isjax.scorers import Companion
-from isjax.tasks import Task, augmentations, num_outputs, predicts_every_token
+from isjax.tasks import Task, augmentations, excess_loss, num_outputs, predicts_every_token
 
 __all__ = ["check_task", "make_optimizer", "make_sampler", "make_task"]
 
@@ -56,6 +56,8 @@ def make_task(config: ConfigDict, dataset: Dataset | None = None) -> Task:
     try:
         if config.label_noise:
             dataset = with_label_noise(dataset, config.label_noise, config.seed)
+        if config.tokens.keep < 1:
+            dataset = _with_room_for_reference(dataset)
         return _task_of(config, dataset, "network")
     except ConfigError:
         raise
@@ -78,7 +80,23 @@ def _task_of(config: ConfigDict, dataset: Dataset, setting: str) -> Task:
     )
     network = getattr(precision, config.precision)(network)
     augment = [_augmentation(name, config) for name in config.augment]
-    return getattr(tasks, config.task)(dataset, network, augment, config.pixels)
+    select = {"select": excess_loss(**config.tokens)} if config.tokens.keep < 1 else {}
+    return getattr(tasks, config.task)(dataset, network, augment, config.pixels, **select)
+
+
+def _with_room_for_reference(dataset: Dataset) -> Dataset:
+    """Gives each part a "reference", zeros that take no memory, to be replaced before training."""
+    if not in_memory(dataset.train):
+        raise ConfigError(
+            "config.tokens.keep is below 1, which needs data in memory; pass arrays, or leave it 1"
+        )
+
+    def filled(part: Batch) -> Batch:
+        return part and {**part, "reference": np.broadcast_to(np.float16(0), part["y"].shape)}
+
+    return dataset._replace(
+        train=filled(held(dataset.train)), valid=filled(dataset.valid), test=filled(dataset.test)
+    )
 
 
 def _augmentation(name: str, config: ConfigDict) -> tasks.Augmentation:

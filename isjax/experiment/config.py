@@ -12,7 +12,7 @@ import optax
 
 from isjax import conditions, data, networks, recipes, tasks, weights
 from isjax.experiment import schedules
-from isjax.experiment.recipe_arguments import RecipeArguments
+from isjax.experiment.recipe_arguments import RecipeArguments, required_parameters
 from isjax.tasks import augmentations
 
 try:
@@ -96,6 +96,10 @@ def default_config() -> ConfigDict:
             "weighting": "",  # a name in isjax.weights; "" = the weights of the method
             "weighting_options": ConfigDict(),  # arguments of the weighting, such as k
             "reference_budget": 0.2,  # share of num_steps that each reference model trains for
+            "reference": "",  # workdir of the run of a reference model, or a .npy of its losses
+            "tokens": ConfigDict(  # of isjax.select_tokens; keep 1 = a batch's tokens all count
+                {"keep": 1.0, "sampled": False, "k": 1.0, "smoothing": 0.0}
+            ),
             "pool_size": 1024,  # B, the examples that the sampler chooses from
             "batch_size": 128,  # b, the examples that a step trains on
             # The optimiser.
@@ -109,6 +113,7 @@ def default_config() -> ConfigDict:
             "num_steps": 10_000,  # training steps
             "budget": 1.0,  # share of num_steps that the run, and its schedule, take
             "seed": 0,  # of every random number; below 2**32
+            "init_from": "",  # workdir of a run to go on from: its newest parameters; "" = none
             # Evaluation and reports.
             "num_evals": 20,  # evaluations, evenly spaced, after the one before training
             "eval_examples": 0,  # examples evaluated of each part, evenly spaced; 0 = all
@@ -212,6 +217,7 @@ def check(config: ConfigDict) -> None:
     _check_names(config)
     _check_options(config)
     _check_numbers(config)
+    _check_reference(config)
 
 
 def _check_settings(config: ConfigDict) -> None:
@@ -219,13 +225,14 @@ def _check_settings(config: ConfigDict) -> None:
     known = default_config()
     for name in config:
         check_name(name, known, "a setting", prefix="config.")
-    if not isinstance(config.get("mesh", {}), Mapping | ConfigDict):
-        raise ConfigError(
-            f"config.mesh is {config.mesh!r}; give the devices along each axis, as in "
-            "config.mesh.data=2"
-        )
-    for name in config.get("mesh", ()):
-        check_name(name, known.mesh, "an axis", prefix="config.mesh.")
+    for name, kind, remedy in (
+        ("mesh", "an axis", "the devices along each axis, as in config.mesh.data=2"),
+        ("tokens", "a setting", "its settings by name, as in config.tokens.keep=0.6"),
+    ):
+        if not isinstance(config.get(name, {}), Mapping | ConfigDict):
+            raise ConfigError(f"config.{name} is {config[name]!r}; give {remedy}")
+        for part in config.get(name, ()):
+            check_name(part, known[name], kind, prefix=f"config.{name}.")
     missing = sorted(set(known) - set(config))
     if missing:
         raise ConfigError(
@@ -299,6 +306,28 @@ def _check_numbers(config: ConfigDict) -> None:
             raise ConfigError(
                 f"config.{setting} is {config[setting]}; choose a share above 0, at most 1"
             )
+
+
+def _check_reference(config: ConfigDict) -> None:
+    """Refuses a choice of tokens without a reference, and a reference that nothing reads."""
+    keep = config.tokens.keep
+    if not 0 < keep <= 1:
+        raise ConfigError(f"config.tokens.keep is {keep}; choose a share above 0, at most 1")
+    if keep < 1 and config.task != "language":
+        raise ConfigError(
+            f"config.tokens.keep is {keep}, but the task {config.task} has no tokens; leave it 1"
+        )
+    if keep < 1 and not config.reference:
+        raise ConfigError(
+            f"config.tokens.keep is {keep}, but tokens are chosen by their excess loss over a "
+            "reference; set config.reference to the workdir of its run, or to a .npy of its losses"
+        )
+    read = "reference" in required_parameters(getattr(recipes, config.method))
+    if config.reference and keep == 1 and not read:
+        raise ConfigError(
+            f"config.reference is {config.reference}, but nothing reads it; set "
+            "config.tokens.keep below 1, or config.method to reducible_loss"
+        )
 
 
 def build(

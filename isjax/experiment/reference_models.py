@@ -1,8 +1,8 @@
 """Reference models: trained before a run, for methods that need a number for each example.
 
 A reference model is the run's own network, trained on uniform batches for a share of the run's
-steps (`config.reference_budget`), over which its learning rate decays. Its time and its examples
-count as the run's.
+steps (`config.reference_budget`), over which its learning rate decays. Or it is the model of an
+earlier run (`config.reference`). In either case its time and its examples count as the run's.
 """
 
 import dataclasses
@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from isjax import recipes
@@ -19,8 +20,9 @@ from isjax.base import Array, Batch, take
 from isjax.data.dataset import load, save
 from isjax.data.source import num_examples
 from isjax.experiment.compiled_steps import compile_steps
-from isjax.experiment.components import make_optimizer
+from isjax.experiment.components import make_optimizer, make_task
 from isjax.experiment.config import ConfigDict, ConfigError, num_steps
+from isjax.experiment.earlier_run import find
 from isjax.experiment.evaluation import evaluate_batches
 from isjax.experiment.recipe_arguments import required_parameters
 from isjax.gradients import el2n
@@ -37,8 +39,11 @@ __all__ = [
     "Prepared",
     "cross_fitted_losses",
     "early_el2n",
+    "losses_of_run",
+    "model_of_run",
     "placeholders",
     "prepare",
+    "score_examples",
 ]
 
 ShouldStop = Callable[[], bool]
@@ -113,7 +118,7 @@ def prepare(
         return Prepared(arrays, *(kept[f"cost_{name}"].item() for name in costs))
     for name in names:
         print(f"preparing {name} for {config.method} ...", flush=True)
-        prepared.arrays[name] = _makers()[name](config, task, prepared, should_stop)
+        prepared.arrays[name] = _makers(config)[name](config, task, prepared, should_stop)
     save(path, **prepared.arrays, **{f"cost_{n}": np.array(getattr(prepared, n)) for n in costs})
     return prepared
 
@@ -121,12 +126,13 @@ def prepare(
 def _needed(config: ConfigDict) -> set[str]:
     """The arguments of `config.method` that must be made before training."""
     required = required_parameters(getattr(recipes, config.method))
-    return required & _makers().keys() - set(config.method_options)
+    return required & _makers(config).keys() - set(config.method_options)
 
 
-def _makers() -> dict[str, Callable[..., np.ndarray]]:
+def _makers(config: ConfigDict) -> dict[str, Callable[..., np.ndarray]]:
     """The function that makes each argument."""
-    return {"reference": cross_fitted_losses, "scores": early_el2n}
+    reference = losses_of_run if config.reference else cross_fitted_losses
+    return {"reference": reference, "scores": early_el2n}
 
 
 def cross_fitted_losses(
@@ -157,7 +163,7 @@ def cross_fitted_losses(
     losses = np.zeros(len(order), np.float32)
     for number, (train, rest) in enumerate((halves, halves[::-1])):
         reference = _train(config, task, take(data, train), number, cost, should_stop)
-        losses[rest] = _score(
+        losses[rest] = score_examples(
             lambda *model: task.metrics_fn(*model)["loss"],
             reference,
             take(data, rest),
@@ -165,6 +171,63 @@ def cross_fitted_losses(
             cost,
         )
     return losses
+
+
+def losses_of_run(
+    config: ConfigDict,
+    task: Task,
+    cost: Prepared,
+    should_stop: ShouldStop = lambda: False,
+) -> np.ndarray:
+    """The loss of each training example by the model of the run that `config.reference` names.
+
+    Args:
+        config: of the run.
+        task: of the run.
+        cost: to which the costs are added.
+        should_stop: not asked: nothing is trained.
+
+    Returns:
+        float32[N].
+
+    Raises:
+        ConfigError: as `model_of_run`.
+    """
+    del should_stop
+    reference, state = model_of_run(config, task, cost)
+    function = lambda *model: reference.metrics_fn(*model)["loss"]  # noqa: E731
+    return score_examples(function, state, task.dataset.train, config, cost)
+
+
+def model_of_run(config: ConfigDict, task: Task, cost: Prepared) -> tuple[Task, TrainState]:
+    """The model of the run that `config.reference` names, for the data of this run.
+
+    Args:
+        config: of this run.
+        task: of this run.
+        cost: to which the cost of its training is added, as that run has counted it.
+
+    Returns:
+        The task of that run's network on this run's data, and its newest state, without optimiser
+        and sampler.
+
+    Raises:
+        ConfigError: if there is no such run, or its task or a shape is another.
+    """
+    run = find("config.reference", config.reference)
+    run.require_task(config.task)
+    # Of that run only the network counts.
+    settings = ConfigDict({**run.config.to_dict(), "tokens": {"keep": 1.0}, "label_noise": 0.0})
+    reference = make_task(settings, task.dataset)
+    model = run.read(*jax.eval_shape(reference.init, jax.random.key(0)))
+    params, model_state = jax.tree.map(jnp.asarray, model)
+    cost.seconds += run.progress["seconds"]
+    cost.compile_seconds += run.progress["compile_seconds"]
+    for name in ("examples_forward", "examples_backward"):
+        number = getattr(cost, name) + round(run.progress["since_start"].get(name, 0))
+        setattr(cost, name, number)
+    nothing = jnp.zeros((), jnp.int32)
+    return reference, TrainState(nothing, nothing, params, model_state, (), None)
 
 
 def early_el2n(
@@ -201,7 +264,7 @@ def early_el2n(
     scores = []
     for number in range(networks):
         reference = _train(config, task, data, number, cost, should_stop)
-        scores.append(_score(score, reference, data, config, cost))
+        scores.append(score_examples(score, reference, data, config, cost))
     return np.asarray(np.mean(scores, axis=0, dtype=np.float32))
 
 
@@ -238,14 +301,25 @@ def _train(
     return state
 
 
-def _score(
+def score_examples(
     function: Callable[..., Array],
     state: TrainState,
     data: Batch,
     config: ConfigDict,
     cost: Prepared,
 ) -> np.ndarray:
-    """`function` of each example of `data`."""
+    """Runs a reference model forward on all examples.
+
+    Args:
+        function: `(params, model_state, batch) -> [b, ...]`, such as losses.
+        state: of the model.
+        data: N examples.
+        config: of the run, for `eval_batch_size`.
+        cost: to which the cost is added.
+
+    Returns:
+        The values of all examples, [N, ...].
+    """
     start = time.perf_counter()
     batches = evaluate_batches(make_eval_step(function), state, data, config.eval_batch_size)
     scores = np.concatenate(list(batches))

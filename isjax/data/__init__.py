@@ -2,12 +2,13 @@
 
 `from_arrays` makes a `Dataset` of your own arrays. `load_images` reads any image classification
 data set of tensorflow-datasets; `ptb`, `tiny_shakespeare` and `text_files` are text, `friedman` and
-`mnist1d` are generated. `builder` finds the function for a name.
+`mnist1d` are generated. `builder` finds the function for a name. `domain` draws points from a box.
 """
 
 import functools
 from collections.abc import Callable
 
+from isjax.data import domain
 from isjax.data.dataset import SETS, Dataset, from_arrays, with_label_noise
 from isjax.data.images import load_images
 from isjax.data.loading import Loader
@@ -21,6 +22,7 @@ __all__ = [
     "Loader",
     "Source",
     "builder",
+    "domain",
     "friedman",
     "from_arrays",
     "load_images",

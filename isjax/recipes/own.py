@@ -21,6 +21,7 @@ def default(
     batch_size: int,
     k: ScalarOrSchedule = 0.5,
     smoothing: ScalarOrSchedule = 0.25,
+    exponent: float = 1.0,
     until: float = 0.5,
     num_steps: int | None = None,
     initial_loss: float = 1.0,
@@ -39,6 +40,7 @@ def default(
         k: exponent of the weights, a number of at most 1 or a schedule of the step; 1 is unbiased.
         smoothing: c >= 0, a number or a schedule of the step, as a share of the mean score of the
             data set.
+        exponent: a >= 0 of the score loss^a; 0.5 suits squared losses, see `scorers.power`.
         until: share of `num_steps` after which draws are uniform, in [0, 1]; 1 = never.
         num_steps: of the run, which `isjax.experiment` fills in; None = unknown, and all draws are
             by importance.
@@ -55,7 +57,7 @@ def default(
     if num_steps is not None:
         smoothing = _until(until, num_steps, smoothing)
     return tree_sampler(
-        scorers.last_loss(),
+        scorers.power(scorers.last_loss(), exponent),
         batch_size=batch_size,
         k=k,
         smoothing=smoothing,

@@ -9,14 +9,14 @@
   `history_mlp` and `features_mlp`.
 - By a small model of the same task, by its own loss: `companion`.
 - By what is known beforehand: `given`, `sources`, `uniform`.
-- By several scorers together: `product`, `mixture`.
+- By several scorers together: `product`, `mixture`; by the power of one: `power`.
 """
 
 from isjax.scorers import views
 from isjax.scorers._by_class import class_gaussian
 from isjax.scorers._by_history import cached, difficulty, last_loss, loss_change, uncertainty
 from isjax.scorers._by_model import grad_norm, grad_norm_bound, loss, reducible_loss
-from isjax.scorers._combined import mixture, product, sources
+from isjax.scorers._combined import mixture, power, product, sources
 from isjax.scorers._common import LabelFn, LogitsFn, LossFn
 from isjax.scorers._companion import Companion, companion
 from isjax.scorers._features import coarse_features, features_mlp
@@ -54,6 +54,7 @@ __all__ = [
     "loss",
     "loss_change",
     "mixture",
+    "power",
     "product",
     "reducible_loss",
     "sources",

@@ -11,7 +11,7 @@ import numpy as np
 from isjax._numerics.limits import violated
 from isjax.base import Array, PyTree, Rows, Schedule, Scorer
 
-__all__ = ["mixture", "product", "sources"]
+__all__ = ["mixture", "power", "product", "sources"]
 
 
 def product(*scorers: Scorer) -> Scorer:
@@ -64,6 +64,37 @@ def mixture(shares: Sequence[float] | Array, *scorers: Scorer) -> Scorer:
         )
 
     return _combined("mixture", scorers, combine)
+
+
+def power(scorer: Scorer, exponent: float) -> Scorer:
+    """Raises the scores of a scorer to a power: s^a.
+
+    Use `power(last_loss(), 0.5)` for squared losses: the root of the loss, |r|, is the norm of the
+    error, and the gradient r grad(r) of r^2 / 2 grows with |r|, not with r^2. In an
+    `importance_sampler` it does the same as `transforms.power`; a `tree_sampler` takes no
+    transforms. It costs what its scorer costs.
+
+    Args:
+        scorer: any, of scores >= 0; negative scores count as zero.
+        exponent: a >= 0; 0.5 is the root, 0 is uniform.
+
+    Returns:
+        A `Scorer` with the state of that scorer. A `tree_sampler` gives examples never seen the
+        score `initial_loss` itself, whatever the power.
+
+    Raises:
+        ValueError: if the exponent is negative.
+    """
+    if violated(exponent >= 0):
+        raise ValueError(
+            f"scorers.power: exponent is {exponent}; choose 0 or more, or transforms.power to "
+            "prefer low scores"
+        )
+
+    def score(state: PyTree, rows: Rows) -> Array:
+        return jnp.power(jnp.maximum(scorer.score(state, rows), 0.0), exponent)
+
+    return scorer._replace(score=score)
 
 
 class SourceState(NamedTuple):

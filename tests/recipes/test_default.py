@@ -58,6 +58,13 @@ def test_draws_are_uniform_from_a_share_of_the_run_on(options, first):
     assert found == [step >= first for step in range(STEPS)]
 
 
+def test_scores_are_a_power_of_the_loss():
+    draw = draws_by_step(exponent=0.5, smoothing=0.25)[0]
+    scores = np.sqrt(LOSSES.astype(np.float64))
+    probs = (scores + 0.25 * scores.mean()) / np.sum(1.25 * scores)
+    np.testing.assert_allclose(draw.draw_probs, probs[np.asarray(draw.ids)], rtol=1e-4)
+
+
 @pytest.mark.parametrize("until", [-0.1, 1.5])
 def test_a_share_outside_of_the_run_is_refused(until):
     with pytest.raises(ValueError, match=f"until is {until}; choose a share"):

@@ -7,6 +7,7 @@ import pytest
 from helpers import compiled
 
 from isjax import scorers
+from isjax.base import Rows
 from isjax.samplers import importance_sampler, tree_sampler
 
 KEY, N = jax.random.key(0), 12
@@ -35,6 +36,21 @@ def test_a_product_multiplies_and_a_mixture_adds(make):
     np.testing.assert_allclose(found, (GIVEN * last)[ids], rtol=1e-6)
     ids, found, last = drawn_twice(make(scorers.mixture([0.25, 3.0], *both), batch_size=4))
     np.testing.assert_allclose(found, (0.25 * GIVEN + 3 * last)[ids], rtol=1e-6)
+
+
+@pytest.mark.parametrize("make", [importance_sampler, tree_sampler])
+def test_a_power_raises_the_scores(make):
+    ids, found, last = drawn_twice(make(scorers.power(scorers.last_loss(), 0.5), batch_size=4))
+    np.testing.assert_allclose(found, np.sqrt(last)[ids], rtol=1e-6)
+
+
+def test_a_power_takes_negative_scores_for_zero_and_refuses_a_negative_exponent():
+    signed = scorers.uniform()._replace(score=lambda state, rows: jnp.float32([-1.0, 4.0]))
+    scorer = scorers.power(signed, 0.5)
+    rows = Rows(jnp.zeros((2, 0)), jnp.zeros(2, jnp.int32))
+    np.testing.assert_array_equal(scorer.score((), rows), [0.0, 2.0])
+    with pytest.raises(ValueError, match=r"exponent is -1\.0; choose 0 or more"):
+        scorers.power(scorer, -1.0)
 
 
 def test_each_scorer_reads_as_many_losses_as_it_asks_for():

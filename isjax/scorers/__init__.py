@@ -8,7 +8,8 @@
 - By a small model that predicts the loss: `learned`, with one of the networks `history_lstm`,
   `history_mlp` and `features_mlp`.
 - By a small model of the same task, by its own loss: `companion`.
-- By what is known beforehand: `given`, `sources`, `uniform`.
+- By what is known beforehand: `given`, `sources`, `uniform`; by the losses of each source:
+  `learned_sources`.
 - By several scorers together: `product`, `mixture`; by the power of one: `power`.
 """
 
@@ -16,7 +17,7 @@ from isjax.scorers import views
 from isjax.scorers._by_class import class_gaussian
 from isjax.scorers._by_history import cached, difficulty, last_loss, loss_change, uncertainty
 from isjax.scorers._by_model import grad_norm, grad_norm_bound, loss, reducible_loss
-from isjax.scorers._combined import mixture, power, product, sources
+from isjax.scorers._combined import learned_sources, mixture, power, product, sources
 from isjax.scorers._common import LabelFn, LogitsFn, LossFn
 from isjax.scorers._companion import Companion, companion
 from isjax.scorers._features import coarse_features, features_mlp
@@ -51,6 +52,7 @@ __all__ = [
     "history_mlp",
     "last_loss",
     "learned",
+    "learned_sources",
     "loss",
     "loss_change",
     "mixture",

@@ -93,6 +93,12 @@ def test_scorers_that_remember_the_same_numbers_share_them():
         (lambda: scorers.sources(SOURCE - 1, jnp.ones(3)), "from -1"),
         (lambda: scorers.sources(SOURCE / 2, jnp.ones(3)), "float64"),
         (lambda: scorers.sources(SOURCE, jnp.array([1.0, -2, 1])), "0 or more"),
+        (lambda: scorers.learned_sources(SOURCE - 1), "learned_sources: source is of type int64"),
+        (
+            lambda: scorers.learned_sources(SOURCE, floor=1.5),
+            r"\(1.0, 1.5, 0.9\); choose rate >= 0",
+        ),
+        (lambda: scorers.learned_sources(SOURCE, decay=1.0), r"decay in \[0, 1\)"),
     ],
 )
 def test_what_cannot_be_combined_is_refused(make, message):
@@ -131,3 +137,29 @@ def test_in_a_product_sources_set_shares_and_losses_choose_within_them():
     weight = np.array([1.0, 0, 2.0])[SOURCE]  # share N / n_s
     np.testing.assert_allclose(found, (weight * last)[ids], rtol=1e-6)
     assert 1 not in SOURCE[ids]
+
+
+def test_learned_sources_follow_the_losses_of_each_source():
+    """Against NumPy: two batches, the second without source 2 and with a loss that is NaN."""
+    scorer = scorers.learned_sources(SOURCE, rate=2.0, floor=0.3, decay=0.8)
+    state, update = scorer.init(KEY), jax.jit(scorer.update)
+
+    def rows(ids):
+        count = jnp.zeros(len(ids), jnp.int32)
+        return Rows(jnp.zeros((len(ids), 0)), count, ids=jnp.asarray(ids))
+
+    def shares(reward):
+        weight = np.exp(2.0 * np.asarray(reward, np.float64))
+        return 0.7 * weight / weight.sum() + 0.1
+
+    everything = np.arange(N)
+    np.testing.assert_allclose(
+        scorer.score(state, rows(everything)), (N / 3 / np.array([6, 3, 3]))[SOURCE], rtol=1e-6
+    )
+    state = update(state, rows([0, 5, 6, 9]), jnp.float32([1.0, 2.0, 0.5, 0.25]))
+    state = update(state, rows([1, 2, 7, 8]), jnp.float32([0.5, np.nan, 1.5, 0.5]))
+    reward = [0.8 * 1.5 + 0.2 * 0.5, 0.8 * 0.5 + 0.2 * 1.0, 0.25]
+    np.testing.assert_allclose(state.reward, reward, rtol=1e-6)
+    expected = (shares(reward) * N / np.array([6, 3, 3]))[SOURCE]
+    np.testing.assert_allclose(scorer.score(state, rows(everything)), expected, rtol=1e-5)
+    assert expected[0] * 6 > expected[11] * 3  # the source of the highest loss gets most

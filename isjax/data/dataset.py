@@ -30,6 +30,8 @@ class Dataset(NamedTuple):
         valid: pytree of arrays, held out to choose settings; None if there are none.
         vocabulary: token of each id; None if there are no tokens.
         class_names: name of each class, for reports; None if there are none.
+        source_names: name of each source, for metrics; the training part then has the source of
+            each example, [N] int, as "source". None if there are none.
     """
 
     train: Batch | Source
@@ -38,6 +40,7 @@ class Dataset(NamedTuple):
     valid: Batch = None
     vocabulary: tuple[str, ...] | None = None
     class_names: tuple[str, ...] | None = None
+    source_names: tuple[str, ...] | None = None
 
 
 def from_arrays(
@@ -47,6 +50,7 @@ def from_arrays(
     valid: Batch = None,
     vocabulary: Sequence[str] | None = None,
     class_names: Sequence[str] | None = None,
+    source_names: Sequence[str] | None = None,
 ) -> Dataset:
     """Makes a data set of your own arrays, and checks them.
 
@@ -59,6 +63,7 @@ def from_arrays(
         valid: pytree of arrays to choose settings by, or None.
         vocabulary: token of each id, or None.
         class_names: name of each class, or None.
+        source_names: name of each source, or None.
 
     Returns:
         The data set.
@@ -66,8 +71,8 @@ def from_arrays(
     Raises:
         ValueError: if a part is empty, its arrays differ in length or hold strings; if a number is
             NaN, infinite or beyond float32; if labels are missing, no integers or outside
-            [0, num_classes); if a token is beyond the vocabulary; or if the number of names is not
-            that of the classes.
+            [0, num_classes); if a token is beyond the vocabulary; if the number of names is not
+            that of the classes; or if a source has no name.
     """
     for name, part in (("train", train), ("test", test), ("valid", valid)):
         if name == "valid" and part is None:
@@ -86,8 +91,12 @@ def from_arrays(
             f"class_names has {len(class_names)} names, but num_classes is {num_classes}; name "
             "each class once"
         )
-    tokens, names = (None if x is None else tuple(x) for x in (vocabulary, class_names))
-    return Dataset(train, test, num_classes, valid, tokens, names)
+    if source_names is not None:
+        _check_sources(train, len(source_names))
+    tokens, classes, sources = (
+        None if x is None else tuple(x) for x in (vocabulary, class_names, source_names)
+    )
+    return Dataset(train, test, num_classes, valid, tokens, classes, sources)
 
 
 def with_label_noise(dataset: Dataset, share: float, seed: int = 0) -> Dataset:
@@ -157,6 +166,15 @@ def _check_labels(name: str, part: Batch | Source, num_classes: int) -> None:
         raise ValueError(
             f"{name}: labels run from {low} to {high}, but num_classes is {num_classes}; "
             f"labels must lie in [0, {num_classes})"
+        )
+
+
+def _check_sources(train: Batch | Source, number: int) -> None:
+    source = np.asarray(dict(held(train)).get("source", -1))
+    if source.ndim != 1 or source.min() < 0 or source.max() >= number:
+        raise ValueError(
+            f'train: there are {number} source_names, but "source" is missing or not one integer '
+            f"in [0, {number}) for each example; name each source once"
         )
 
 

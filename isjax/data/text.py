@@ -20,6 +20,7 @@ UNKNOWN = "<unk>"
 _END, _PADDING = "<eos>", -1
 _LENGTHS = {"windows": 64, "next_word": 20}
 _LEVELS = ("char", "word")
+_PARTS = ("train", "valid", "test")
 
 
 def tiny_shakespeare(
@@ -113,8 +114,9 @@ def text_files(
 ) -> Dataset:
     """Loads text of your own, by byte: all files in a folder and in the folders within.
 
-    The files of each part are joined in the order of their paths, and a zero byte ends each. The
-    joined text is cut into windows, as "windows" of `tiny_shakespeare`.
+    Each folder within is a source of its own, as are the files beside them, called ".". The files
+    of a source are joined in the order of their paths, a zero byte ends each, and the joined text
+    is cut into windows, as "windows" of `tiny_shakespeare`.
 
     Args:
         data_dir: the folder. Files and folders whose names begin with a dot are left out.
@@ -123,12 +125,13 @@ def text_files(
             testing, in (0, 1).
 
     Returns:
-        Parts `train`, `valid` and `test`. The vocabulary is that of the 256 bytes, so models of
-        different texts go on from each other.
+        Parts `train`, `valid` and `test` of `{"x", "y", "source"}`, `source` [N] int32 into the
+        `source_names`. The vocabulary is that of the 256 bytes, so models of different texts go on
+        from each other.
 
     Raises:
         ValueError: if there is no such folder, no file in it, or less than a window of text for a
-            part; if length or share is out of range.
+            part of a source; if length or share is out of range.
     """
     if length < 1:
         raise ValueError(f"text_files: length is {length}; choose at least 1")
@@ -138,19 +141,30 @@ def text_files(
     if not data_dir or not folder.is_dir():
         problem = f"there is no folder {folder}" if data_dir else "no data_dir given"
         raise ValueError(f"text_files: {problem}; pass the folder of your text files as data_dir")
-    parts: dict[str, list[bytes]] = {"train": [], "valid": [], "test": []}
+    texts: dict[str, dict[str, bytes]] = {}  # by source, then by part
     for file in _visible_files(folder):
-        text = file.read_bytes()
+        path, text = file.relative_to(folder), file.read_bytes()
         ends = [round(len(text) * share) for share in (0, 1 - held_out, 1 - held_out / 2, 1)]
-        for part, (start, end) in zip(parts, itertools.pairwise(ends), strict=True):
-            parts[part].append(text[start:end] + b"\0")
-    if not parts["train"]:
+        source = texts.setdefault(path.parts[0] if len(path.parts) > 1 else ".", {})
+        for part, (start, end) in zip(_PARTS, itertools.pairwise(ends), strict=True):
+            source[part] = source.get(part, b"") + text[start:end] + b"\0"
+    if not texts:
         raise ValueError(f"text_files: there are no files in {folder}; put your text there")
-    windows = {
-        part: _windows(part, np.frombuffer(b"".join(texts), np.uint8).astype(np.int32), length)
-        for part, texts in parts.items()
-    }
-    return from_arrays(**windows, vocabulary=BYTES)
+    names = sorted(texts)
+    parts = {part: _windows_of_sources(part, names, texts, length) for part in _PARTS}
+    return from_arrays(**parts, vocabulary=BYTES, source_names=names)
+
+
+def _windows_of_sources(
+    part: str, names: Sequence[str], texts: dict[str, dict[str, bytes]], length: int
+) -> Batch:
+    """Windows of each source, none of which crosses into the next, and the number of its source."""
+    found = []
+    for number, name in enumerate(names):
+        tokens = np.frombuffer(texts[name][part], np.uint8).astype(np.int32)
+        windows = _windows(f"{part} of {name}", tokens, length)
+        found.append(windows | {"source": np.full(len(windows["x"]), number, np.int32)})
+    return {key: np.concatenate([windows[key] for windows in found]) for key in found[0]}
 
 
 def _visible_files(folder: pathlib.Path) -> list[pathlib.Path]:

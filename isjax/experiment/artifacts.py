@@ -2,7 +2,7 @@
 
 import json
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -46,13 +46,15 @@ def make_artifacts(
         data: that the program takes.
 
     Returns:
-        `write(state) -> {"coverage": share of the training examples drawn so far}`.
+        `write(state) -> {"coverage": share of the training examples drawn so far}`; of data with
+        `source_names` also "drawn_NAME", the share of the draws so far from each source.
     """
     show = make_gallery(task)
+    names = task.dataset.source_names or ()
 
     def write(state: TrainState) -> dict[str, float]:
         if int(state.step) == 0:
-            return {"coverage": 0.0}
+            return {"coverage": 0.0, **dict.fromkeys((f"drawn_{name}" for name in names), 0.0)}
         count = fetch(state.record.count)[: num_examples(task.dataset.train)]
         draws, examples = draw_statistics.latest(state.record), show(state, count)
         if is_main():
@@ -64,9 +66,18 @@ def make_artifacts(
             seconds = costs and {part: c.seconds for part, c in costs.items()}
             with write_whole(workdir / TIME) as file:
                 file.write(json.dumps({"step": int(state.step), "seconds": seconds}).encode())
-        return {"coverage": float(np.mean(count > 0))}
+        drawn = _drawn_by_source(task.dataset.train, count, names) if names else {}
+        return {"coverage": float(np.mean(count > 0)), **drawn}
 
     return write
+
+
+def _drawn_by_source(train: Batch, count: np.ndarray, names: Sequence[str]) -> dict[str, float]:
+    """The share of the draws from each source, by name."""
+    drawn = np.bincount(train["source"], weights=count, minlength=len(names))
+    return {
+        f"drawn_{name}": x for name, x in zip(names, (drawn / drawn.sum()).tolist(), strict=True)
+    }
 
 
 def _run_on_copy(step: jax.stages.Compiled, state: TrainState, data: Batch) -> Callable[[], Any]:

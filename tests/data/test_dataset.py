@@ -75,7 +75,7 @@ def test_from_arrays_takes_any_pytree():
     made = dataset.from_arrays(pair, np.zeros(4), valid={"a": np.ones(1)}, vocabulary=["a", "b"])
     assert made.train is pair and made.num_classes is None
     assert made.valid == {"a": np.ones(1)} and made.vocabulary == ("a", "b")
-    assert dataset.from_arrays(pair, pair)[2:] == (None,) * 4
+    assert dataset.from_arrays(pair, pair)[2:] == (None,) * 5
 
 
 def test_classes_have_names_one_each():
@@ -175,3 +175,11 @@ def test_label_noise_needs_another_class(classes):
     numbers = labelled(9, 1)._replace(num_classes=classes)
     with pytest.raises(ValueError, match=r"label_noise is 0\.2, but the data set has no classes"):
         dataset.with_label_noise(numbers, 0.2)
+
+
+@pytest.mark.parametrize("train", [{"x": np.ones(3)}, {"source": np.array([0, 2, 1])}])
+def test_each_source_has_a_name(train):
+    with pytest.raises(ValueError, match=r"there are 2 source_names, but .* name each source once"):
+        dataset.from_arrays(train, train, source_names=["a", "b"])
+    named = {"source": np.array([0, 1, 1])}
+    assert dataset.from_arrays(named, named, source_names=["a", "b"]).source_names == ("a", "b")

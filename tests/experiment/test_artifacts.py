@@ -232,3 +232,17 @@ def test_a_data_set_of_two_examples(tmp_path, monkeypatch):
     last = experiment.run(config, tmp_path, from_arrays(part, part, 2))
     assert arrays_of(tmp_path, "draws.npz")["count"].sum() == 4 and last["coverage"] > 0
     assert sorted(arrays_of(tmp_path, "examples.npz")["ids"]) == [0, 1]
+
+
+def test_the_share_of_the_draws_from_each_source_is_reported(tmp_path, monkeypatch):
+    monkeypatch.setattr(artifacts.timeline, "time_by_part", lambda *_: None)
+    source = np.repeat([0, 1], [30, 10])
+    part = {**make_dataset().train, "source": source}
+    dataset = from_arrays(part, part, 3, source_names=("prose", "verse"))
+    config = make_config(num_steps=8, num_evals=1, checkpoint_every=0)
+    draws = []
+    experiment.run(config, tmp_path, dataset, on_draw=lambda step, draw: draws.append(draw.ids))
+    first, last = lines_of(tmp_path)
+    share = np.mean(source[np.concatenate(draws)])
+    assert (first["drawn_prose"], first["drawn_verse"]) == (0, 0)
+    assert (last["drawn_prose"], last["drawn_verse"]) == pytest.approx((1 - share, share))

@@ -44,12 +44,11 @@ PARTS = {  # shares of the file
 # By name: how tokens are chosen, and the recipe that chooses the windows.
 METHODS = {
     "uniform": (None, "uniform"),
-    "reshuffled": (None, "reshuffled"),
-    "tokens by raw loss": ({"raw": True}, "uniform"),
     "tokens by excess loss, top": ({}, "uniform"),
-    "tokens by excess loss, drawn, k = 1": ({"k": 1.0}, "uniform"),
-    "tokens by excess loss, drawn, k = 0": ({"k": 0.0}, "uniform"),
+    "tokens by raw loss, top": ({"raw": True}, "uniform"),
+    "tokens by excess loss, drawn": ({"drawn": True}, "uniform"),
     "sequences by excess loss": (None, "reducible_loss"),
+    "reshuffled": (None, "reshuffled"),
     "uniform, longer": (None, "uniform"),
 }
 NETWORK = {"features": 64, "layers": 2, "heads": 4}
@@ -86,11 +85,10 @@ def make_task(part, vocabulary, choice=None):
     return tasks.language(dataset, network, select=None if choice is None else chooser(**choice))
 
 
-def chooser(raw=False, k=None):
+def chooser(raw=False, drawn=False):
     def select(losses, batch, key):
         reference = 0.0 if raw else batch["reference"]
-        options = {} if k is None else {"key": key, "k": k}
-        return select_tokens(losses, reference, KEEP, **options)
+        return select_tokens(losses, reference, KEEP, key=key if drawn else None)
 
     return select
 
@@ -249,7 +247,7 @@ def measure_steps(args):
     copy = functools.partial(jax.tree.map, jnp.array)
     start = (copy(params), tx.init(params), jax.random.key(1), jnp.zeros((), jnp.int32))
     steps = {"by hand": (by_hand, start)}
-    for name, choice in (("isjax", None), ("top share", {}), ("drawn", {"k": 1.0})):
+    for name, choice in (("isjax", None), ("top share", {}), ("drawn", {"drawn": True})):
         task = make_task(part, vocabulary, choice)
         sampler = recipes.uniform(batch_size=BATCH)
         step = make_train_step(task.loss_fn, tx, sampler)

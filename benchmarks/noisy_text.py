@@ -203,21 +203,28 @@ def run_all(args):
     print_table(lines, args)
 
 
+def spread(values, sign=""):
+    """Mean ± standard deviation over seeds."""
+    deviation = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
+    return f"{np.mean(values):{sign}.3f}{deviation}"
+
+
 def print_table(lines, args):
-    """Mean and standard deviation over seeds."""
+    """Losses after, and in brackets their differences to those before of the same seeds."""
 
-    def cell(noise, method, name="after"):
-        found = [x[name] for x in lines if x["noise"] == noise and x["method"] == method]
-        spread = f" ± {np.std(found, ddof=1):.3f}" if len(found) > 1 else ""
-        return f"{np.mean(found):.3f}{spread}" if found else ""
+    def cells(method, name="after"):
+        for noise in args.noise:
+            found = [x for x in lines if x["noise"] == noise and x["method"] == method]
+            losses, before = (np.array([x[key] for x in found]) for key in (name, "before"))
+            bracket = f" ({spread(losses - before, sign='+')})" if name == "after" else ""
+            yield spread(losses) + bracket if found else ""
 
-    print("| Method | " + " | ".join(f"{noise:.0%} noise" for noise in args.noise) + " |")
-    print("| --- " * (len(args.noise) + 1) + "|")
-    for label, name in (("before fine-tuning", "before"), ("the reference itself", "reference")):
-        cells = [cell(noise, "uniform", name) for noise in args.noise]
-        print(f"| {label} | " + " | ".join(cells) + " |")
+    print("| test loss | " + " | ".join(f"{noise:.0%} noise" for noise in args.noise) + " |")
+    print("| --- " + "| --: " * len(args.noise) + "|")
+    print("| before fine-tuning | " + " | ".join(cells(args.methods[0], "before")) + " |")
+    print("| the reference itself | " + " | ".join(cells(args.methods[0], "reference")) + " |")
     for method in args.methods:
-        print(f"| {method} | " + " | ".join(cell(noise, method) for noise in args.noise) + " |")
+        print(f"| {method} | " + " | ".join(cells(method)) + " |")
 
 
 def measure_steps(args):

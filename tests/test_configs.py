@@ -43,6 +43,11 @@ def signals():
     return from_arrays(part, part, 10)
 
 
+def pixels():
+    part = {name: values[:20] for name, values in data.image_field(size=8).train.items()}
+    return from_arrays(part, part)
+
+
 def text(words, length, next_word):
     tokens = np.random.default_rng(0).integers(0, words, (20, length + 1)).astype(np.int32)
     part = {"x": tokens[:, :-1], "y": tokens[:, -1] if next_word else tokens[:, 1:]}
@@ -55,6 +60,7 @@ FAKES = {
     "cifar100": lambda: images(32, 3, classes=100),
     "fashion_mnist": lambda: images(28, 1),
     "friedman": lambda: data.friedman(20, 20),
+    "image_field": pixels,
     "mnist": lambda: images(28, 1),
     "mnist1d": signals,
     "ptb": lambda: text(100, 20, next_word=True),
@@ -153,7 +159,8 @@ def test_its_docstring_says_how_to_run_it(path):
     # A folder is asked for just where one is read, and nothing is asked for that is not there.
     reads = "data_dir" in inspect.signature(data.builder(config_of(path).dataset)).parameters
     asked = "--config.data_dir=DATA" in command
-    assert asked <= reads and (asked or config_of(path).dataset in ("friedman", "mnist1d"))
+    made = ("friedman", "image_field", "mnist1d")
+    assert asked <= reads and (asked or config_of(path).dataset in made)
 
 
 @pytest.mark.slow

@@ -2,7 +2,8 @@
 
 `from_arrays` makes a `Dataset` of your own arrays. `load_images` reads any image classification
 data set of tensorflow-datasets; `ptb`, `tiny_shakespeare` and `text_files` are text, `friedman` and
-`mnist1d` are generated. `builder` finds the function for a name. `domain` draws points from a box.
+`mnist1d` are generated, and `image_field` holds the pixels of an image. `builder` finds the
+function for a name. `domain` draws points from a box.
 """
 
 import functools
@@ -10,6 +11,7 @@ from collections.abc import Callable
 
 from isjax.data import domain
 from isjax.data.dataset import SETS, Dataset, from_arrays, with_label_noise
+from isjax.data.fields import bundled_image, image_field
 from isjax.data.images import load_images
 from isjax.data.loading import Loader
 from isjax.data.source import Source, num_examples
@@ -22,9 +24,11 @@ __all__ = [
     "Loader",
     "Source",
     "builder",
+    "bundled_image",
     "domain",
     "friedman",
     "from_arrays",
+    "image_field",
     "load_images",
     "mnist1d",
     "num_examples",
@@ -43,8 +47,8 @@ def builder(name: str) -> Callable[..., Dataset]:
             "cifar10". Whether that exists is only checked when the function is called.
 
     Returns:
-        `(data_dir=None, **options) -> Dataset`; `friedman` has no `data_dir`.
+        `(data_dir=None, **options) -> Dataset`; `friedman` and `image_field` have no `data_dir`.
     """
-    functions = (friedman, mnist1d, ptb, text_files, tiny_shakespeare)
+    functions = (friedman, image_field, mnist1d, ptb, text_files, tiny_shakespeare)
     own = {function.__name__: function for function in functions}
     return own.get(name) or functools.partial(load_images, name)

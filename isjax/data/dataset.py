@@ -15,7 +15,7 @@ from isjax.data.source import Source, finite_examples, held, held_ids, num_examp
 __all__ = ["SETS", "Dataset", "cache_dir", "from_arrays", "load", "save", "with_label_noise"]
 
 # Functions in isjax.data that make a data set; all other names are those of tensorflow-datasets.
-SETS = ("friedman", "mnist1d", "ptb", "text_files", "tiny_shakespeare")
+SETS = ("friedman", "image_field", "mnist1d", "ptb", "text_files", "tiny_shakespeare")
 
 
 class Dataset(NamedTuple):

@@ -3,8 +3,9 @@
 - By the main model on the pool: `loss`, `grad_norm_bound`, `grad_norm`, `reducible_loss`. They cost
   forward passes, and read the pool's `batch` and `params`. `isjax.scorers.views` has cheaper views
   of the model.
-- By past losses: `last_loss`, `cached`, `difficulty`, `uncertainty`, `loss_change`, and by those of
-  the class `class_gaussian`. They cost nothing, and are as stale as the last visit.
+- By past losses: `last_loss`, `second_moment`, `cached`, `difficulty`, `uncertainty`,
+  `loss_change`, and by those of the class `class_gaussian`. They cost nothing, and are as stale as
+  the last visit.
 - By a small model that predicts the loss: `learned`, with one of the networks `history_lstm`,
   `history_mlp` and `features_mlp`.
 - By a small model of the same task, by its own loss: `companion`.
@@ -15,7 +16,14 @@
 
 from isjax.scorers import views
 from isjax.scorers._by_class import class_gaussian
-from isjax.scorers._by_history import cached, difficulty, last_loss, loss_change, uncertainty
+from isjax.scorers._by_history import (
+    cached,
+    difficulty,
+    last_loss,
+    loss_change,
+    second_moment,
+    uncertainty,
+)
 from isjax.scorers._by_model import grad_norm, grad_norm_bound, loss, reducible_loss
 from isjax.scorers._combined import learned_sources, mixture, power, product, sources
 from isjax.scorers._common import LabelFn, LogitsFn, LossFn
@@ -59,6 +67,7 @@ __all__ = [
     "power",
     "product",
     "reducible_loss",
+    "second_moment",
     "sources",
     "uncertainty",
     "uniform",

@@ -7,7 +7,14 @@ import jax.numpy as jnp
 from isjax._numerics.limits import violated
 from isjax.base import Array, Rows, Scorer
 
-__all__ = ["cached", "difficulty", "last_loss", "loss_change", "uncertainty"]
+__all__ = [
+    "cached",
+    "difficulty",
+    "last_loss",
+    "loss_change",
+    "second_moment",
+    "uncertainty",
+]
 
 
 def last_loss(unseen_first: bool = False) -> Scorer:
@@ -121,6 +128,37 @@ def loss_change(change: float = 0.7, decay: float = 0.9) -> Scorer:
         return jnp.stack([average + change * (losses - before), average], axis=1)
 
     return stateless(lambda rows: jnp.maximum(rows.history[:, 0], 0.0), 2, remember=remember)
+
+
+def second_moment(history: int = 10) -> Scorer:
+    """The root of the mean square of the last losses, as in improved diffusion (arXiv 2102.09672).
+
+    Use it where the loss of an id is random at each visit, as that of a timestep of a diffusion
+    model: if gradients are as large as losses, no other draw by id has less variance. It costs
+    nothing. An id seen fewer than H times scores as the highest of the pool, so that one low loss
+    does not keep it from being drawn. Improved diffusion waits until all ids are seen H times.
+
+    Args:
+        history: H, the last losses that it remembers, at least 1. Where an id repeats in a batch,
+            the mean of its losses counts once.
+
+    Returns:
+        A `Scorer` that keeps H numbers for each id.
+
+    Raises:
+        ValueError: if `history` is not positive.
+    """
+    if history < 1:
+        raise ValueError(f"scorers.second_moment: history is {history}; choose 1 or more losses")
+
+    def score(rows: Rows) -> Array:
+        number = jnp.clip(rows.count, 1, history)
+        observed = jnp.arange(history)[None, :] < number[:, None]
+        squares = jnp.where(observed, jnp.square(rows.history), 0.0)
+        root = jnp.sqrt(jnp.sum(squares, axis=1) / number)
+        return jnp.where(rows.count < history, jnp.max(root), root)
+
+    return stateless(score, history)
 
 
 def stateless(

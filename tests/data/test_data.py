@@ -41,5 +41,5 @@ except ImportError as error:
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     names, size, error = out.stdout.splitlines()
     assert names == str(list(data.SETS)) and size == "3"
-    assert "cifar10 is none of friedman, mnist1d" in error
+    assert "cifar10 is none of friedman, image_field, mnist1d" in error
     assert "pip install '.[run]' in a checkout of isjax" in error

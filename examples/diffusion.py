@@ -85,7 +85,7 @@ def make_losses(snr, levels, objective="bound", predict="noise"):
     return loss_fn, (np.ones(num_timesteps) if objective == "simple" else weight)
 
 
-def init(key, pixels, width=256):
+def init(key, pixels, width=128):
     """Returns the parameters of the denoiser, a small MLP."""
     keys = jax.random.split(key, 3)
     make = jax.nn.initializers.lecun_normal()
@@ -214,7 +214,7 @@ def main():
     parser.add_argument("--objective", choices=["bound", "simple"], default="bound")
     parser.add_argument("--schedule", choices=["cosine", "linear", "even"], default="cosine")
     parser.add_argument("--predict", choices=["noise", "image"], default="image")
-    parser.add_argument("--steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="diffusion.png")

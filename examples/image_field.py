@@ -86,7 +86,7 @@ def make_sampler(method, batch_size, k=0.5, smoothing=0.25, initial_loss=0.1):
     )
 
 
-def make_run(train, network, sampler, steps, learning_rate):
+def make_run(train, network, sampler, steps, learning_rate, width=128):
     """Returns `start(seed) -> state` and `step(state, train) -> (state, (loss, ess))`."""
     num_examples, outputs = train["y"].shape
     init, apply = NETWORKS[network]
@@ -99,7 +99,7 @@ def make_run(train, network, sampler, steps, learning_rate):
 
     def start(seed):
         keys = jax.random.split(jax.random.key(seed), 3)
-        params = init(keys[0], outputs)
+        params = init(keys[0], outputs, width)
         return keys[1], params, tx.init(params), sampler.init(keys[2], num_examples)
 
     @functools.partial(jax.jit, donate_argnums=0)
@@ -129,13 +129,14 @@ def fit(
     steps=2000,
     batch_size=256,
     learning_rate=5e-3,
+    width=128,
     seed=0,
     **options,
 ):
     """Trains a network on an image. Returns its picture of it; `options` are of the sampler."""
     train = jax.tree.map(jnp.asarray, pixels(image))
     sampler = make_sampler(method, batch_size, initial_loss=float(image.var()), **options)
-    start, step = make_run(train, network, sampler, steps, learning_rate)
+    start, step = make_run(train, network, sampler, steps, learning_rate, width)
     state = start(seed)
     for _ in range(steps):
         state, _ = step(state, train)
@@ -187,11 +188,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--image", default="camera", help="camera, astronaut, coffee, china, ...")
     parser.add_argument("--size", type=int, default=96, help="longer side; 0 = that of the image")
-    parser.add_argument("--network", choices=sorted(NETWORKS), default="siren")
+    parser.add_argument("--network", choices=sorted(NETWORKS), default="fourier")
     parser.add_argument("--methods", nargs="+", default=["uniform", "root"])
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--batch-size", type=int, default=256)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--learning-rate", type=float, default=5e-3)
     parser.add_argument("--k", type=float, default=0.5, help="1 is unbiased")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", default="image_field.png")

@@ -62,9 +62,9 @@ def loss_fn(x, batch):
 
 
 def make_fit(train, method, steps=2000, batch_size=8, **options):
-    """Returns `fit(learning_rate, seed) -> distances`, [steps].
+    """Returns `fit(learning_rate, seed) -> distances` from the optimum, over its norm, [steps].
 
-    Distances are from the optimum, over its norm. The learning rate falls linearly to zero. Method
+    The learning rate falls linearly to zero, at the end or after fewer steps, `decay`. Method
     "normalised" draws uniformly from the rows divided by their norms; `options` are of the sampler.
     """
     best = jnp.asarray(optimum(train), jnp.float32)
@@ -76,8 +76,8 @@ def make_fit(train, method, steps=2000, batch_size=8, **options):
     value_and_grad = isjax.weighted_value_and_grad(loss_fn)
     train = jax.tree.map(jnp.asarray, train)
 
-    def fit(learning_rate, seed):
-        tx = optax.sgd(optax.linear_schedule(learning_rate, 0.0, steps))
+    def fit(learning_rate, seed, decay=steps):
+        tx = optax.sgd(lambda step: learning_rate * jnp.maximum(1 - step / decay, 0))
 
         def step(state, key):
             x, opt_state, is_state = state

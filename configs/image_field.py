@@ -4,6 +4,8 @@ PSNR in decibels is -10 log10(train_loss). The training objective is the goal, s
 importance to the end. configs/image_field.py:uniform and :reshuffled draw uniformly.
 
 python -m isjax.main --config=configs/image_field.py --workdir=DIR
+
+Needs pip install '.[images]'.
 """
 
 from isjax.experiment import default_config

@@ -31,7 +31,7 @@ def bundled_image(name: str = "camera", size: int = 0) -> np.ndarray:
         from sklearn.datasets import load_sample_image
     except ImportError as error:
         raise ImportError(
-            "data.bundled_image needs scikit-image and scikit-learn: pip install '.[run]' in a "
+            "data.bundled_image needs scikit-image and scikit-learn: pip install '.[images]' in a "
             "checkout of isjax"
         ) from error
     photo = name in ("china", "flower")

@@ -133,7 +133,7 @@ def draw_picture(params, points, path):
         figure.colorbar(image, ax=ax)
         ax.set(title=title, xlabel="t")
     axes[2].plot(*points.T, ".", markersize=1)
-    axes[2].set(title="points of the last 20 steps", xlabel="t")
+    axes[2].set(title="points of the last 20 steps", xlabel="t", xlim=(0, 1))
     axes[0].set(ylabel="x")
     pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)

@@ -17,7 +17,7 @@ Batches of 128, Adam, cosine decay to zero within each budget, one initial netwo
 
 1. Tunes the learning rate for uniform draws at the whole budget, with a seed of its own.
 2. Trains each method for each of `--budgets` shares of the steps.
-3. Measures the time of a step over uniform's, methods taking turns.
+3. With `--rounds`, measures CPU seconds of a step over uniform's, methods taking turns.
 
 FILE keeps a JSON line for each run; runs found there are not repeated. `--picture` draws the
 errors, the residual of uniform's network, and the points that the first method draws for it. Prints
@@ -181,6 +181,19 @@ def step_costs(runs, methods, rounds, steps=300):
     return {method: np.divide(seconds[method], seconds["uniform"]) for method in methods}
 
 
+def operations(problem):
+    """Operations, by XLA's count, of the residual and of the loss's gradient."""
+    params, points = problem.init(jax.random.key(0)), jnp.full((BATCH, 2), 0.3)
+
+    def count(function):
+        return jax.jit(function).lower(params, points).cost_analysis()["flops"]
+
+    forward = count(lambda params, points: problem.u(params, *points.T))
+    loss = count(problem.loss_fn)
+    grad = count(jax.value_and_grad(lambda params, x: jnp.mean(problem.loss_fn(params, x))))
+    return f"loss {loss / forward:.1f} of the network, gradient {grad / loss:.1f} of the loss"
+
+
 def share_to(target, budgets, errors):
     """The share of the steps at which the error reaches a target, log-log between budgets."""
     logs, goal = np.log(errors), np.log(target)
@@ -246,6 +259,7 @@ def main():
     rate = min(tuned, key=tuned.get)
     print(f"{args.problem}, {args.steps} steps, jax {jax.__version__}, {args.seeds} seeds")
     print(f"learning rate {rate}, by uniform's error with another seed: {tuned}", flush=True)
+    print(f"operations: {operations(runs.problem)}", flush=True)
     methods = list(dict.fromkeys(["uniform", *args.methods]))
     budgets = [round(share * args.steps) for share in sorted(args.budgets)]
     errors = {method: np.zeros((args.seeds, len(budgets))) for method in methods}

@@ -20,7 +20,7 @@ def rad(
 ) -> Array:
     """Draws a new set of points by RAD, residual-based adaptive distribution (arXiv 2207.10289).
 
-    p_i is proportional to |r_i|^k / mean(|r|^k) + c over dense candidates, drawn without
+    p_i is proportional to `|r_i|^k / mean(|r|^k) + c` over dense candidates, drawn without
     replacement. Use it every few hundred or thousand steps, with fresh candidates. A call costs the
     residuals of the candidates. Train on the new points with equal weights: their density is part
     of the method.
@@ -59,9 +59,9 @@ def rad(
 def retain_resample(points: Array, residuals: Array, fresh: Array) -> Array:
     """Retains points of high residual and replaces the others: R3 (arXiv 2207.02338).
 
-    A point stays while |r| is above the mean of the set; the others give way to fresh ones. Points
-    gather where the residual is high, and leave once it has fallen. Call it after each step on the
-    whole set, whose residuals are then known, so that it costs nothing.
+    A point stays while `|r|` is above the mean of the set; the others give way to fresh ones.
+    Points gather where the residual is high, and leave once it has fallen. Call it after each step
+    on the whole set, whose residuals are then known, so that it costs nothing.
 
     Args:
         points: [n, d] trained on.

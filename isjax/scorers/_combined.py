@@ -69,8 +69,8 @@ def mixture(shares: Sequence[float] | Array, *scorers: Scorer) -> Scorer:
 def power(scorer: Scorer, exponent: float) -> Scorer:
     """Raises the scores of a scorer to a power: s^a.
 
-    Use `power(last_loss(), 0.5)` for squared losses: the root of the loss, |r|, is the norm of the
-    error, and the gradient r grad(r) of r^2 / 2 grows with |r|, not with r^2. In an
+    Use `power(last_loss(), 0.5)` for squared losses: the root of the loss, `|r|`, is the norm of
+    the error, and the gradient 2 r grad(r) of r^2 grows with `|r|`, not with r^2. In an
     `importance_sampler` it does the same as `transforms.power`; a `tree_sampler` takes no
     transforms. It costs what its scorer costs.
 

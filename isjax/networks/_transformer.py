@@ -10,12 +10,12 @@ from isjax.networks._layers import dropout
 
 __all__ = ["Transformer", "rotate"]
 
-norm = nn.RMSNorm  # arXiv 1910.07467
+norm = nn.RMSNorm
 dense = functools.partial(nn.Dense, use_bias=False)
 
 
 class Transformer(nn.Module):
-    """Decoder-only language model with causal attention (arXiv 1706.03762).
+    """Decoder-only language model with causal attention.
 
     A layer is norm, attention, added to its input; then norm, dense, GELU, dense, added. Norms
     come before and not after (pre-norm), and one more before the logits. No layer has biases. With
@@ -30,8 +30,8 @@ class Transformer(nn.Module):
         layers: number of layers.
         heads: attention heads; each has features / heads entries, an even number if rotary.
         expansion: units between the two dense layers, in multiples of `features`.
-        positions: "rotary", which turns queries and keys (arXiv 2104.09864) and sets no limit to
-            the length; or "learned", an embedding of each position added to that of the token.
+        positions: "rotary", which turns queries and keys and sets no limit to the length; or
+            "learned", an embedding of each position added to that of the token.
         max_length: longest sequence with learned positions.
         tied: whether the last layer is the embedding, transposed; needs `outputs` as vocabulary.
         dropout: share dropped if `train` of the embeddings and of what each half of a layer adds,
@@ -127,7 +127,7 @@ def rotate(x: jax.Array) -> jax.Array:
     """Rotary positions: turns pairs of entries by angles that grow with the position.
 
     Entries i and i + D/2 at position t are turned by t 10000^(-2 i / D), so that the product of a
-    query and a key depends on the distance between them alone (arXiv 2104.09864).
+    query and a key depends on the distance between them alone.
 
     Args:
         x: [b, T, heads, D] float, D even.

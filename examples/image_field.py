@@ -190,7 +190,7 @@ def main():
     parser.add_argument("--size", type=int, default=96, help="longer side; 0 = that of the image")
     parser.add_argument("--network", choices=sorted(NETWORKS), default="fourier")
     parser.add_argument("--methods", nargs="+", default=["uniform", "root"])
-    parser.add_argument("--steps", type=int, default=800)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--learning-rate", type=float, default=5e-3)
     parser.add_argument("--k", type=float, default=0.5, help="1 is unbiased")

@@ -13,8 +13,8 @@ the same in all.
 
 lines.jsonl in --workdir has a line for each run; the same command goes on where it was interrupted.
 All but `uniform, longer` took 23 minutes on a core that other work shared. `--step-cost` measures
-ratios of steps instead: of isjax's step to one written by hand, and of a step that chooses tokens to
-one that does not.
+ratios of steps instead: of isjax's step to one written by hand, and of a step that chooses tokens
+to one that does not.
 """
 
 import argparse

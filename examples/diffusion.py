@@ -2,11 +2,12 @@
 
 A step has two draws: examples uniformly, and timesteps by the second moment of their losses, as in
 improved diffusion (arXiv 2102.09672). To the sampler a timestep is an id. Draws are unbiased, so
-that the objective stays the variational bound. It needs `pip install '.[run]'` in a checkout.
+that the objective stays the variational bound. It needs `pip install '.[images]'` in a checkout.
 """
 
 import argparse
 import functools
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -201,6 +202,7 @@ def draw_curves(losses, path):
         axis.plot(values / len(values), label=f"{name}: {values.mean():.2f}", linewidth=1)
     axis.set(xlabel="timestep", ylabel="nats per pixel", yscale="log", title="Terms of the bound")
     axis.legend(title="sum, by draws")
+    pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
@@ -217,7 +219,7 @@ def main():
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", default="diffusion.png")
+    parser.add_argument("--picture", default="build/diffusion.png")
     args = parser.parse_args()
     (x, levels), losses = load(args.data, args.data_dir), {}
     for method in args.methods:
@@ -233,7 +235,7 @@ def main():
             seed=args.seed,
         )
         print(f"{method}: {args.objective} {losses[method].mean():.3f}")
-    draw_curves(losses, args.out)
+    draw_curves(losses, args.picture)
 
 
 if __name__ == "__main__":

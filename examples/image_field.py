@@ -2,12 +2,13 @@
 
 A small network learns the colour of each pixel. Pixels are the examples, and the train error is the
 goal. Trains by uniform draws and by importance for equally many steps, and writes both pictures.
-It needs `pip install '.[run]'` in a checkout.
+It needs `pip install '.[images]'` in a checkout.
 """
 
 import argparse
 import functools
 import itertools
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -179,6 +180,7 @@ def draw_pictures(image, pictures, path):
         shown = axes[1, column].imshow(errors[name], cmap="magma", vmin=0, vmax=highest)
         axes[1, column].set_title(f"error, at most {largest_error(picture, image):.2f}")
     figure.colorbar(shown, ax=axes[1, 0], location="left", fraction=0.3, label="absolute error")
+    pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
@@ -195,7 +197,7 @@ def main():
     parser.add_argument("--learning-rate", type=float, default=5e-3)
     parser.add_argument("--k", type=float, default=0.5, help="1 is unbiased")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", default="image_field.png")
+    parser.add_argument("--picture", default="build/image_field.png")
     args = parser.parse_args()
     image, pictures = isjax.data.bundled_image(args.image, args.size), {}
     for method in args.methods:
@@ -212,7 +214,7 @@ def main():
         )
         decibels, error = psnr(pictures[method], image), largest_error(pictures[method], image)
         print(f"{method}: PSNR {decibels:.2f} dB, largest error {error:.3f}")
-    draw_pictures(image, pictures, args.out)
+    draw_pictures(image, pictures, args.picture)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ does so too, but changes the optimum. It needs `pip install '.[run]'` in a check
 """
 
 import argparse
+import pathlib
 
 import jax
 import jax.numpy as jnp
@@ -117,6 +118,7 @@ def draw_curves(distances, path):
         axis.plot(np.arange(1, len(values) + 1), values, label=name, linewidth=1)
     axis.set(xlabel="step", ylabel="distance to the optimum", yscale="log", xscale="log")
     axis.legend()
+    pathlib.Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
 
@@ -131,7 +133,7 @@ def main():
     parser.add_argument("--k", type=float, default=1.0, help="1 is unbiased")
     parser.add_argument("--learning-rate", type=float, default=0.0, help="0 = half of the stable")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", default="least_squares.png")
+    parser.add_argument("--picture", default="build/least_squares.png")
     args = parser.parse_args()
     train, distances = problem(spread=args.spread, noise=args.noise, seed=args.seed), {}
     norm = np.linalg.norm(train["a"], axis=1)
@@ -142,7 +144,7 @@ def main():
         fit = make_fit(train, method, args.steps, **options)
         distances[method] = np.asarray(fit(rate, args.seed))
         print(f"{method}: distance {distances[method][-1]:.2e}, learning rate {rate:.1e}")
-    draw_curves(distances, args.out)
+    draw_curves(distances, args.picture)
 
 
 if __name__ == "__main__":

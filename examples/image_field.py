@@ -75,15 +75,14 @@ def make_sampler(method, batch_size, k=0.5, smoothing=0.25, initial_loss=0.1):
     """Returns the sampler: "uniform", "reshuffled", by the "loss", or by its "root"."""
     if method in ("uniform", "reshuffled"):
         return getattr(isjax.recipes, method)(batch_size=batch_size)
-    initial = initial_loss**0.5 if method == "root" else initial_loss
-    sampler = isjax.recipes.default(
-        batch_size=batch_size, k=k, smoothing=smoothing, until=1, initial_loss=initial
-    )
-    if method == "loss":
-        return sampler
-    # The root of the loss is the norm of the error.
-    return sampler._replace(
-        update=lambda state, draw, losses: sampler.update(state, draw, jnp.sqrt(losses))
+    exponent = {"loss": 1.0, "root": 0.5}[method]  # the root of the loss is the norm of the error
+    return isjax.recipes.default(
+        batch_size=batch_size,
+        k=k,
+        smoothing=smoothing,
+        exponent=exponent,
+        until=1,
+        initial_loss=initial_loss**exponent,
     )
 
 

@@ -46,14 +46,14 @@ def make_sampler(method, train, batch_size, k=1.0, smoothing=0.25, initial_loss=
     if method == "norm":
         importances = np.sum(np.square(train["a"]), axis=1)
         return isjax.recipes.given(batch_size=batch_size, importances=importances, k=k)
-    initial = initial_loss**0.5 if method == "root" else initial_loss
-    sampler = isjax.recipes.default(
-        batch_size=batch_size, k=k, smoothing=smoothing, until=1, initial_loss=initial
-    )
-    if method == "loss":
-        return sampler
-    return sampler._replace(
-        update=lambda state, draw, losses: sampler.update(state, draw, jnp.sqrt(losses))
+    exponent = {"loss": 1.0, "root": 0.5}[method]
+    return isjax.recipes.default(
+        batch_size=batch_size,
+        k=k,
+        smoothing=smoothing,
+        exponent=exponent,
+        until=1,
+        initial_loss=initial_loss**exponent,
     )
 
 

@@ -45,8 +45,11 @@ demo: $(STAMP)  ## Train each method on MNIST-1D and compare them (SEEDS="0 1 2"
 	done; done
 	$(BIN)/python -m isjax.report runs/demo
 
-examples: $(NOTEBOOKS)  ## Run the programs in examples/
-	@set -e; for example in examples/*.py; do echo "== $$example"; $(BIN)/python $$example; done
+examples: $(NOTEBOOKS)  ## Run the programs in examples/, those that take --steps for a few
+	@set -e; for example in examples/*.py; do \
+	  options=$$(sed -n '/"--steps"/s/.*/--steps 100/p' $$example); \
+	  echo "== $$example $$options"; $(BIN)/python $$example $$options; \
+	done
 
 test: $(STAMP)  ## Run the tests that are quick and need no data
 	$(BIN)/python -m pytest -m "not slow and not data" $(PYTEST_ARGS)

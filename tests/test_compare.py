@@ -349,6 +349,7 @@ def classes(size=40):
 def with_classes(monkeypatch):
     monkeypatch.setattr(data, "builder", lambda name: lambda: classes())
     config = make_config(task="classification", dataset="mine")
+    config.companion, config.companion_options = "MLP", {"hidden": (4,)}
     del config.dataset_options.num_train, config.dataset_options.num_test
     return config
 

@@ -202,12 +202,14 @@ def test_each_scorer_says_what_it_reads_and_what_it_costs():
         "loss": scorers.loss(linear_loss),
         "loss_change": scorers.loss_change(),
         "reducible_loss": scorers.reducible_loss(linear_loss, np.ones(3)),
+        "second_moment": scorers.second_moment(),
         "uncertainty": scorers.uncertainty(),
         "uniform": scorers.uniform(),
     }
     networks = {"Network", "coarse_features", "features_mlp", "history_lstm", "history_mlp"}
+    networks |= {"Companion", "companion"}  # of tests/scorers/test_companion.py
     others = {"HistoryLSTM", "HistoryMLP", "LabelFn", "LogitsFn", "LossFn", "views"}
-    combined = {"mixture", "product", "sources"}
+    combined = {"learned_sources", "mixture", "power", "product", "sources"}
     assert set(made) == set(scorers.__all__) - networks - others - combined
     history = {name: scorer.history for name, scorer in made.items() if scorer.history}
     assert history == {
@@ -216,6 +218,7 @@ def test_each_scorer_says_what_it_reads_and_what_it_costs():
         "last_loss": 1,
         "learned": 10,
         "loss_change": 2,
+        "second_moment": 10,
         "uncertainty": 1,
     }
     passes = {name: scorer.passes for name, scorer in made.items() if scorer.passes}

@@ -87,6 +87,7 @@ def test_duplicates_are_observed_once_with_their_mean(write):
     np.testing.assert_array_equal(state.count, [0, 0, 1, 0, 1, 0])
 
 
+@pytest.mark.slow
 @both
 def test_the_order_of_a_batch_does_not_matter(write):
     rng = np.random.default_rng(0)
@@ -108,6 +109,7 @@ def test_losses_that_are_not_finite_are_left_out_of_the_mean(write, bad):
     np.testing.assert_array_equal(state.count, [0, 1, 0, 0, 0, 0])
 
 
+@pytest.mark.slow
 @both
 def test_an_example_without_a_finite_loss_keeps_its_row(write):
     state = written(write, [0, 5], [1, 2])

@@ -29,6 +29,7 @@ def test_equal_ids_are_counted(device, size, kinds):
     assert share == pytest.approx(len(set(ids.tolist())) / size)
 
 
+@pytest.mark.slow
 @devices
 def test_a_mean_of_large_losses_does_not_overflow(device):
     losses = jnp.float32([3e38, 3e38, np.nan, np.inf, 1.0])

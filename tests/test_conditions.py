@@ -86,6 +86,7 @@ def test_without_memory_the_value_is_that_of_the_whole_pool(name):
     assert state.shape == () and state.dtype == jnp.float32
 
 
+@pytest.mark.slow
 @every
 def test_the_value_is_a_moving_average_and_the_gate_opens_on_its_side_of_it(name):
     make, of_pool, start, opens = STATISTICS[name]
@@ -212,6 +213,7 @@ def test_behind_a_gate_what_is_not_finite_is_left_out_and_negative_losses_are_ze
     assert float(sound.condition) == pytest.approx(want, rel=1e-5)
 
 
+@pytest.mark.slow
 @every
 def test_behind_a_gate_a_start_without_a_finite_loss_is_no_start(name):
     make, _, start, _ = STATISTICS[name]
@@ -258,6 +260,7 @@ def test_the_pools_value_is_estimated_from_either_kind_of_draw(name, is_open):
     assert abs(values.mean() - want) <= 5 * error + 0.005 * want  # ratios are biased by O(1 / b)
 
 
+@pytest.mark.slow
 def test_the_mean_of_few_losses_is_estimated_without_bias_by_uniform_draws():
     losses, estimated = estimates(False)
     assert_mean(np.asarray(estimated["mean_loss"])[:, None], losses.mean())

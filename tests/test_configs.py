@@ -272,6 +272,7 @@ def test_the_papers_rate_drops_by_ten(name):
     np.testing.assert_allclose(rates, [1e-3, 1e-3, 1e-4, 1e-4, 1e-5], rtol=1e-5)
 
 
+@pytest.mark.slow
 @PAPER_CASES
 def test_the_papers_loss_predictor(name):
     """Two LSTMs of 32, a class embedding of 32, and a history that begins with log(classes)."""

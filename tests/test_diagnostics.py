@@ -57,6 +57,7 @@ def test_the_mean_loss_is_unbiased_at_any_k(k):
     assert expected == pytest.approx(losses.mean(), rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resample", [systematic, categorical, without_replacement])
 def test_the_mean_loss_is_unbiased_over_draws(resample):
     losses = np.random.default_rng(0).normal(5, 1, 32)

@@ -140,6 +140,7 @@ def test_the_remedy_for_wrong_losses_is_that_of_the_mistake(losses, remedy):
         check_losses(losses, 12)
 
 
+@pytest.mark.slow
 def test_a_dict_of_losses_is_named_in_few_words():
     def loss_fn(params, batch):
         return {f"term_{i}": squared_errors(params, batch) for i in range(500)}

@@ -80,6 +80,7 @@ def test_a_share_holds_its_lower_edge_and_not_its_upper_one():
     np.testing.assert_array_equal(invert(masses, edges), [0, 2, 2, 3])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1, 2, 64, 1000])
 def test_draws_agree_with_numpys_in_float64(width):
     masses = six_decades(width, seed=width)
@@ -118,6 +119,7 @@ def test_one_row_for_all_points_is_as_good_as_a_copy_for_each():
 # Draws of children
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [20, 128])
 def test_a_node_drawn_n_times_draws_each_child_floor_or_ceil_of_its_share(width):
     rng = np.random.default_rng(0)
@@ -178,6 +180,7 @@ def test_children_without_mass_are_never_drawn_however_often_their_node_is():
     assert set(np.unique(child)) <= {1, 3, 5}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1, 3, 64, 128, 1000])
 def test_the_draws_of_the_children_are_counted_as_they_were_drawn(width):
     """A level below relies on it: rank and number, recounted from the children themselves."""
@@ -192,6 +195,7 @@ def test_the_draws_of_the_children_are_counted_as_they_were_drawn(width):
         np.testing.assert_array_equal(count, counted.count)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("point", EDGES[:-1])
 def test_a_shift_at_either_end_draws_as_inverse_cdf_of_its_points_does(point):
     """Whole numbers of a sum that divides by the draws: floating point is exact."""

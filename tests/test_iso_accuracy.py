@@ -88,6 +88,7 @@ def test_lower_losses_are_better_and_targets_are_losses():
     assert at(curve, 1.0)["ratio"] == pytest.approx(0.5)
 
 
+@pytest.mark.slow
 def test_intervals_resample_the_seeds_of_both_methods_alike():
     # A seed raises both methods alike, as data and initial weights do: the ratio does not change.
     shared = UNIFORM + np.array([[0.0], [0.02], [-0.03], [0.05]])

@@ -42,6 +42,7 @@ def derivatives(function, point):
     return function(point), jax.grad(function)(point), jnp.diag(jax.hessian(function)(point))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("equation", [burgers, allen_cahn, poisson_peak, convection])
 def test_the_residual_is_that_of_the_equation(problems, equation):
     problem = problems(equation.__name__)

@@ -59,6 +59,7 @@ def test_main_prints_markdown_if_asked(folder, capsys, folders):
     assert first.startswith("| `uniform` | 2 | 20 |")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", ["nan", "inf"])
 def test_a_run_that_diverged_is_reported(tmp_path, capsys, value):
     write_run(tmp_path / "u", rows=rows([1.0, 0.5, 0.4], [0.1, 0.5, 0.6], 1.0))
@@ -68,6 +69,7 @@ def test_a_run_that_diverged_is_reported(tmp_path, capsys, value):
     assert (tmp_path / "report/index.html").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_page_and_figures_are_written_above_the_runs(folder, capsys):
     """A report in the folder does not change the next one."""
     for _ in range(2):

@@ -155,6 +155,7 @@ def test_jit_draws_the_same_and_types_are_as_promised(resample, size, num):
         np.testing.assert_allclose(draw_probs, jit_probs, rtol=1e-5)
 
 
+@pytest.mark.slow
 @inverse_cdf
 @pytest.mark.parametrize("size", [5, 70_000])
 def test_draw_probs_are_the_probabilities_and_num_may_exceed_the_pool(resample, size):
@@ -171,6 +172,7 @@ def test_more_distinct_items_than_the_pool_has_are_refused(resample):
         resample(jax.random.key(0), jnp.full((8,), 0.125), 9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("resample", [without_replacement, top_k])
 @pools
 def test_items_are_distinct_where_they_must_be(resample, size, num, trials):
@@ -253,6 +255,7 @@ def test_zero_mass_is_never_drawn_where_a_float32_cumulative_sum_falls(where, se
     assert np.all(np.asarray(probs)[index] > 0)
 
 
+@pytest.mark.slow
 @inverse_cdf
 @pytest.mark.parametrize("size", [3, 60_000, 70_000])
 def test_points_at_either_end_fall_on_items_with_mass(resample, size, monkeypatch):
@@ -435,6 +438,7 @@ def test_pools_are_distinct_in_range_and_every_id_is_equally_likely(num_examples
     assert_binomial(hits, 20_000, size / num_examples)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("num_examples", "size"), [(2**31 - 1, 1), (2**31 - 1, 1024), (2**31 - 2, 3), (2**30 + 1, 3)]
 )

@@ -42,6 +42,7 @@ def test_signal_to_noise_falls_and_is_that_of_a_schedule(schedule):
         np.testing.assert_allclose(np.diff(np.log(snr)), np.log(snr[-1] / snr[0]) / 999)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("predict", ["noise", "image"])
 def test_terms_of_the_bound_are_divergences_between_gaussians(predict):
     """KL(q(x_s | x_t, x) || q(x_s | x_t, predicted x)), from the means and the variance."""
@@ -76,6 +77,7 @@ def test_terms_of_the_bound_are_divergences_between_gaussians(predict):
     np.testing.assert_allclose(losses[0], num_timesteps * np.mean(level), rtol=2e-3, atol=0.05)
 
 
+@pytest.mark.slow
 def test_the_simple_loss_is_the_mean_squared_error_of_the_noise():
     loss_fn, weight = diffusion.make_losses(diffusion.signal_to_noise("cosine", 20), 17, "simple")
     params = [
@@ -87,6 +89,7 @@ def test_the_simple_loss_is_the_mean_squared_error_of_the_noise():
     np.testing.assert_array_equal(weight, np.ones(20))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "method", ["uniform", "stratified", "static", "second_moment", "loss", "root"]
 )
@@ -111,6 +114,7 @@ def test_digits_have_the_grey_levels_that_the_bound_counts():
 # --- image fields
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", sorted(fields.NETWORKS))
 def test_a_network_maps_each_coordinate_to_a_colour(network):
     init, apply = fields.NETWORKS[network]
@@ -138,6 +142,7 @@ def test_errors_of_a_picture():
     assert fields.largest_error(picture, image) == 0.5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", [fields, squares], ids=["fields", "squares"])
 def test_by_the_root_the_sampler_learns_the_norm_of_the_error(module):
     train = () if module is fields else ({"a": np.ones((8, 1), np.float32)},)
@@ -153,6 +158,7 @@ def test_by_the_root_the_sampler_learns_the_norm_of_the_error(module):
 # --- least squares
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["norm", "normalised", "loss"])
 def test_a_fit_without_noise_reaches_the_solution(method):
     train = squares.problem(num_rows=256, size=3, spread=1.0, noise=0.0)

@@ -620,6 +620,7 @@ def test_the_gradient_uses_the_weights_that_the_sampler_says(name):
     assert step._cache_size() == 1
 
 
+@pytest.mark.slow
 def test_with_draw_adds_what_was_drawn_and_changes_nothing():
     sampler, data = unequal(), regression()
     runs = {}
@@ -781,6 +782,7 @@ KEYS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sampler", "more"),
     [

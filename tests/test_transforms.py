@@ -101,6 +101,7 @@ def test_scores_and_states_keep_their_type_in_double_precision(make):
         assert types == [leaf.dtype for leaf in jax.tree.leaves((scores, state))]
 
 
+@pytest.mark.slow
 @every
 @pytest.mark.parametrize("scores", [np.zeros(6), np.eye(6)[0], np.full(6, 1e-30), np.full(6, 1e15)])
 def test_scores_stay_finite_and_not_negative(make, scores):

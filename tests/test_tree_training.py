@@ -50,6 +50,7 @@ def test_a_training_step_compiles_once_donates_its_state_and_copies_nothing_from
     assert np.all(np.isfinite(metrics["draw"].weights))
 
 
+@pytest.mark.slow
 def test_training_on_draws_from_the_tree_lowers_the_loss():
     step, state = trainer()
     data = regression() | {"label": jnp.arange(N) % 1}

@@ -73,6 +73,7 @@ def test_a_point_lies_in_its_cell_uniformly_and_ids_are_in_c_order():
     assert_uniform(np.histogram2d(*inside.T, bins=6, range=[[0, 1], [0, 1]])[0].ravel())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sample",
     [

@@ -257,6 +257,7 @@ def test_a_run_that_reads_its_batches_writes_what_one_in_memory_does(tmp_path, m
         np.testing.assert_allclose(value, lines[1][name], rtol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -291,6 +292,7 @@ def test_a_run_goes_on_only_with_the_lag_it_began_with(tmp_path):
         experiment.run(changed, tmp_path, examples(), allow_config_changes=True)
 
 
+@pytest.mark.slow
 def test_a_run_that_cannot_read_an_example_says_which_and_keeps_its_checkpoint(tmp_path):
     broken = Examples()
     with pytest.raises(ValueError, match="example 7 of the source cannot be read"):

@@ -143,6 +143,7 @@ def remove(path):
     path.unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "how", [flip, *(pytest.param(how, marks=pytest.mark.slow) for how in (cut, remove))]
 )

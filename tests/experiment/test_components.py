@@ -128,6 +128,7 @@ def assert_same(params, expected, atol=1e-6):
         np.testing.assert_allclose(params[name], value, rtol=2e-5, atol=atol, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clip_norm", [0.0, 1.0])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.2])
 @pytest.mark.parametrize(
@@ -142,6 +143,7 @@ def test_sgd_clips_then_decays_then_has_momentum(clip_norm, weight_decay, option
     assert_same(updated(config), sgd_by_hand(config, momentum))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clip_norm", [0.0, 1.0])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.2])
 @pytest.mark.parametrize("optimizer", ["adam", "adamw"])

@@ -124,6 +124,7 @@ def trained(kept, with_draw=False):
     return draw_statistics.record_draws(step, with_draw=with_draw), state, data
 
 
+@pytest.mark.slow
 def test_a_step_records_what_it_draws_and_keeps_it_to_itself_unless_asked():
     told, state, data = trained(10, with_draw=True)
     silent, same, _ = trained(10)
@@ -152,6 +153,7 @@ def test_losses_recorded_are_those_of_the_batch_before_the_update():
         np.testing.assert_allclose(state.record.losses[place], by_hand, rtol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_draw", [False, True])
 def test_without_a_record_nothing_is_recorded(with_draw):
     step, state, data = trained(0, with_draw)
@@ -172,6 +174,7 @@ def test_recording_changes_no_number_of_the_training():
     np.testing.assert_array_equal(state.params, other.params)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("steps_per_call", [1, 3])
 def test_a_program_donates_the_record(steps_per_call):
     step, state, data = trained(8)

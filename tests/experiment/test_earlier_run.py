@@ -49,6 +49,7 @@ def earlier(tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_from_the_newest_parameters_of_another(earlier, tmp_path):
     config = make_config(init_from=str(earlier), seed=1, num_steps=2)
     experiment.run(config, tmp_path / "next", make_dataset())
@@ -71,6 +72,7 @@ class Linear(nn.Module):
         return nn.Dense(self.outputs)(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -120,6 +122,7 @@ def selected(earlier, tmp_path_factory):
     return workdir
 
 
+@pytest.mark.slow
 def test_the_losses_of_the_reference_are_stored_once(earlier, selected):
     stored = np.load(selected / "reference.npy", mmap_mode="r")
     dataset = make_dataset()
@@ -135,6 +138,7 @@ def test_the_losses_of_the_reference_are_stored_once(earlier, selected):
     assert stored[known].mean(dtype=np.float64) == pytest.approx(mean, rel=2e-3)
 
 
+@pytest.mark.slow
 def test_the_cost_of_the_reference_is_in_the_ledger(earlier, selected, tmp_path):
     """Its training, 6 steps of 4 examples, and a forward pass for each of 12 examples."""
     trained = lines_of(earlier)[-1]

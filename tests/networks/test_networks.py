@@ -331,6 +331,7 @@ def numpy_wide_resnet(variables, x, norm, train):
     return x @ params["Dense_0"]["kernel"] + params["Dense_0"]["bias"], moments
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("norm", "train"), [("group", False), ("batch", False), ("batch", True)])
 def test_a_wide_resnet_is_that_of_the_paper(norm, train):
     apply, variables = wide_resnet(norm, train)
@@ -420,6 +421,7 @@ def assert_drops_only_in_training(network, x):
     assert np.all(first != other) and np.all(first != evaluated)
 
 
+@pytest.mark.slow
 def test_a_wide_resnet_drops_only_in_training():
     assert_drops_only_in_training(WideResNet(CLASSES, 10, 1, dropout=0.5), jnp.asarray(IMAGES))
 
@@ -595,6 +597,7 @@ def test_padding_does_not_influence_the_language_model(every_position):
     np.testing.assert_allclose(with_padding, alone, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_language_model_drops_connections_that_are_not_recurrent():
     for options, last in [({}, (4, 6, 5)), ({"every_position": False}, (4, 5))]:
         shapes = dropped_shapes(language_model(dropout=0.5, **options), jnp.asarray(TOKENS))

@@ -62,6 +62,7 @@ def numpy_logits(params, tokens, positions, tied):
     return x @ (table.T if tied else next(kernels))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("positions", "tied"), [("rotary", False), ("learned", True)])
 def test_the_logits_are_those_of_the_formulas(positions, tied):
     _, params, apply = model(positions=positions, tied=tied)
@@ -81,6 +82,7 @@ def test_a_later_token_does_not_change_an_earlier_logit(positions):
     assert np.all(np.any(before[:, 4:] != after[:, 4:], axis=-1))
 
 
+@pytest.mark.slow
 def test_padding_does_not_change_the_logits_before_it():
     _, params, apply = model()
     padded = TOKENS.copy()
@@ -109,6 +111,7 @@ def test_rotary_products_depend_on_the_distance_alone():
     np.testing.assert_array_equal(turned[0][0], query[0, 0, 0])  # position 0 is not turned
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("positions", "tied"), [("rotary", True), ("learned", False)])
 def test_the_number_of_parameters_is_that_of_the_docstring(positions, tied):
     _, params, _ = model(positions=positions, tied=tied)

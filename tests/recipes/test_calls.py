@@ -92,6 +92,7 @@ def test_every_number_of_a_recipe_may_be_traced(name, parameter):
     assert drawn.weights.shape == (2, 6)
 
 
+@pytest.mark.slow
 def test_settings_under_vmap_give_the_draws_of_each_alone():
     def draw(smoothing):
         sampler = make("default", smoothing=smoothing)

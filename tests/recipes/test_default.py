@@ -58,6 +58,7 @@ def test_draws_are_uniform_from_a_share_of_the_run_on(options, first):
     assert found == [step >= first for step in range(STEPS)]
 
 
+@pytest.mark.slow
 def test_scores_are_a_power_of_the_loss():
     draw = draws_by_step(exponent=0.5, smoothing=0.25)[0]
     scores = np.sqrt(LOSSES.astype(np.float64))

@@ -738,6 +738,7 @@ def test_selective_backprop_draws_by_the_power_of_the_percentile(beta, candidate
     assert np.any(first != second)
 
 
+@pytest.mark.slow
 def test_selective_backprop_seldom_draws_an_example_twice():
     """Of independent draws, four of five batches would hold a duplicate."""
     for _, drawn, _ in stretches(3.0, 24):
@@ -764,6 +765,7 @@ def mlp_output(params, history, count, age, label):
     return (hidden @ layer["Dense_1"]["kernel"] + layer["Dense_1"]["bias"])[:, 0]
 
 
+@pytest.mark.slow
 def test_predicted_loss_draws_by_what_its_network_says_of_every_example():
     sampler = compiled(recipes.predicted_loss(batch_size=b, num_classes=CLASSES, refresh=N))
     data = {"label": jnp.asarray(LABEL)}

@@ -167,6 +167,7 @@ def test_the_page_is_whole_html_with_each_id_once_and_each_target_there(whole):
     assert {"html", "head", "body", "h1", "table", "figure", "svg", "footer"} <= tags
 
 
+@pytest.mark.slow
 def test_the_page_needs_no_other_file_and_names_none(whole):
     folder, text, found = whole
     assert all(link.startswith("data:image/png;base64,") for link in found.links)
@@ -412,6 +413,7 @@ def test_a_method_without_examples_has_no_gallery(tmp_path, no_figures):
     assert "drawn most" not in found.text and found.cards == []
 
 
+@pytest.mark.slow
 def test_runs_without_artifacts(folder):
     _, found = read(folder)
     assert "Not measured yet" in found.text and "No diagnostics yet." in found.text
@@ -441,6 +443,7 @@ def test_a_run_whose_files_are_all_incomplete_or_missing(tmp_path):
     assert len(found.all("figure")) == 1 and "no uniform run to compare with" in found.text
 
 
+@pytest.mark.slow
 def test_scores_and_losses_that_are_not_finite(tmp_path):
     finish(tmp_path, "loss")
     nan = np.full(50, np.nan, np.float32)

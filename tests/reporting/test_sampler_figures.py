@@ -319,6 +319,7 @@ def test_methods_with_equal_scores_are_left_out():
     assert visible(figure)[0].texts[0].get_text() == "r = -1.00"
 
 
+@pytest.mark.slow
 def test_figures_are_the_same_at_every_call():
     rng = np.random.default_rng(0)
     some = {LOSS: [drawn(rng.uniform(1, 9, 60)), behaved({"step": [1, 2], "ess": [1, 0.5]})]}

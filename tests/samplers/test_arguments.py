@@ -32,6 +32,7 @@ def started(request):
     return sampler, state, draw
 
 
+@pytest.mark.slow
 def test_key_and_state_that_are_swapped_are_named(started):
     sampler, state, _ = started
     with pytest.raises(TypeError, match=r"swapped; call sample\(key, state, ids\)"):

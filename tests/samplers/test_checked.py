@@ -40,6 +40,7 @@ def train(mistake=None, sampler=None):
     return [str(each.message) for each in caught]
 
 
+@pytest.mark.slow
 def test_a_loop_without_mistakes_is_silent():
     assert train() == []
     assert train(sampler=recipes.default(batch_size=b)) == []

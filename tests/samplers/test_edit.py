@@ -170,6 +170,7 @@ def test_from_a_pool_excluded_examples_are_not_drawn():
     assert np.min(draw.ids) >= 50
 
 
+@pytest.mark.slow
 def test_where_all_are_excluded_it_draws_uniformly():
     sampler = tree()
     draw, _ = sampler.sample(KEY, exclude(known(sampler), jnp.arange(N)))

@@ -113,6 +113,7 @@ def through_the_host(x):
     return jnp.asarray(np.array(x))
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_or_drawn_twice_when_a_state_is_kept_and_gone_on_with():
     sampler = lagged(by_tree(0.5), 3, None)
     whole, _, end = trained(sampler, 20)

@@ -199,6 +199,7 @@ def test_on_two_devices_it_draws_what_it_draws_on_one():
     np.testing.assert_array_equal(drawn, train(by_running_mean(BATCH))[1])
 
 
+@pytest.mark.slow
 def test_a_checkpoint_goes_on_as_if_never_interrupted(tmp_path):
     sampler = both()
     middle, *_ = train(sampler, steps=3)

@@ -245,6 +245,7 @@ def test_ids_are_int32_ascending_and_in_range(size, num):
     assert np.all(np.diff(ids) >= 0) and ids[0] >= 0 and ids[-1] < size
 
 
+@pytest.mark.slow
 def test_sampling_and_updating_are_traced_once():
     traces = []
 
@@ -301,6 +302,7 @@ def after_updates(size, values, seed):
     return run(init(np.ones(size, np.float32)), ids, values), record
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 100, 20_000, 300_000])
 def test_sums_are_exact_after_a_million_updates_over_many_decades(size):
     values = 10 ** np.random.default_rng(size).uniform(-15, 14, (8000, 128))

@@ -247,6 +247,7 @@ def test_refresh_rolls_through_the_data_set_and_scores_by_what_the_scorer_now_kn
         np.testing.assert_array_equal(leaves(state), want)
 
 
+@pytest.mark.slow
 def test_a_refresh_larger_than_the_data_set_scores_all_of_it():
     data = {"label": np.arange(7) + 2}
     sampler = compiled(tree_sampler(by_class(), batch_size=2, refresh=17))

@@ -117,6 +117,7 @@ def test_what_it_cannot_score_is_refused(scorer, batch, message):
         sampler.sample(KEY, sampler.init(KEY, N), jnp.arange(N), batch)
 
 
+@pytest.mark.slow
 def test_too_small_a_batch_is_refused():
     sampler = sampler_of(make(every=9))
     draw, state = sampler.sample(KEY, sampler.init(KEY, N), jnp.arange(N), DATA)

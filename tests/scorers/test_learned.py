@@ -285,6 +285,7 @@ def test_a_proxy_learns_what_is_hard_in_a_stream_and_it_is_drawn_more():
     assert hard > 5 * easy
 
 
+@pytest.mark.slow
 def test_a_stream_keeps_nothing_of_its_examples_and_compiles_once():
     state, step, _ = streaming_step()
     assert buffer.size(state.sampler.buffer) == 0

@@ -154,6 +154,7 @@ def test_a_view_picks_what_the_model_picks(name, trained):
     assert not np.array_equal(exact, cheap)
 
 
+@pytest.mark.slow
 def test_bfloat16_losses_are_near_those_of_float32(trained):
     loss_fn, params = trained
     pool = images(512, seed=1)

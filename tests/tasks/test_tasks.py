@@ -107,6 +107,7 @@ def test_classes_are_those_of_the_labels():
     assert task.summarise({"loss": 2.0, "accuracy": 0.5}) == {"loss": 2.0, "accuracy": 0.5}
 
 
+@pytest.mark.slow
 def test_images_are_standardised_by_the_channels_of_the_training_part():
     train = {"x": images_of(50), "label": labels_of(50)}
     test = {"x": images_of(20, seed=1) // 2, "label": labels_of(20)}
@@ -630,6 +631,7 @@ def test_the_loss_of_a_window_is_the_mean_over_its_tokens():
     assert set(task.metrics_fn(params, model_state, batch)) == names
 
 
+@pytest.mark.slow
 def test_the_loss_of_a_context_is_that_of_the_next_word():
     task = jitted(tasks.language(make_contexts(), Bigrams(every_position=False)))
     params, model_state = init(task)
@@ -806,6 +808,7 @@ def test_regression_learns_with_learned_losses_of_no_classes():
     assert after["test_loss"] < 0.5 * task.initial_loss < 0.5 * before["test_loss"]
 
 
+@pytest.mark.slow
 def test_a_task_of_your_own_may_have_batches_of_any_shape():
     """Here ((x1, x2), y): y is the product of the sums."""
     rng = np.random.default_rng(0)

@@ -256,6 +256,7 @@ def _recipe_arguments(
     if _chooses_ahead(config, task):
         return arguments
     stateful = bool(jax.tree.leaves(model_state))
+    takes_companion = "companion" in required_parameters(getattr(recipes, config.method))
 
     def of_variables(function: Callable) -> Callable:
         if stateful:
@@ -268,7 +269,7 @@ def _recipe_arguments(
         logits_fn=of_variables(task.output_fn) if classes else None,
         stateful=stateful,
         example=jax.tree.map(lambda x: x[:1], task.dataset.train),
-        companion=_companion(config, task) if config.companion else None,
+        companion=_companion(config, task) if config.companion and takes_companion else None,
         num_classes=task.dataset.num_classes,
         label_fn=task.label_fn,
     )

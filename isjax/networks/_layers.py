@@ -4,8 +4,23 @@ from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 
-__all__ = ["dropout", "one_for_each_layer"]
+__all__ = ["at_last_token", "dropout", "one_for_each_layer"]
+
+
+def at_last_token(activations: jax.Array, tokens: jax.Array) -> jax.Array:
+    """Activations at the last token of each sequence.
+
+    Args:
+        activations: [b, T, features].
+        tokens: [b, T] int; negative ones are padding at the end of a sequence.
+
+    Returns:
+        [b, features]; at the first place, of a sequence of padding alone.
+    """
+    last = jnp.maximum(jnp.sum(tokens >= 0, axis=1) - 1, 0)
+    return jnp.take_along_axis(activations, last[:, None, None], axis=1)[:, 0]
 
 
 def dropout(rate: float, train: bool) -> Callable[[jax.Array], jax.Array]:

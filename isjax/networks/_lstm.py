@@ -3,7 +3,7 @@
 import flax.linen as nn
 import jax.numpy as jnp
 
-from isjax.networks._layers import dropout
+from isjax.networks._layers import at_last_token, dropout
 
 __all__ = ["LSTM"]
 
@@ -51,11 +51,11 @@ class LSTM(nn.Module):
             ValueError: if dropout is not in [0, 1).
         """
         drop = dropout(self.dropout, train)
-        last = jnp.maximum(jnp.sum(x >= 0, axis=1) - 1, 0)
+        tokens = x
         x = nn.Embed(self.vocabulary or self.outputs, self.embedding)(jnp.maximum(x, 0))
         for layer in range(self.layers):
             x = drop(x) if layer or self.drop_embedding else x
             x = jnp.asarray(nn.RNN(nn.OptimizedLSTMCell(self.features))(x))
         if not self.every_position:
-            x = jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
+            x = at_last_token(x, tokens)
         return nn.Dense(self.outputs)(drop(x))

@@ -6,7 +6,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from isjax.networks._layers import dropout
+from isjax.networks._layers import at_last_token, dropout
 
 __all__ = ["Transformer", "rotate"]
 
@@ -71,7 +71,7 @@ class Transformer(nn.Module):
         """
         self._check(x.shape[1])
         drop = dropout(self.dropout, train)
-        last = jnp.maximum(jnp.sum(x >= 0, axis=1) - 1, 0)
+        tokens = x
         embed = nn.Embed(self.vocabulary or self.outputs, self.features)
         x = embed(jnp.maximum(x, 0))
         if self.positions == "learned":
@@ -83,7 +83,7 @@ class Transformer(nn.Module):
             hidden = nn.gelu(dense(self.expansion * self.features)(norm()(x)))
             x = x + drop(dense(self.features)(hidden))
         if not self.every_position:
-            x = jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
+            x = at_last_token(x, tokens)
         x = norm()(x)
         return embed.attend(x) if self.tied else dense(self.outputs)(x)
 

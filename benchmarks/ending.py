@@ -7,10 +7,13 @@
 
 One run draws by the last loss as `recipes.default(until=1)`. From copies of its state at 50%, 70%
 and 85% of the steps the rest is trained by uniform draws, or by unbiased ones (k = 1). All have one
-schedule of the learning rate, which decays to zero at the end.
+schedule of the learning rate, which decays to zero at the end. Others draw uniformly from
+where the share of remembered losses above log 2, an estimate of the train error, falls below 15%,
+10% and 5%. It is looked at after each percent of the steps.
 
-Each line is a JSON object: the ending, train and test loss and accuracy, of all examples. The first
-command takes half an hour a seed on one core, the second some two minutes.
+Each line is a JSON object: the ending, the share of steps by importance, train and test loss and
+accuracy, of all examples. The first command takes an hour a seed on one core, the second some four
+minutes.
 """
 
 import argparse
@@ -27,7 +30,8 @@ from isjax.experiment import components
 from isjax.experiment.config import num_steps
 from isjax.experiment.evaluation import make_evaluation
 
-BATCH, SHARES = 128, (0.5, 0.7, 0.85, 1.0)
+BATCH, ERRORS = 128, (0.15, 0.1, 0.05)
+SHARES = dict.fromkeys((50, 70, 85), ("uniform", "k = 1"))  # where importance ends, in percent
 DRAWS = {"default": (0.5, 0.25), "uniform": (1.0, jnp.inf), "k = 1": (1.0, 0.25)}  # k, smoothing
 
 
@@ -63,6 +67,11 @@ class Runs:
         sampler = self.sampler(*DRAWS["default"])
         return isjax.init_train_state(state_key, params, self.tx, sampler, size, model_state)
 
+    def error(self, state):
+        """Returns the share of examples whose last known loss is above log 2."""
+        losses = state.sampler.buffer.losses
+        return float(jnp.mean(losses > jnp.log(2)))
+
     def go_on(self, state, draws, until):
         k, smoothing = map(jnp.float32, DRAWS[draws])
         for _ in range(int(state.step), until):
@@ -83,20 +92,23 @@ def main():
     override(config, args.set)
     runs = Runs(config, components.make_task(config))
 
-    def show(seed, ending, state):
+    def show(seed, ending, share, state):
         found = {name: round(float(value), 4) for name, value in runs.evaluate(state).items()}
         line = {"config": args.config, "steps": args.steps, "seed": seed, "ending": ending}
-        print(json.dumps(line | found), flush=True)
+        print(json.dumps(line | {"by importance": share} | found), flush=True)
 
     for seed in range(args.seeds):
-        state = runs.start(seed)
-        for share in SHARES:
-            state = runs.go_on(state, "default", round(share * runs.steps))
-            for draws in ("uniform", "k = 1") if share < 1 else ():
+        state, errors = runs.start(seed), list(ERRORS)
+        for percent in range(1, 101):
+            state = runs.go_on(state, "default", round(percent / 100 * runs.steps))
+            endings = [(f"{draws} from {percent}%", draws) for draws in SHARES.get(percent, ())]
+            while errors and runs.error(state) < errors[0]:
+                endings.append((f"uniform below an error of {errors.pop(0):.0%}", "uniform"))
+            for ending, draws in endings:
                 end = runs.go_on(jax.tree.map(jnp.copy, state), draws, runs.steps)
-                show(seed, f"{draws} from {share:.0%}", end)
-        show(seed, "none", state)
-        show(seed, "uniform throughout", runs.go_on(runs.start(seed), "uniform", runs.steps))
+                show(seed, ending, percent / 100, end)
+        show(seed, "none", 1.0, state)
+        show(seed, "uniform throughout", 0.0, runs.go_on(runs.start(seed), "uniform", runs.steps))
 
 
 if __name__ == "__main__":

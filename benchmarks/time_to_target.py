@@ -3,10 +3,11 @@
     python benchmarks/time_to_target.py --config fashion_mnist [--set network=MLP ...]
       [--methods default biased_loss,pool_size=256 paper:learned_loss] [--budgets 0.3 0.5 0.7 1]
       [--seeds 5] [--rates 0.02 0.05 0.1] [--decays 1e-4 1e-3 --tune-by test_accuracy]
-      [--data-dir DATA] --workdir DIR
+      [--data-dir DATA] [--halve] --workdir DIR
 
 A method is a recipe, followed by options of it and `pool_size`; `paper:` before it takes the draws,
-weights and pool of the authors' code (`isjax.experiment.presets.paper`).
+weights and pool of the authors' code (`isjax.experiment.presets.paper`). `--halve` takes images of
+half the height and width, for convolutions on a CPU.
 
 1. Tunes learning rate and weight decay for uniform draws: one run each, with a seed that is used
    for nothing else. `--tune-by` a test metric favours uniform, since it selects on the test data.
@@ -35,7 +36,7 @@ import pathlib
 import jax
 import matplotlib
 import numpy as np
-from common import flops_of, load_config, override, settings
+from common import flops_of, halve, load_config, override, settings
 from iso_accuracy import METRICS, goodness, reached, report
 from ml_collections import ConfigDict
 
@@ -125,6 +126,7 @@ def parse_args():
     parser.add_argument("--decays", nargs="+", type=float, help="by default the config's own")
     parser.add_argument("--tune-by", default="train_loss", choices=METRICS)
     parser.add_argument("--data-dir", default="")
+    parser.add_argument("--halve", action="store_true", help="half the height and width of images")
     parser.add_argument("--workdir", required=True)
     return parser.parse_args()
 
@@ -218,6 +220,8 @@ def main():
     override(config, args.set)
     methods = list(dict.fromkeys(["uniform", *args.methods]))
     task = components.make_task(config)
+    if args.halve:
+        task = components.make_task(config, dataset=halve(task.dataset))
     run = make_run(config, task, folder)
     rate, decay = tune(run, config, args)
     budgets = sorted(args.budgets)

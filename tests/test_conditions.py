@@ -10,7 +10,7 @@ import pytest
 from helpers import assert_mean, innermost, with_innermost
 
 from isjax import conditions, scorers
-from isjax.conditions import after, mean_loss, tau, total_variation, until
+from isjax.conditions import after, error_rate, mean_loss, tau, total_variation, until
 from isjax.samplers import gate, importance_sampler
 
 KEY = jax.random.key(0)
@@ -24,6 +24,10 @@ def error_of(losses):
 
 def pool_mean(losses):
     return np.mean(losses)
+
+
+def pool_error(losses):
+    return np.mean(losses > np.log(2))
 
 
 def pool_variation(losses):
@@ -41,6 +45,7 @@ def pool_tau_of_errors(losses):
 
 # Each with what it makes of the losses of a pool, where its average starts and which way it opens.
 STATISTICS = {
+    "error_rate": (error_rate, pool_error, None, np.greater),
     "mean_loss": (mean_loss, pool_mean, None, np.less),
     "total_variation": (total_variation, pool_variation, 0.0, np.greater),
     "tau": (tau, pool_tau, 1.0, np.greater),
@@ -134,9 +139,12 @@ def test_what_compares_losses_does_not_depend_on_their_scale(name, scale):
 @pytest.mark.parametrize(
     ("losses", "want"),
     [
-        ([0.0, 0.0, 0.0, 0.0], {"mean_loss": 0, "total_variation": 0, "tau": 1}),
-        ([2.0, 2.0, 2.0, 2.0], {"mean_loss": 2, "total_variation": 0, "tau": 1}),
-        ([0.0, 8.0, 0.0, 0.0], {"mean_loss": 2, "total_variation": 0.75, "tau": 2}),
+        ([0.0] * 4, {"error_rate": 0, "mean_loss": 0, "total_variation": 0, "tau": 1}),
+        ([2.0] * 4, {"error_rate": 1, "mean_loss": 2, "total_variation": 0, "tau": 1}),
+        (
+            [0.0, 8.0, 0.0, 0.0],
+            {"error_rate": 0.25, "mean_loss": 2, "total_variation": 0.75, "tau": 2},
+        ),
     ],
     ids=["nothing left to lose", "all alike", "one has it all"],
 )
@@ -157,6 +165,16 @@ def test_the_mean_loss_is_closed_until_a_first_batch_which_counts_whole():
     assert float(state) == 0.75 and is_open(state, 1)
     state = update(state, jnp.float32([4, 4, 4, 4]), share)
     assert float(state) == pytest.approx(0.9 * 0.75 + 0.4) and not is_open(state, 2)
+
+
+def test_the_error_rate_counts_the_first_batch_whole_and_closes_at_its_threshold():
+    condition, update, is_open = compiled(error_rate, 0.25, 0.5)
+    state, share = condition.init(), jnp.full(4, 0.25)
+    assert is_open(state, 0)
+    state = update(state, jnp.float32([0, 1, 0, 0.69]), share)  # log 2 is 0.693
+    assert float(state) == 0.25 and not is_open(state, 1)
+    state = update(state, jnp.float32([0, 1, 0, 0.7]), share)
+    assert float(state) == 0.375 and is_open(state, 2)
 
 
 @pytest.mark.parametrize(("make", "start"), [(total_variation, 0.0), (tau, 1.0)])
@@ -269,7 +287,7 @@ def test_the_mean_of_few_losses_is_estimated_without_bias_by_uniform_draws():
 # --- errors
 
 
-@pytest.mark.parametrize("make", [mean_loss, total_variation, tau])
+@pytest.mark.parametrize("make", [error_rate, mean_loss, total_variation, tau])
 @pytest.mark.parametrize("decay", [-0.1, 1.0, 1.5, NAN])
 def test_a_decay_outside_its_range_is_refused(make, decay):
     with pytest.raises(ValueError, match=rf"decay is {decay}.*in \[0, 1\)"):

@@ -625,6 +625,7 @@ LOSSES = jnp.linspace(0.1, 4.0, 40)
 GATES = {
     "after": ({"steps": 0}, {"steps": 1}),
     "until": ({"steps": 1}, {"steps": 0}),
+    "error_rate": ({"threshold": 0.5}, {"threshold": float("inf")}),
     "mean_loss": ({"threshold": 1e9}, {"threshold": 0.0}),
     "tau": ({"threshold": 0.9}, {"threshold": 1.1}),
     "total_variation": ({"threshold": -1.0}, {"threshold": 0.5}),

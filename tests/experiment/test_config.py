@@ -74,7 +74,7 @@ def test_the_defaults_are_sound():
         ({"max_skipped": 2.0}, "max_skipped is 2.0; choose a share from 0 to 1"),
         ({"max_skipped": NAN}, "max_skipped is nan"),
         ({"gate": "aftr"}, r"config\.gate: aftr is not a gate; did you mean after"),
-        ({"gate": "xyz"}, "choose from after, mean_loss, tau, total_variation, until$"),
+        ({"gate": "xyz"}, "choose from after, error_rate, mean_loss, tau, total_variation, until$"),
         ({"weighting": "correctng"}, "correctng is not a weighting; did you mean correcting"),
         ({"weighting": "xyz"}, "choose from adjusted, biased, correcting, none$"),
         ({"weighting": "importance_weights"}, "importance_weights is not a weighting"),

@@ -54,8 +54,8 @@ examples: $(NOTEBOOKS)  ## Run the programs in examples/, those that take --step
 test: $(STAMP)  ## Run the tests that are quick and need no data
 	$(BIN)/python -m pytest -m "not slow and not data" $(PYTEST_ARGS)
 
-test-all: $(STAMP)  ## Run every test; ISJAX_DATA_DIR names the data (see .ci/prepare_data)
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+test-all: $(STAMP)  ## Run every test, or with PART=K/N part K of N of the slow ones; ISJAX_DATA_DIR names the data
+	$(BIN)/python -m pytest $(PYTEST_ARGS) $(addprefix --part=,$(PART))
 
 ahead: $(AHEAD)/.v5e $(AHEAD)/.h100  ## Estimate steps on a TPU and an H100 that are not there (1.2 GB)
 	PYTHONPATH=$(AHEAD) $(BIN)/python benchmarks/compile_ahead.py --target v5e:2x2

@@ -1,5 +1,7 @@
+import itertools
 import os
 import pathlib
+import zlib
 
 import jax
 import jaxlib
@@ -8,6 +10,10 @@ from helpers import accelerator, rows, write_run
 from jax.experimental.compilation_cache import compilation_cache
 
 ROOT = pathlib.Path(__file__).parent.parent
+
+
+def pytest_addoption(parser):
+    parser.addoption("--part", default="0/1", help="K/N, of the slow tests part K of N; K from 0")
 
 
 def pytest_configure(config):
@@ -36,16 +42,25 @@ def pytest_configure(config):
 _LONG = ("test_survival.py", "test_many_processes.py", "test_many_devices.py")
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     """Begins with the files that take minutes, so that no worker ends with one of them.
 
-    Marks runs of `learned_loss` as slow: its LSTM takes seconds to compile in each.
+    Marks runs of `learned_loss` as slow: its LSTM takes seconds to compile in each. Leaves out slow
+    tests of parts other than `--part`.
     """
     items.sort(key=lambda item: item.path.name not in _LONG)
     for item in items:
         values = getattr(item, "callspec", None) and item.callspec.params.values()
         if values and "learned_loss" in map(str, values) and "recipes" not in item.path.parts:
             item.add_marker(pytest.mark.slow)
+    part, parts = map(int, config.getoption("part").split("/"))
+
+    def left_out(item):
+        function = item.nodeid.partition("[")[0]
+        return "slow" in item.keywords and zlib.crc32(function.encode()) % parts != part
+
+    config.hook.pytest_deselected(items=list(filter(left_out, items)))
+    items[:] = itertools.filterfalse(left_out, items)
 
 
 @pytest.fixture

@@ -28,11 +28,12 @@ def loss_fn(params, model_state, batch, key):
 
 
 tx = optax.adam(3e-3)
-sampler = isjax.recipes.default(batch_size=128, initial_loss=0.7)
+num_steps = 501
+sampler = isjax.recipes.default(batch_size=128, num_steps=num_steps, initial_loss=0.7)
 state = isjax.init_train_state(jax.random.key(1), params, tx, sampler, num_examples)
 train_step = isjax.make_train_step(loss_fn, tx, sampler)
 
-for step in range(501):
+for step in range(num_steps):
     state, metrics = train_step(state, train)
     if step % 100 == 0:
         loss, ess = metrics["loss"], metrics["ess"]

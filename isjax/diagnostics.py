@@ -40,7 +40,7 @@ def draw_metrics(draw: Draw, losses: Array) -> dict[str, Array]:
     Returns:
         A scalar by each name.
 
-        - `loss`: unbiased estimate of the data set's mean loss, at any k;
+        - `loss`: estimate of the data set's mean loss, see `mean_loss`;
         - `batch_loss`: mean loss of the batch as drawn, which holds mostly hard examples;
         - `ess`: effective sample size of the pool, as a share of it;
         - `max_weight`: largest weight of the batch;
@@ -87,7 +87,8 @@ def mean_loss(draw: Draw, losses: Array) -> Array:
 
     Returns:
         [] float32. The expectation is the mean loss of the data set where the pool is that, or a
-        uniform presample of it.
+        uniform presample of it, and every example of the pool has a positive probability: not
+        where the highest are taken (`resampling.top_k`) or some examples are never drawn.
     """
     finite = jnp.isfinite(losses)
     inverse = jnp.asarray(draw.info.pool_size, jnp.float32) * draw.draw_probs

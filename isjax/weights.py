@@ -82,7 +82,7 @@ def preserve_mean(weights: Array, unbiased: Array, scores: Array) -> Array:
 
     Multiplies every w by sum(u s) / sum(w s), where u are the unbiased weights, as the authors'
     code has done from its first commit (July 2017). The direction of the gradient stays; its
-    length, and so the effective step size, follows the mean score instead of shrinking with the
+    length, and so the effective step size, follows the mean score instead of growing with the
     bias.
 
     Args:
@@ -148,8 +148,8 @@ def select_tokens(
 
     The weights of the top share sum to M, so the loss has the scale of the mean over tokens: of
     losses [b, T], sum(weights losses) / M is the mean over those kept. Drawn at k = 1 it is an
-    unbiased estimate of the mean over all tokens whose p is positive; at k = 0 the weights sum to
-    M again. Pass no gradient through the weights: `losses` here are those of the training batch,
+    unbiased estimate of the sum of the losses whose p is positive, over M: of the mean over all
+    tokens if smoothing > 0. At k = 0 the weights sum to M again. Pass no gradient through the weights: `losses` here are those of the training batch,
     under `jax.lax.stop_gradient`.
 
     Do not select by the raw loss, that is, with a reference of zero: the highest losses are those

@@ -98,13 +98,12 @@ def epochs(sampler: Sampler, pool_size: int) -> Sampler:
     ) -> tuple[Draw, EpochState]:
         if not hasattr(state, "span"):
             raise wrong_sample(key, state)
-        if ids is not None:
-            draw, inner = sampler.sample(key, state.inner, ids, batch, params)
-            return draw, state._replace(inner=inner)
-        require_whole(batch, state.span, "epochs")
-        shuffle_key, key = jax.random.split(jax.random.fold_in(key, state.step))
-        ids, order = next_stretch(shuffle_key, state)
-        draw, inner = sampler.sample(key, state.inner, ids, take(batch, ids), params)
+        shuffle_key, own_key = jax.random.split(jax.random.fold_in(key, state.step))
+        stretch, order = next_stretch(shuffle_key, state)
+        if ids is None:
+            require_whole(batch, state.span, "epochs")
+            key, ids, batch = own_key, stretch, take(batch, stretch)
+        draw, inner = sampler.sample(key, state.inner, ids, batch, params)
         return draw, EpochState(inner, order)
 
     def update(state: EpochState, draw: Draw, losses: Array, batch: Batch = None) -> EpochState:

@@ -295,6 +295,8 @@ def observe(scorer: Scorer, state: Any, ids: Array, losses: Array, batch: Batch)
     if getattr(losses, "shape", None) != ids.shape:
         check_losses(losses, ids.shape[0])
     losses = losses.astype(jnp.float32)
+    # JAX writes nothing beyond the last row, but -1 would be the last row itself.
+    ids = jnp.where(is_invalid(ids, state.span), jnp.iinfo(jnp.int32).max, ids)
     # The scorer learns from what was known when the batch was drawn, before these losses.
     rows = rows_of(state._replace(step=jnp.maximum(state.step - 1, 0)), ids, batch)
     remember = scorer.remember or buffer.shift
@@ -340,9 +342,14 @@ def pool_of(state: PyTree, ids: Array | None, batch: Batch, batch_size: int) -> 
     return ids, jax.tree.map(lambda x: x[:] if flat(x) else x, batch, is_leaf=flat)
 
 
+def is_invalid(ids: Array, span: Span) -> Array:
+    """Whether ids are of no example. [n] -> [n] bool."""
+    return (ids < 0) | (ids >= span.size)
+
+
 def count_invalid(ids: Array, span: Span) -> Array:
     """Counts the ids of a pool that are of no example. [B] -> [] int32."""
-    return jnp.sum((ids < 0) | (ids >= span.size), dtype=jnp.int32)
+    return jnp.sum(is_invalid(ids, span), dtype=jnp.int32)
 
 
 def require_ids(ids: Any) -> Array:

@@ -201,9 +201,11 @@ def tree_sampler(
         scores = sum_tree.scores_of(state.scores, pool)
         size = sum_tree.active(state.scores).astype(jnp.float32)
         mean = sum_tree.total(state.scores) / size
-        smoothed = scores + smoothing_now * mean
-        smoothed = jnp.where(sum_tree.is_excluded(state.scores, pool), 0.0, smoothed)
-        probs = normalize(smoothed)
+        excluded = sum_tree.is_excluded(state.scores, pool)
+        smoothed = jnp.where(excluded, 0.0, scores + smoothing_now * mean)
+        mass = jnp.sum(smoothed)
+        probs = normalize(jnp.where(mass > 0, smoothed, (~excluded).astype(jnp.float32)))
+        left = jnp.maximum(jnp.sum(~excluded, dtype=jnp.int32), 1)
         index, draw_probs = resampling.systematic(key, probs, batch_size)
         return make_draw(
             state,
@@ -211,10 +213,10 @@ def tree_sampler(
             index,
             draw_probs,
             scores=scores[index],
-            pool_size=pool.shape[0],
+            pool_size=left,
             k=k_of_step,
-            ess=effective_sample_size(probs) / pool.shape[0],
-            mass=jnp.mean(smoothed),
+            ess=jnp.minimum(effective_sample_size(probs) / left, 1.0),
+            mass=mass / left,
             invalid_ids=count_invalid(pool, state.span),
         )
 

@@ -10,7 +10,7 @@ larger by n times the constant, which is added while a draw descends. Examples m
 then count neither as scores nor among the n.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -81,11 +81,12 @@ def update(tree: SumTree, ids: Array, scores: Array) -> SumTree:
 
     Args:
         tree: of N examples.
-        ids: [n] int32. Of an id that occurs several times, the largest score counts.
+        ids: [n] int32. Of an id that occurs several times, the largest score counts. Ids of no
+            example change nothing.
         scores: [n]. Those of excluded examples count as zero.
     """
     mass = jnp.where(is_excluded(tree, ids), 0.0, _mass(scores))
-    return tree._replace(levels=_changed(tree.levels, ids, mass))
+    return tree._replace(levels=_changed(tree.levels, _known(tree, ids), mass))
 
 
 def exclude(tree: SumTree, ids: Array) -> SumTree:
@@ -93,8 +94,9 @@ def exclude(tree: SumTree, ids: Array) -> SumTree:
 
     Args:
         tree: of N examples.
-        ids: [n] int32, duplicates allowed.
+        ids: [n] int32, duplicates allowed. Ids of no example change nothing.
     """
+    ids = _known(tree, ids)
     none = tuple(jnp.zeros(level.shape, jnp.int32) for level in tree.levels)
     ones = jnp.ones(ids.shape, jnp.int32)
     return tree._replace(
@@ -185,15 +187,27 @@ def _levels(items: Array) -> tuple[Array, ...]:
     return tuple(levels)
 
 
+def _known(tree: SumTree, ids: Array) -> Array:
+    """The ids; those of no example, which may be in the padding of a row, become -1."""
+    return jnp.where((ids >= 0) & (ids < tree.size), ids, -1)
+
+
 def _changed(levels: tuple[Array, ...], ids: Array, items: Array) -> tuple[Array, ...]:
-    """Sets items >= 0 [n] and the sums above them; of an id's several, the largest counts."""
+    """Sets items >= 0 [n] and the sums above them; of an id's several, the largest counts.
+
+    An id of -1 is left out.
+    """
+
+    def place(level: Array, row: Array, column: Array) -> Any:
+        return level.at[jnp.where(ids >= 0, row, level.shape[0]), column]  # beyond: not written
+
     # Zeros, then the largest, then equal sums: the order of a scatter does not matter.
     row, column = ids // FANOUT, ids % FANOUT
-    changed = [levels[0].at[row, column].set(0).at[row, column].max(items)]
+    changed = [place(place(levels[0], row, column).set(0), row, column).max(items)]
     for level in levels[1:]:
         sums = jnp.sum(changed[-1][row], axis=1, dtype=level.dtype)
         row, column = row // FANOUT, row % FANOUT
-        changed.append(level.at[row, column].set(sums))
+        changed.append(place(level, row, column).set(sums))
     return tuple(changed)
 
 

@@ -170,6 +170,18 @@ def test_from_a_pool_excluded_examples_are_not_drawn():
     assert np.min(draw.ids) >= 50
 
 
+@pytest.mark.parametrize("loss", [2.0, 0.0])
+def test_from_a_pool_weights_are_those_of_the_examples_that_are_left(loss):
+    sampler = compiled(recipes.default(batch_size=2, k=1.0))
+    state = set_losses(sampler, sampler.init(KEY, 8), jnp.arange(8), jnp.full(8, loss))
+    draw, _ = sampler.sample(KEY, exclude(state, jnp.arange(4)), jnp.arange(8))
+    assert np.min(draw.ids) >= 4
+    np.testing.assert_allclose(draw.weights, 1, rtol=1e-6)
+    np.testing.assert_allclose(draw.draw_probs, 1 / 4, rtol=1e-6)
+    assert draw.info.pool_size == 4 and draw.info.ess == 1
+    np.testing.assert_allclose(draw.info.mass, 1.25 * loss / 1, rtol=1e-6)
+
+
 @pytest.mark.slow
 def test_where_all_are_excluded_it_draws_uniformly():
     sampler = tree()

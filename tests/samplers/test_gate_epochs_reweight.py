@@ -436,8 +436,11 @@ def test_epochs_draw_from_a_pool_they_are_given():
     state, pool = with_losses(sampler), jnp.asarray([7, 5, 3, 2])
     draw, after = sampler.sample(KEY, state, pool)
     np.testing.assert_array_equal(draw.ids, pool[draw.index])
-    np.testing.assert_array_equal(after.order, state.order)
     np.testing.assert_allclose(draw.draw_probs, (SCORES / SCORES[pool].sum())[draw.ids], rtol=1e-6)
+    assert np.any(after.order != state.order)  # the epoch is shuffled all the same
+    np.testing.assert_array_equal(np.sort(after.order), np.sort(state.order))
+    _, later = sampler.sample(KEY, after, pool)
+    np.testing.assert_array_equal(later.order, after.order)
 
 
 def test_a_pool_smaller_than_the_batch_is_an_error_in_epochs_too():

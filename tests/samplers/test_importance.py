@@ -731,6 +731,23 @@ def test_ids_of_no_example_are_counted():
         assert counts(sampler.init(KEY, 8)) == [3, 0, 0]
 
 
+@pytest.mark.parametrize("name", ["default", "last_loss"])
+@pytest.mark.parametrize("size", [8, 200])  # one row of the tree, and two levels
+def test_ids_of_no_example_write_nothing(name, size):
+    sampler = compiled(getattr(isjax.recipes, name)(batch_size=4))
+    state = sampler.init(KEY, size)
+    for bad in (-1, -size, size, size + 1, 128, 2**31 - 1):
+        if 0 <= bad < size:
+            continue
+        draw, before = sampler.sample(KEY, state, jnp.arange(4))
+        draw = draw._replace(ids=jnp.int32([bad, bad, 1, bad]))
+        after = sampler.update(before, draw, jnp.float32([9, 9, 3, 9]))
+        only = sampler.update(before, draw._replace(ids=jnp.int32([1, 1, 1, 1])), jnp.full(4, 3.0))
+        jax.tree.map(np.testing.assert_array_equal, after.buffer, only.buffer)
+        if name == "default":
+            jax.tree.map(np.testing.assert_array_equal, after.scores, only.scores)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "make",

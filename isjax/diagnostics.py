@@ -1,6 +1,6 @@
-"""What a draw and a scorer are worth, from numbers that the step has at hand anyway.
+"""Diagnostics of draws and scorers, from numbers that a step has anyway.
 
-And what a sampling scheme is worth, by drawing many batches: `make_gradient_quality`.
+`make_gradient_quality` measures a sampler itself, by drawing many batches.
 """
 
 import functools
@@ -146,7 +146,7 @@ class Quality(NamedTuple):
     """The noise of a sampler beside that of two schemes with replacement, of weights 1 / (B p).
 
     Attributes:
-        sampler: what was asked about.
+        sampler: the sampler that was measured.
         uniform: p = 1/B.
         optimum: p proportional to the norm of each example's gradient, which has the least
             variance of all that draw independently; systematic draws may have less.
@@ -164,7 +164,7 @@ def make_gradient_quality(
     *,
     num_draws: int = 100,
 ) -> Callable[..., tuple[Quality, Quality]]:
-    """What a sampler's gradients are worth, and what the optimiser leaves of that.
+    """Measures bias and variance of a sampler's gradient, and of the optimiser's update.
 
     Lahire (arXiv 2303.16529) asks this question of adaptive optimisers; of that work only the
     abstract has been seen.

@@ -147,10 +147,10 @@ def select_tokens(
     p))^k to the weight of its token: 1 / (n p) at k = 1.
 
     The weights of the top share sum to M, so the loss has the scale of the mean over tokens: of
-    losses [b, T], sum(weights losses) / M is the mean over those kept. Drawn at k = 1 it is an
-    unbiased estimate of the sum of the losses whose p is positive, over M: of the mean over all
-    tokens if smoothing > 0. At k = 0 the weights sum to M again. Pass no gradient through the weights: `losses` here are those of the training batch,
-    under `jax.lax.stop_gradient`.
+    losses [b, T], sum(weights losses) / M is the mean over those kept. Drawn at k = 1 it estimates
+    without bias the sum of the losses whose p is positive, over M: the mean over all tokens if
+    smoothing > 0. At k = 0 the weights sum to M again. Pass no gradient through the weights:
+    `losses` here are those of the training batch, under `jax.lax.stop_gradient`.
 
     Do not select by the raw loss, that is, with a reference of zero: the highest losses are those
     of noise. benchmarks/noisy_text.py has figures. The cost is a sort of b T numbers, or a

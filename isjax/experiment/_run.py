@@ -78,9 +78,9 @@ def run(
 
     A run that is killed and resumed writes the same as one never interrupted, bit for bit, except
     for the times. This was tested on CPUs, on the same machine with as many cores: with another
-    number of cores XLA sums in another order. So may a GPU each time, unless
-    XLA_FLAGS=--xla_gpu_deterministic_ops=true. On SIGTERM and Ctrl-C a run saves a checkpoint and
-    ends. A damaged newest checkpoint is named, and the one before is used.
+    number of cores XLA sums in another order. A GPU may do so in every run, unless
+    XLA_FLAGS=--xla_gpu_deterministic_ops=true is set. On SIGTERM and Ctrl-C a run saves a
+    checkpoint and ends. A damaged newest checkpoint is named, and the one before is used.
 
     Files in the folder:
 

@@ -219,7 +219,7 @@ def cached(
 
     Args:
         batch_size: b, the examples drawn.
-        staleness: draws for which a loss stays in the cache after the next one.
+        staleness: a loss is in the cache for the next `staleness + 1` draws.
         cache_prob: share of draws from the cache, in [0, 1].
         smoothing: added to each loss in the cache, in units of the loss.
         k: exponent of the weights, a number of at most 1 or a schedule of the step; 1 is unbiased.

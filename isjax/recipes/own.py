@@ -29,9 +29,9 @@ def default(
     """Draws by the last loss, from the whole data set: the recipe to begin with.
 
     It is `last_loss` on a `tree_sampler`, with less smoothing. With `num_steps` it draws uniformly
-    from halfway through the run on. Later, a network that memorises its data is left with examples that are hard
-    because they are ambiguous, and drawing these costs accuracy on unseen data. Where the training
-    objective itself is the goal, as in physics and fields, take `until=1`.
+    from halfway through the run on. Later, a network that memorises its data is left with examples
+    that are hard because they are ambiguous, and drawing these costs accuracy on unseen data. Where
+    the training objective itself is the goal, as in physics and fields, take `until=1`.
     benchmarks/ablation.py measures each part; docs/benchmarks.md has the figures. A step costs
     O(b log N), and no pass of the model.
 

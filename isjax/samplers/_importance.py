@@ -324,15 +324,13 @@ def pool_of(state: PyTree, ids: Array | None, batch: Batch, batch_size: int) -> 
     if ids is not None:
         ids = require_ids(ids)
     else:
-        size, leaves = state.span.size, jax.tree.leaves(batch)
-        if leaves and not keeps_examples(state):  # a stream, or data that devices pad
-            rows = leaves[0].shape[0]
-            ids = jnp.arange(size if rows == state.span.rows else rows, dtype=jnp.int32)
-            batch = take(batch, ids) if ids.shape[0] < rows else batch
-        else:
-            require_whole(batch, state.span, "importance_sampler")
-            ids = jnp.arange(size, dtype=jnp.int32)
-            batch = take(batch, ids) if leaves and leaves[0].shape[0] > size else batch
+        leaves, span = jax.tree.leaves(batch), state.span
+        rows = leaves[0].shape[0] if leaves else 0
+        stream = rows not in (0, span.rows) and not keeps_examples(state)
+        if not stream:
+            require_whole(batch, span, "importance_sampler")
+        ids = jnp.arange(rows if stream else span.size, dtype=jnp.int32)
+        batch = take(batch, ids) if rows > ids.shape[0] else batch  # padded for devices
     if ids.shape[0] < batch_size:
         raise ValueError(
             f"a pool of {ids.shape[0]} is smaller than the batch of {batch_size}; "

@@ -44,7 +44,7 @@ def cached(staleness: int = 3, smoothing: float = 0.2) -> Scorer:
     data set, followed by `mix_uniform`. It costs nothing.
 
     Args:
-        staleness: draws for which a loss stays in the cache after the next one.
+        staleness: a loss is in the cache for the next `staleness + 1` draws.
         smoothing: c, in units of the loss.
 
     Returns:

@@ -26,12 +26,14 @@ myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # notebooks show the outputs they were saved with
 
-# Sphinx reads pages below this folder only, so copy the notebooks; git ignores the copy.
+# Sphinx reads pages below this folder only, so copy the notebooks; git ignores the copy. In it,
+# links to this folder are one level shorter.
 here = pathlib.Path(__file__).parent
 shutil.rmtree(here / "notebooks", ignore_errors=True)
 (here / "notebooks").mkdir()
 for notebook in (here.parent / "notebooks").glob("*.ipynb"):
-    shutil.copy2(notebook, here / "notebooks")
+    text = notebook.read_text(encoding="utf-8").replace("](../docs/", "](../")
+    (here / "notebooks" / notebook.name).write_text(text, encoding="utf-8")
 
 nitpicky = True
 nitpick_ignore_regex = [

@@ -25,10 +25,13 @@ def code_cells(notebook):
     return [cell for cell in notebook.cells if cell.cell_type == "code"]
 
 
-def test_all_three_are_there():
+def test_all_are_there():
     assert [path.stem for path in PATHS] == [
         "anatomy_of_a_draw",
+        "diffusion",
         "is_it_worth_it",
+        "neural_fields",
+        "physics",
         "wrap_your_own_loop",
     ]
 
@@ -67,8 +70,8 @@ def test_it_begins_with_what_one_learns_and_ends_with_where_to_go_on(notebook):
 
 def test_files_and_commands_that_it_names_exist(notebook):
     text = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown")
-    links = re.findall(r"\]\(([^)#:]+)\)", text)
-    files = re.findall(r"(?:benchmarks|isjax)/\w+\.py", text)
+    links = re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", text)
+    files = re.findall(r"(?:benchmarks|examples|isjax)/\w+\.py", text)
     modules = re.findall(r"python -m (isjax)\.(\w+)", text)
     assert links
     missing = [link for link in links if not (FOLDER / link).exists()]

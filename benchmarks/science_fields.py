@@ -8,7 +8,9 @@
     python benchmarks/science_fields.py cost [--rounds 7]
 
 The functions are those of examples/image_field.py, diffusion.py and least_squares.py. A variant is
-a method of the example, followed by options of its sampler.
+a method of the example, followed by options of its sampler. In `image_field`, `tiles` remembers the
+mean loss of each tile of `side` x `side` pixels, draws tiles by its root, and a pixel within one
+uniformly.
 
 1. Of several `--rates`, takes the one with which uniform draws end best, with a seed that is used
    for nothing else. In `least_squares` each variant takes its own best rate at each budget, by the
@@ -37,6 +39,7 @@ import numpy as np
 from common import measure, quartiles, settings
 from iso_accuracy import reached
 
+import isjax
 import isjax.data
 
 sys.path.append(str(pathlib.Path(__file__).parent.parent / "examples"))
@@ -61,6 +64,35 @@ def parse(variant):
     return method, settings(pairs)
 
 
+def by_tile(width, side=8, decay=0.9, k=0.5, smoothing=0.25, initial_loss=0.1):
+    """Draws pixels by the root of their tile's mean loss, a moving average over its visits."""
+    across = width // side
+    mean_loss = isjax.scorers.loss_change(change=0, decay=decay)
+    tiles = isjax.tree_sampler(
+        isjax.scorers.power(mean_loss, 0.5),
+        batch_size=256,
+        k=k,
+        smoothing=smoothing,
+        initial_loss=initial_loss**0.5,
+    )
+
+    def init(key, num_pixels):
+        return tiles.init(key, num_pixels // side**2)
+
+    def sample(key, state, ids=None):
+        draw, state = tiles.sample(key, state)
+        row, column = jnp.divmod(draw.ids, across)
+        down, right = jax.random.randint(key, (2, len(draw.ids)), 0, side)
+        pixel = (side * row + down) * width + side * column + right
+        return draw._replace(ids=pixel), state  # the weight of a tile is that of each pixel in it
+
+    def update(state, draw, losses):
+        row, column = jnp.divmod(draw.ids, width)
+        return tiles.update(state, draw._replace(ids=row // side * across + column // side), losses)
+
+    return tiles._replace(init=init, sample=sample, update=update)
+
+
 def run_image_field(
     variant, steps, rate, seeds, image="camera", size=96, width=128, network="fourier"
 ):
@@ -69,7 +101,10 @@ def run_image_field(
     picture = isjax.data.bundled_image(image, size)
     train = jax.tree.map(jnp.asarray, image_field.pixels(picture))
     variance = float(picture.var())
-    sampler = image_field.make_sampler(method, 256, initial_loss=variance, **options)
+    if method == "tiles":
+        sampler = by_tile(picture.shape[1], initial_loss=variance, **options)
+    else:
+        sampler = image_field.make_sampler(method, 256, initial_loss=variance, **options)
     start, step = image_field.make_run(train, network, sampler, steps, rate, width)
     for seed in seeds:
         state = start(seed)

@@ -1,4 +1,4 @@
-"""The functions of the examples of fields, diffusion and fits, which benchmarks import."""
+"""The functions of the examples of fields, diffusion and fits, and benchmarks/science_fields.py."""
 
 import importlib.util
 import pathlib
@@ -153,6 +153,29 @@ def test_by_the_root_the_sampler_learns_the_norm_of_the_error(module):
     state = jax.jit(sampler.update)(state, draw, jnp.full(4, 9.0))
     draw, _ = jax.jit(sampler.sample)(jax.random.key(2), state)
     assert set(np.unique(draw.scores)) <= {0.5, 3.0} and 3.0 in draw.scores
+
+
+@pytest.mark.slow
+def test_pixels_are_drawn_by_the_root_of_their_tiles_mean_loss(monkeypatch):
+    monkeypatch.syspath_prepend(FOLDER.parent / "benchmarks")
+    sampler = importlib.import_module("science_fields").by_tile(width=128)
+    state = jax.jit(sampler.init, static_argnums=1)(jax.random.key(0), 128 * 128)
+    sample = jax.jit(sampler.sample)
+
+    def tiles(draw):
+        return np.asarray(draw.ids) // 128 // 8 * 16 + np.asarray(draw.ids) % 128 // 8
+
+    draw, state = sample(jax.random.key(1), state)
+    np.testing.assert_array_equal(np.sort(tiles(draw)), np.arange(256))  # none was seen yet
+    losses = jnp.where(tiles(draw) == 37, 9.0, 1.0)
+    state = jax.jit(sampler.update)(state, draw, losses)
+    draw, state = sample(jax.random.key(2), state)
+    assert 37 in tiles(draw)
+    np.testing.assert_allclose(draw.scores, np.where(tiles(draw) == 37, 3.0, 1.0))
+    state = jax.jit(sampler.update)(state, draw, jnp.full(256, 4.0))
+    draw, _ = sample(jax.random.key(3), state)
+    assert 37 in tiles(draw)
+    np.testing.assert_allclose(draw.scores[tiles(draw) == 37], np.sqrt(0.9 * 9 + 0.1 * 4))
 
 
 # --- least squares

@@ -324,6 +324,7 @@ def test_a_bad_config_is_refused_likewise(runs, tmp_path, settings, message):
 def test_all_are_those_that_fit_the_others_are_noted(runs, tmp_path, capsys):
     lines = compare.compare(make_config(), str(tmp_path), ["all"], 1)
     left_out = (
+        "by_source",
         "companion_loss",
         "el2n",
         "given",
@@ -357,7 +358,7 @@ def with_classes(monkeypatch):
 def test_of_a_task_with_classes_all_methods_fit(runs, tmp_path, with_classes, capsys):
     lines = compare.compare(with_classes, str(tmp_path), ["all"], 1)
     assert set(lines["steps"]) == set(BY_CONFIG)
-    assert capsys.readouterr().out.count("note: ") == 1
+    assert capsys.readouterr().out.count("note: ") == 2  # by_source and given
 
 
 def test_a_pool_beyond_the_data_does_not_fit_either(runs, tmp_path, with_classes, capsys):

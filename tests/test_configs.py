@@ -201,13 +201,14 @@ def test_all_that_a_run_needs_can_be_made(path):
             sampler = components.make_sampler(settings, task, model_state, made)
         except ConfigError as error:
             assert re.search(
-                rf"{method} needs (importances|logits_fn|num_classes), which the task", str(error)
+                rf"{method} needs (source, the|(importances|logits_fn|num_classes), which the t)",
+                str(error),
             )
             unfitting.add(method)
             continue
         jax.eval_shape(lambda key, sampler=sampler: sampler.init(key, 1000), jax.random.key(0))
     of_classes = {"el2n", "grad_norm_bound", "per_class_gaussian", "proxy_loss"}
-    given = {"given"}  # needs numbers that no config holds
+    given = {"by_source", "given"}  # need sources, or numbers that no config holds
     assert unfitting == (given if settings.task == "classification" else of_classes | given)
 
 

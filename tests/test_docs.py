@@ -95,7 +95,7 @@ def test_the_config_of_a_command_can_be_run(page, arguments):
         if name.startswith("config."):
             *folders, leaf = name.split(".")[1:]
             part = functools.reduce(getattr, folders, settings)
-            part[leaf] = type(part[leaf])(value) if leaf in part else float(value)
+            part[leaf] = type(part[leaf])(value) if leaf in part else ast.literal_eval(value)
     config.check(settings)
     for method in [settings.method, *given.get("methods", "uniform").split(",")]:
         assert method in recipes.__all__

@@ -246,11 +246,14 @@ def _recipe_arguments(
     config: ConfigDict, task: Task, model_state: PyTree, prepared: Mapping[str, Any]
 ) -> RecipeArguments:
     """The arguments of a run; those of examples only if batches are read before they are chosen."""
+    train = task.dataset.train
+    has_sources = task.dataset.source_names is not None and in_memory(train)
     arguments = RecipeArguments(
         batch_size=config.batch_size // config.strata,
         pool_size=config.pool_size // config.strata,
         num_steps=num_steps(config),
         initial_loss=task.initial_loss,
+        source=np.asarray(held(train)["source"]) if has_sources else None,
         **prepared,
     )
     if _chooses_ahead(config, task):
@@ -268,7 +271,7 @@ def _recipe_arguments(
         loss_fn=of_variables(task.score_fn),
         logits_fn=of_variables(task.output_fn) if classes else None,
         stateful=stateful,
-        example=jax.tree.map(lambda x: x[:1], task.dataset.train),
+        example=jax.tree.map(lambda x: x[:1], train),
         companion=_companion(config, task) if config.companion and takes_companion else None,
         num_classes=task.dataset.num_classes,
         label_fn=task.label_fn,
@@ -299,18 +302,23 @@ def _check_arguments(
         missing |= {"logits_fn"}
     if not missing:
         return
-    if _chooses_ahead(config, task):
+    if missing == {"source"}:
+        reason = (
+            "the source of each example in memory; take text_files, or give source_names to "
+            "from_arrays, or choose another method"
+        )
+    elif _chooses_ahead(config, task):
         reason = (
             "which is of examples, but here batches are chosen before their examples are read; set "
             "config.in_memory to True and config.lag to 0, or choose a method of past losses, such "
             "as default"
         )
+    elif missing == {"companion"}:
+        reason = "a small network of the same task; name one as config.companion"
     else:
         reason = (
             f"which the task {config.task} on {config.dataset} does not have; choose another method"
         )
-    if missing == {"companion"} and not _chooses_ahead(config, task):
-        reason = "a small network of the same task; name one as config.companion"
     needs = ", ".join(sorted(missing))
     raise ConfigError(f"config.method: {config.method} needs {needs}, {reason}")
 

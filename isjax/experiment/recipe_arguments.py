@@ -4,6 +4,8 @@ import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from isjax.base import Array, Batch
 from isjax.scorers import Companion
 
@@ -29,6 +31,7 @@ class RecipeArguments(NamedTuple):
         example: a batch of one training example, for shapes and dtypes.
         num_classes: of the data set.
         label_fn: `(batch) -> labels [b]`.
+        source: int[N], source of each training example in memory.
         companion: the same task with the network that `config.companion` names.
         reference: float32[N], loss of each training example by a model that did not train on it.
         scores: float32[N], norm of each training example's error early in training (EL2N).
@@ -44,6 +47,7 @@ class RecipeArguments(NamedTuple):
     example: Batch | None = None
     num_classes: int | None = None
     label_fn: Callable[[Batch], Array] | None = None
+    source: np.ndarray | None = None
     companion: Companion | None = None
     reference: Array | None = None
     scores: Array | None = None

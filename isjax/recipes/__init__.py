@@ -25,12 +25,13 @@ from isjax.recipes.by_model import (
     reducible_loss,
     selective_backprop,
 )
-from isjax.recipes.contrib import loss_change, online_batch_selection
+from isjax.recipes.contrib import by_source, loss_change, online_batch_selection
 from isjax.recipes.own import default, last_loss, mean_error, predicted_loss
 from isjax.recipes.paper import biased_loss, learned_loss
 
 __all__ = [
     "biased_loss",
+    "by_source",
     "c_sgd",
     "cached",
     "companion_loss",

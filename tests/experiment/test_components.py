@@ -569,6 +569,8 @@ def test_every_method_trains_every_kind_of_task_that_has_what_it_needs(method, t
             {"method": "companion_loss"},
             "needs companion, a small network of",
         ),
+        ({"method": "by_source"}, "needs source, the source of each example in memory; take text"),
+        ({"method": "by_source", "lag": 2}, "needs source, the source of each example"),
     ],
 )
 def test_a_bad_option_of_the_method_is_named(settings, message):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import BY_CONFIG
+from helpers import BY_CONFIG, assert_binomial
 
 from isjax import data, experiment, tasks
 from isjax.base import Draw
@@ -421,6 +421,26 @@ def test_every_method_trains_and_its_examples_are_counted(short, method):
     assert last["examples_backward"] == backward + STEPS * BATCH
     assert last["seconds"] > first["seconds"]
     assert (folder / "prepared.npz").exists() == (method in REFERENCES)
+
+
+@pytest.mark.parametrize(
+    ("options", "shares"),
+    [
+        ({"proportions": (2, 3, 5)}, (0.2, 0.3, 0.5)),
+        ({"proportions": (1, 0, 0), "final_proportions": (0, 0, 1)}, (0.51, 0, 0.49)),  # half way
+        ({"rate": 0.0}, (1 / 3, 1 / 3, 1 / 3)),  # learned, but deaf to losses
+    ],
+    ids=["given", "linear", "equal"],
+)
+def test_a_run_draws_each_source_in_its_proportion(tmp_path, options, shares):
+    source = np.repeat([0, 1, 2], [180, 90, 30])
+    made = make_dataset()
+    dataset = made._replace(train={**made.train, "source": source}, source_names=("a", "b", "c"))
+    config = make_short(method="by_source", method_options=options, pool_size=150)
+    ids = []
+    experiment.run(config, tmp_path, dataset, on_draw=lambda step, draw: ids.append(draw.ids))
+    counts = np.bincount(source[np.concatenate(ids)], minlength=3)
+    assert_binomial(counts, STEPS * BATCH, np.array(shares))
 
 
 @pytest.mark.parametrize(

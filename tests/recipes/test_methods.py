@@ -351,6 +351,24 @@ COMPANION = {
 }
 
 
+SOURCE = np.repeat([0, 1, 2], [12, 8, 4])
+
+
+def of_source(shares):
+    """Scores that draw each source in its share; `shares` is of the log."""
+    return lambda log, pool, params: (np.array(shares(log)) / np.bincount(SOURCE))[SOURCE[pool]]
+
+
+def learned_shares(log, rate=1.0, floor=0.1):
+    """A softmax of moving averages of each source's losses, mixed with equal shares."""
+    reward = np.zeros(3)
+    for step in log:
+        for s in set(SOURCE[step.ids]):
+            mean = step.losses[SOURCE[step.ids] == s].mean()
+            reward[s] = 0.9 * reward[s] + 0.1 * mean if reward[s] else mean
+    return (1 - floor) * np.exp(rate * reward) / np.exp(rate * reward).sum() + floor / 3
+
+
 # --- References: weights [B], from the probabilities and the step
 
 
@@ -488,6 +506,34 @@ CASES = {
     ),
     "companion_loss": Case(
         recipe("companion_loss", **COMPANION), smoothed(companion_loss), HALF, steps=9
+    ),
+    "by_source": Case(
+        recipe("by_source", source=SOURCE, proportions=(2, 1, 3)),
+        of_source(lambda log: (2, 1, 3)),
+        ones,
+    ),
+    "by_source, to others": Case(
+        recipe(
+            "by_source",
+            source=SOURCE,
+            proportions=(4, 4, 0),
+            final_proportions=np.array([0.0, 1.0, 1.0]),
+            num_steps=5,
+            k=0.5,
+        ),
+        of_source(lambda log: (0.5 - min(len(log) / 5, 1) / 2, 0.5, min(len(log) / 5, 1) / 2)),
+        HALF,
+    ),
+    "by_source, by a schedule": Case(
+        recipe("by_source", source=SOURCE, proportions=lambda step: jnp.array([1, 2, 0]) + step),
+        of_source(lambda log: np.array([1, 2, 0]) + len(log)),
+        ones,
+    ),
+    "by_source, learned": Case(
+        recipe("by_source", source=SOURCE, rate=2.0, floor=0.2),
+        of_source(functools.partial(learned_shares, rate=2.0, floor=0.2)),
+        ones,
+        steps=9,
     ),
     "proxy_loss": Case(recipe("proxy_loss", **PROXY), smoothed(proxy_loss), HALF, steps=9),
     "online_batch_selection": Case(

@@ -52,6 +52,7 @@ COMPANION = scorers.Companion(
 # Required arguments of a recipe, beside its batch size.
 ARGUMENTS = {
     "biased_loss": {"loss_fn": losses_of},
+    "by_source": {"source": np.arange(N) % 3},
     "companion_loss": {"companion": COMPANION},
     "el2n": {"scores": GIVEN},
     "given": {"importances": GIVEN},
@@ -235,3 +236,24 @@ def test_the_docstring_of_a_recipe_lists_its_arguments(name):
 def test_el2n_refuses_scores_that_are_not_numbers():
     with pytest.raises(ValueError, match="2 scores are NaN"):
         recipes.el2n(batch_size=4, scores=np.array([1.0, np.nan, 2.0, np.nan]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"proportions": (1, 2)}, r"proportions is \(1, 2\); give 3 numbers of 0 or more"),
+        ({"proportions": (1, 2, 3, 4)}, "give 3 numbers"),
+        ({"proportions": (1, -2, 3)}, "give 3 numbers"),
+        ({"proportions": (0, 0, 0)}, "one for each source, and one above 0"),
+        ({"proportions": (1, 2, 3), "final_proportions": (1, 2)}, "final_proportions is"),
+        ({"final_proportions": (1, 2, 3)}, "give numbers to begin with as proportions"),
+        ({"pool_size": 2}, "source 0 has 8 of 24 .* pool of 2; choose a pool of at least 3"),
+        ({"source": np.arange(3) - 1}, "learned_sources: source is of type int64"),
+        ({"floor": 2.0}, "floor in"),
+    ],
+)
+def test_by_source_refuses_what_cannot_be(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        make("by_source", num_steps=9, **arguments)
+    with pytest.raises(ValueError, match="and num_steps"):
+        make("by_source", proportions=(1, 2, 3), final_proportions=(1, 2, 3))

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from isjax.base import Batch
+from isjax.data._tokenizer import read_tokenizer
 from isjax.data.dataset import Dataset, from_arrays
 from isjax.data.tfds_source import open_builder, open_split
 
@@ -110,28 +111,35 @@ def ptb(
 
 
 def text_files(
-    data_dir: str | os.PathLike | None = None, length: int = 128, held_out: float = 0.1
+    data_dir: str | os.PathLike | None = None,
+    length: int = 128,
+    held_out: float = 0.1,
+    tokenizer: str | os.PathLike | None = None,
 ) -> Dataset:
-    """Loads text of your own, by byte: all files in a folder and in the folders within.
+    """Loads text of your own, by byte or by a tokenizer: all files in a folder and those within.
 
     Each folder within is a source of its own, as are the files beside them, called ".". The files
-    of a source are joined in the order of their paths, a zero byte ends each, and the joined text
-    is cut into windows, as "windows" of `tiny_shakespeare`.
+    of a source are joined in the order of their paths, a zero byte ends each, and the joined tokens
+    are cut into windows, as "windows" of `tiny_shakespeare`.
 
     Args:
         data_dir: the folder. Files and folders whose names begin with a dot are left out.
-        length: bytes of an example.
+        length: tokens of an example.
         held_out: share of each file, at its end, of which half is for validation and half for
             testing, in (0, 1).
+        tokenizer: a file of the package `tokenizers`, such as tokenizer.json, for files of UTF-8;
+            each is encoded on its own, without special tokens. None = each byte is a token.
 
     Returns:
         Parts `train`, `valid` and `test` of `{"x", "y", "source"}`, `source` [N] int32 into the
-        `source_names`. The vocabulary is that of the 256 bytes, so models of different texts go on
-        from each other.
+        `source_names`. The vocabulary is that of the 256 bytes, or of the tokenizer, so models of
+        different texts go on from each other.
 
     Raises:
+        ImportError: if there is a tokenizer, but not the package.
         ValueError: if there is no such folder, no file in it, or less than a window of text for a
-            part of a source; if length or share is out of range.
+            part of a source; if length or share is out of range; if a file is not UTF-8 or that of
+            the tokenizer cannot be read.
     """
     if length < 1:
         raise ValueError(f"text_files: length is {length}; choose at least 1")
@@ -141,28 +149,34 @@ def text_files(
     if not data_dir or not folder.is_dir():
         problem = f"there is no folder {folder}" if data_dir else "no data_dir given"
         raise ValueError(f"text_files: {problem}; pass the folder of your text files as data_dir")
-    texts: dict[str, dict[str, bytes]] = {}  # by source, then by part
+    encode, vocabulary = (_bytes, BYTES) if tokenizer is None else read_tokenizer(tokenizer)
+    tokens: dict[str, dict[str, list[np.ndarray]]] = {}  # by source, then by part
     for file in _visible_files(folder):
-        path, text = file.relative_to(folder), file.read_bytes()
+        path = file.relative_to(folder)
+        text = file.read_bytes().decode("latin-1") if tokenizer is None else _read(file)
         ends = [round(len(text) * share) for share in (0, 1 - held_out, 1 - held_out / 2, 1)]
-        source = texts.setdefault(path.parts[0] if len(path.parts) > 1 else ".", {})
+        source = tokens.setdefault(path.parts[0] if len(path.parts) > 1 else ".", {})
         for part, (start, end) in zip(_PARTS, itertools.pairwise(ends), strict=True):
-            source[part] = source.get(part, b"") + text[start:end] + b"\0"
-    if not texts:
+            source.setdefault(part, []).append(encode(text[start:end] + "\0"))
+    if not tokens:
         raise ValueError(f"text_files: there are no files in {folder}; put your text there")
-    names = sorted(texts)
-    parts = {part: _windows_of_sources(part, names, texts, length) for part in _PARTS}
-    return from_arrays(**parts, vocabulary=BYTES, source_names=names)
+    names = sorted(tokens)
+    parts = {part: _windows_of_sources(part, names, tokens, length) for part in _PARTS}
+    return from_arrays(**parts, vocabulary=vocabulary, source_names=names)
+
+
+def _bytes(text: str) -> np.ndarray:
+    """The bytes of a text that was read as Latin-1, [bytes] int32."""
+    return np.frombuffer(text.encode("latin-1"), np.uint8).astype(np.int32)
 
 
 def _windows_of_sources(
-    part: str, names: Sequence[str], texts: dict[str, dict[str, bytes]], length: int
+    part: str, names: Sequence[str], tokens: dict[str, dict[str, list[np.ndarray]]], length: int
 ) -> Batch:
     """Windows of each source, none of which crosses into the next, and the number of its source."""
     found = []
     for number, name in enumerate(names):
-        tokens = np.frombuffer(texts[name][part], np.uint8).astype(np.int32)
-        windows = _windows(f"{part} of {name}", tokens, length)
+        windows = _windows(f"{part} of {name}", np.concatenate(tokens[name][part]), length)
         found.append(windows | {"source": np.full(len(windows["x"]), number, np.int32)})
     return {key: np.concatenate([windows[key] for windows in found]) for key in found[0]}
 

@@ -39,9 +39,9 @@ def language(
     is the mean over its targets.
 
     The `loss` reported of a part is the mean over its targets; perplexity is exp of it. If each
-    token of the vocabulary is a character or byte, there is also `bits_per_byte`, by the bytes of
-    the targets in UTF-8. An unknown character counts as one byte. An example never seen is assumed
-    to lose log(vocabulary), the loss of a uniform guess.
+    token of the vocabulary is a character, or bytes as Latin-1, there is also `bits_per_byte`, by
+    the bytes of the targets in UTF-8. An unknown character counts as one byte. An example never
+    seen is assumed to lose log(vocabulary), the loss of a uniform guess.
 
     Args:
         dataset: examples of `{"x", "y"}`, tokens and the tokens that follow, with a vocabulary; see
@@ -148,9 +148,13 @@ def _targets_of_an_example(dataset: Dataset) -> float:
 
 
 def _bytes_of_tokens(vocabulary: Sequence[str]) -> np.ndarray | None:
-    """UTF-8 bytes of each token, [V] float32; None unless each is one byte or character."""
-    if tuple(vocabulary) == BYTES:
-        return np.ones(len(BYTES), np.float32)
+    """Bytes of each token, [V] float32; None unless they are known.
+
+    They are where each byte is a token, so that all tokens are bytes as Latin-1; and where each
+    token is a character, in UTF-8.
+    """
+    if set(BYTES) <= set(vocabulary) and max("".join(vocabulary)) <= BYTES[-1]:
+        return np.array([len(token) for token in vocabulary], np.float32)
     if any(len(token) != 1 and token != UNKNOWN for token in vocabulary):
         return None
     return np.array([1 if t == UNKNOWN else len(t.encode()) for t in vocabulary], np.float32)

@@ -1,9 +1,12 @@
 """Text of one's own, by byte, from a folder of files."""
 
+import sys
+
 import numpy as np
 import pytest
 
 from isjax import data
+from isjax.data import _tokenizer
 from isjax.data.text import BYTES
 
 
@@ -66,3 +69,73 @@ def test_a_missing_or_empty_folder_is_named(tmp_path):
         data.text_files(tmp_path / "none")
     with pytest.raises(ValueError, match=f"no files in {tmp_path}; put your text there"):
         data.text_files(tmp_path)
+
+
+# With a tokenizer. CI installs the package: it is in the extra `dev`.
+
+TEXT = "the cat é the dog. " * 20
+MERGES = [("t", "h"), ("th", "e"), ("\u0120", "the")]  # U+0120 is a blank
+
+
+def save_tokenizer(path, byte_level):
+    """A tokenizer that would cut, pad and add a token, were it not told otherwise."""
+    tokenizers = pytest.importorskip("tokenizers")
+    alphabet = sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    tokens = [*alphabet, "th", "the", "\u0120the"]
+    made = tokenizers.Tokenizer(tokenizers.models.BPE({t: i for i, t in enumerate(tokens)}, MERGES))
+    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = tokenizers.decoders.ByteLevel()
+    if not byte_level:
+        made.normalizer = tokenizers.normalizers.Lowercase()
+    made.add_special_tokens(["<é>"])
+    made.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<é> $A", special_tokens=[("<é>", made.token_to_id("<é>"))]
+    )
+    made.enable_truncation(4)
+    made.enable_padding()
+    made.save(str(path))
+    return tokens
+
+
+def test_a_byte_level_tokenizer_reads_all_of_a_text_and_knows_the_bytes_of_its_tokens(tmp_path):
+    save_tokenizer(tmp_path / ".tokenizer.json", byte_level=True)
+    write(tmp_path, text=TEXT.encode())
+    made = data.text_files(tmp_path, 4, 0.2, tokenizer=tmp_path / ".tokenizer.json")
+    assert set(made.vocabulary) >= {*BYTES, "th", "the", " the", "<é>".encode().decode("latin-1")}
+    tokens = [made.vocabulary[i] for i in np.append(made.train["x"], made.train["y"][-1, -1])]
+    start = ["the", *" cat ", *"é".encode().decode("latin-1"), " the", *" dog."]
+    assert tokens[: len(start)] == start
+    whole = TEXT[: round(0.8 * len(TEXT))] + "\0"
+    assert whole.encode().startswith("".join(tokens).encode("latin-1"))
+    assert made.train["x"].dtype == np.int32 and len(tokens) > len(whole) / 2
+
+
+def test_other_tokenizers_keep_their_tokens_as_they_are(tmp_path):
+    tokens = save_tokenizer(tmp_path / ".tokenizer.json", byte_level=False)
+    write(tmp_path, text=TEXT.encode())
+    made = data.text_files(tmp_path, 4, tokenizer=tmp_path / ".tokenizer.json")
+    assert made.vocabulary == (*tokens, "<é>")
+
+
+def test_bytes_are_written_as_gpt_2_does():
+    """The first four of those that are not printable, and the blank, which is the 33rd."""
+    assert _tokenizer._as_bytes("\u0100\u0101\u0102\u0103\u0120A\u00ff") == "\0\1\2\3 A\u00ff"
+    assert sorted(_tokenizer._BYTE_OF.values()) == list(range(256))
+    assert _tokenizer._as_bytes("a b\u2013") == "a b\u00e2\u0080\u0093"  # not of the alphabet
+
+
+def test_without_the_package_or_the_file_the_error_says_what_to_do(tmp_path, monkeypatch):
+    write(tmp_path, text=TEXT.encode())
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(ImportError, match=r"install '.\[tokenizers"),
+    ):
+        patch.setitem(sys.modules, "tokenizers", None)  # cannot be imported
+        data.text_files(tmp_path, 4, tokenizer=tmp_path / "none.json")
+    pytest.importorskip("tokenizers")
+    with pytest.raises(ValueError, match=r"tokenizer .*none.json cannot be read .*; give the path"):
+        data.text_files(tmp_path, 4, tokenizer=tmp_path / "none.json")
+    save_tokenizer(tmp_path / ".tokenizer.json", byte_level=True)
+    write(tmp_path, latin="Käse".encode("latin-1"))
+    with pytest.raises(ValueError, match="latin is not UTF-8 text"):
+        data.text_files(tmp_path, 4, tokenizer=tmp_path / ".tokenizer.json")

@@ -130,11 +130,13 @@ def test_bits_per_byte_count_the_bytes_of_each_character(vocabulary, bytes_of):
     assert task.summarise(means)["bits_per_byte"] == pytest.approx(expected, rel=1e-5)
 
 
-def test_a_token_of_text_by_byte_is_one_byte():
-    part = {"x": np.full((2, 3), 226, np.int32), "y": np.full((2, 3), 130, np.int32)}
-    task = tasks.language(data.from_arrays(part, part, vocabulary=BYTES), Bigrams(256))
+@pytest.mark.parametrize(("token", "size"), [(130, 1.0), (256, 4.0)])
+def test_a_token_of_text_by_byte_is_one_byte_a_longer_one_several(token, size):
+    part = {"x": np.full((2, 3), 226, np.int32), "y": np.full((2, 3), token, np.int32)}
+    vocabulary = (*BYTES, " the")
+    task = tasks.language(data.from_arrays(part, part, vocabulary=vocabulary), Bigrams(257))
     params, _ = jax.jit(task.init)(KEY)
-    assert set(np.asarray(task.metrics_fn(params, None, part)["bytes"])) == {1.0}
+    assert set(np.asarray(task.metrics_fn(params, None, part)["bytes"])) == {size}
     assert task.summarise({"loss": np.log(2), "targets": 1.0, "bytes": 1.0})["bits_per_byte"] == 1
 
 

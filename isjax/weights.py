@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from isjax._numerics.limits import violated
 from isjax.base import Array, Draw, ScalarOrSchedule, Schedule
 from isjax.buffer import counts
+from isjax.resampling import count_draws
 
 __all__ = ["adjusted", "biased", "correcting", "none"]
 
@@ -153,8 +154,8 @@ def select_tokens(
     `losses` here are those of the training batch, under `jax.lax.stop_gradient`.
 
     Do not select by the raw loss, that is, with a reference of zero: the highest losses are those
-    of noise. benchmarks/noisy_text.py has figures. The cost is a sort of b T numbers, or a
-    cumulative sum with a `key`; the reference comes on top.
+    of noise. benchmarks/noisy_text.py has figures. The cost is a sort of b T numbers, or cumulative
+    sums with a `key`; the reference comes on top.
 
     Args:
         losses: [b, T] float, of the tokens of the batch.
@@ -198,10 +199,11 @@ def select_tokens(
     scores = jnp.where(counted, scores + smoothing * jnp.sum(scores) / total, 0.0)
     scores = jnp.where(jnp.sum(scores) > 0, scores, counted.astype(jnp.float32))
     probs = scores / jnp.sum(scores)
-    draws = _systematic_counts(key, probs.ravel(), number).reshape(losses.shape)
+    number = number.astype(jnp.int32)
+    draws = count_draws(key, scores.ravel(), number).reshape(losses.shape) / number
     drawable = counted & (probs > 0)
     inverse = 1 / jnp.where(drawable, total * probs, 1.0)
-    return jnp.where(drawable, draws * total / number * jnp.power(inverse, k), 0.0)
+    return jnp.where(drawable, draws * total * jnp.power(inverse, k), 0.0)
 
 
 def none() -> Policy:
@@ -301,11 +303,3 @@ def _require_exponent(function: str, k: float) -> None:
             f"weights.{function}: k is {k}; choose k <= 1, and finite: 1 corrects the bias fully, "
             "smaller values prefer harder examples"
         )
-
-
-def _systematic_counts(key: Array, probs: Array, number: Array) -> Array:
-    """How often each item is drawn by a systematic draw, [B] float32; `number` may be traced."""
-    ends = jnp.cumsum(probs)
-    ends = jnp.minimum(ends / ends[-1], 1.0) * number
-    points = jnp.ceil(ends - jax.random.uniform(key, (), jnp.float32))
-    return jnp.maximum(jnp.diff(points, prepend=0.0), 0.0)

@@ -12,6 +12,7 @@ from scipy import stats
 from isjax import resampling
 from isjax.resampling import (
     categorical,
+    count_draws,
     invert_cdf,
     presample,
     systematic,
@@ -411,6 +412,32 @@ def test_hardly_an_item_of_a_block_is_beyond_the_reach_of_a_float32_number(size)
     reached = np.bincount(index.ravel(), minlength=width) / (1 << 23)
     assert np.mean(reached == 0) <= 1e-3
     assert np.abs(reached - scores / scores.sum()).sum() / 2 < 1e-4
+
+
+# Counts of draws, whose number may be traced
+
+count = jax.jit(count_draws)
+
+
+@pytest.mark.parametrize("size", [1, 3, 1000, 20_000])
+@pytest.mark.parametrize("where", ["first", "middle", "mostly"])
+def test_counts_are_those_of_systematic_draws(size, where):
+    """At each level floor or ceil of the expected number, and none without mass."""
+    weights = zeros_at(where, size) * six_decades(size) if size > 3 else six_decades(size)
+    exact = np.asarray(weights, np.float64) / np.sum(weights, dtype=np.float64)
+    for num in (1, size // 3 + 1, 5 * size):
+        counts = np.asarray(count(jax.random.key(num), jnp.float32(weights), jnp.int32(num)))
+        assert counts.sum() == num and counts.min() >= 0 and counts.dtype == np.int32
+        assert np.all(counts[exact == 0] == 0)
+        assert np.all(np.abs(counts - num * exact) < (2 if size > 1000 else 1) + 1e-5 * num * exact)
+
+
+def test_counts_have_the_expected_mean():
+    weights = jnp.float32([0.0, 3.0, 0.5, 0.0, 1.25, 0.25, 0.0])
+    draw = jax.jit(jax.vmap(lambda key: count_draws(key, weights, jnp.int32(3))))
+    counts = np.asarray(draw(jax.random.split(jax.random.key(0), 4000)))
+    drawn = np.asarray(weights) > 0
+    assert_mean(counts[:, drawn], 3 * np.asarray(weights)[drawn] / 5)
 
 
 # The pool itself

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import OPTIMISED, assert_mean
+from helpers import OPTIMISED, assert_binomial, assert_mean
 
 import isjax
 
@@ -72,6 +72,21 @@ def test_drawn_weights_have_the_expectation_of_the_docstring(k, smoothing):
         assert expected == pytest.approx(LOSSES[MASK].mean(), rel=1e-6)
     if k == 0.0:
         np.testing.assert_allclose(found.sum(axis=(1, 2)), total, rtol=1e-5)
+
+
+def test_of_a_million_tokens_those_without_excess_are_never_drawn_and_others_in_proportion():
+    """A float32 cumulative sum of all would have some of them drawn, and others never."""
+    rng = np.random.default_rng(1)
+    losses, reference = rng.exponential(size=(2, 1000, 1000)).astype(np.float32)
+    weights = selector(keep=0.6, k=0.0)(losses, reference, None, jax.random.key(0))
+    counts = np.asarray(weights, np.float64).ravel() * 0.6
+    excess = np.maximum(losses.astype(np.float64) - reference, 0).ravel()
+    assert np.all(counts[excess == 0] == 0)
+    assert counts.sum() == pytest.approx(600_000, rel=1e-6)
+    assert np.all(np.abs(counts - 600_000 * excess / excess.sum()) < 2)
+    for order in (np.arange(10**6), np.argsort(excess)):  # by place, and by excess
+        shares = excess[order].reshape(20, -1).sum(axis=1) / excess.sum()
+        assert_binomial(np.round(counts[order].reshape(20, -1).sum(axis=1)), 600_000, shares)
 
 
 def test_losses_that_are_not_finite_are_not_chosen():

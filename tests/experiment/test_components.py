@@ -601,6 +601,26 @@ def test_a_method_for_streams_is_to_be_had_from_a_config(method, options, passes
     assert float(draw.info.passes) == passes and np.ptp(draw.draw_probs) > 0
 
 
+@pytest.mark.slow
+def test_sequences_are_scored_by_a_transformer_of_half_the_depth():
+    config = make_config(method="companion_loss", task="language", batch_size=8)
+    config.network = config.companion = "Transformer"
+    config.network_options = {"features": 8, "layers": 4, "heads": 2}
+    config.companion_options = {"features": 8, "layers": 2, "heads": 2}
+    task = components.make_task(config, make_words(windows=True))
+    sampler = components.make_sampler(config, task)
+    pool = jax.tree.map(jnp.asarray, task.dataset.train)
+    state = jax.jit(lambda: sampler.init(KEY, 20))()
+    draw, _ = jax.jit(sampler.sample)(KEY, state, jnp.arange(20), pool)
+    half = config.copy_and_resolve_references()
+    half.network_options = config.companion_options
+    score_fn = components.make_task(half, task.dataset).score_fn
+    losses = jax.jit(score_fn)(state.scorer.params, None, pool)
+    np.testing.assert_allclose(draw.scores, np.asarray(losses)[draw.index], rtol=1e-5)
+    passes = float(draw.info.passes) / (20 + 3 * 2 * 20 / 32)  # a quarter of 8 in a pool of 32
+    assert 0.45 < passes < 0.65
+
+
 @pytest.mark.parametrize(("method", "name"), [("reducible_loss", "reference"), ("el2n", "scores")])
 def test_what_is_made_before_training_is_missed_where_it_was_not_made(method, name):
     config = make_config(method=method)

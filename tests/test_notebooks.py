@@ -30,6 +30,7 @@ def test_all_are_there():
         "anatomy_of_a_draw",
         "diffusion",
         "is_it_worth_it",
+        "language_models",
         "neural_fields",
         "physics",
         "wrap_your_own_loop",

@@ -48,13 +48,14 @@ def read_tokenizer(
         ) from error
     tokenizer.no_truncation()
     tokenizer.no_padding()
+    settings = json.loads(tokenizer.to_str())
+    decoder = (settings["decoder"] or {}).get("type")
+    by_byte = decoder == "ByteLevel" and settings["normalizer"] is None
+    added = {token["content"] for token in settings["added_tokens"]}  # plain text in any case
     ids = tokenizer.get_vocab()
     tokens = [""] * (max(ids.values()) + 1)  # an id may be missing
     for token, place in ids.items():
-        tokens[place] = token
-    settings = json.loads(tokenizer.to_str())
-    if settings["normalizer"] is None and (settings["decoder"] or {}).get("type") == "ByteLevel":
-        tokens = map(_as_bytes, tokens)
+        tokens[place] = _as_bytes(token, token in added) if by_byte else token
 
     def encode(text: str) -> np.ndarray:
         return np.array(tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
@@ -62,8 +63,8 @@ def read_tokenizer(
     return encode, tuple(tokens)
 
 
-def _as_bytes(token: str) -> str:
-    """The bytes of a token as Latin-1; one that was added to the alphabet is plain text."""
-    if set(token) <= _BYTE_OF.keys():
-        return "".join(chr(_BYTE_OF[character]) for character in token)
-    return token.encode().decode("latin-1")
+def _as_bytes(token: str, plain: bool) -> str:
+    """The bytes of a token as Latin-1; it is plain text, or each character stands for a byte."""
+    if plain or not set(token) <= _BYTE_OF.keys():
+        return token.encode().decode("latin-1")
+    return "".join(chr(_BYTE_OF[character]) for character in token)

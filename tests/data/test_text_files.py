@@ -119,9 +119,10 @@ def test_other_tokenizers_keep_their_tokens_as_they_are(tmp_path):
 
 def test_bytes_are_written_as_gpt_2_does():
     """The first four of those that are not printable, and the blank, which is the 33rd."""
-    assert _tokenizer._as_bytes("\u0100\u0101\u0102\u0103\u0120A\u00ff") == "\0\1\2\3 A\u00ff"
+    written = "\u0100\u0101\u0102\u0103\u0120A\u00ff"
+    assert _tokenizer._as_bytes(written, plain=False) == "\0\1\2\3 A\u00ff"
     assert sorted(_tokenizer._BYTE_OF.values()) == list(range(256))
-    assert _tokenizer._as_bytes("a b\u2013") == "a b\u00e2\u0080\u0093"  # not of the alphabet
+    assert _tokenizer._as_bytes("\u00e9", plain=True) == "\u00c3\u00a9"  # in UTF-8
 
 
 def test_without_the_package_or_the_file_the_error_says_what_to_do(tmp_path, monkeypatch):

@@ -40,6 +40,7 @@ def test_a_mean_of_large_losses_does_not_overflow(device):
     np.testing.assert_array_equal(written.failed, np.arange(10) == 7)
 
 
+@pytest.mark.slow
 @devices
 @pytest.mark.parametrize("function", [buffer.counts, unique_share])
 def test_memory_does_not_grow_with_the_square_of_the_batch(device, function):

@@ -44,7 +44,7 @@ def run(name, data_dir, workdir, *settings):
 
 
 @pytest.mark.data
-@pytest.mark.parametrize("name", ["fashion_mnist", "cifar10"])
+@pytest.mark.parametrize("name", ["fashion_mnist", pytest.param("cifar10", marks=pytest.mark.slow)])
 def test_image_classification(tmp_path, folder, name):
     last = run(name, folder, tmp_path)
     assert 0 <= last["test_accuracy"] <= 1 and "test_perplexity" not in last

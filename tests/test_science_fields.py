@@ -126,6 +126,7 @@ def test_a_network_maps_each_coordinate_to_a_colour(network):
     np.testing.assert_allclose(picture[4, 6], apply(params, x[34:])[0], atol=1e-5)
 
 
+@pytest.mark.slow
 def test_frequencies_are_not_trained():
     params = fields.init_fourier(jax.random.key(0), 1)
     x = fields.pixels(np.zeros((4, 4, 1), np.float32))["x"]

@@ -65,6 +65,7 @@ def changed(tree, other):
     return any(np.any(np.asarray(one) != np.asarray(two)) for one, two in pairs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every", [1, 4])
 def test_learned_trains_at_the_first_update_of_every_few(every):
     scorer = scorers.learned(scorers.history_mlp(2), history=2, train_every=every)

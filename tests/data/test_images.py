@@ -181,6 +181,7 @@ def test_fashion_mnist_has_the_originals(shared_cache, monkeypatch):
     np.testing.assert_array_equal(again.train["x"], made.train["x"])
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_cifar10_is_balanced_and_has_the_published_colours(shared_cache, monkeypatch):
     made = prepared("cifar10", shared_cache, monkeypatch)
@@ -192,6 +193,7 @@ def test_cifar10_is_balanced_and_has_the_published_colours(shared_cache, monkeyp
     np.testing.assert_allclose(means, [0.4914, 0.4822, 0.4465], atol=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_cifar10_has_the_images_of_the_raw_file(shared_cache, monkeypatch):
     from PIL import Image

@@ -56,6 +56,7 @@ def test_every_recipes_state_comes_back_bit_for_bit(tmp_path, method, options):
         assert_equal(checkpoints.restore(template)[0], state)
 
 
+@pytest.mark.slow
 def test_training_goes_on_while_a_state_is_saved(tmp_path):
     """The next step takes the buffers of the state; what is saved is a copy."""
     state, step = make_state()

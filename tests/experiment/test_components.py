@@ -322,6 +322,7 @@ def test_augmentations_are_passed_by_name_in_order(monkeypatch, names):
     assert made == [(getattr(augmentations, name), {}) for name in names]
 
 
+@pytest.mark.slow
 def test_an_augmentation_gets_its_options(monkeypatch):
     given = []
     monkeypatch.setattr(tasks, "classification", lambda *arguments: given.append(arguments))

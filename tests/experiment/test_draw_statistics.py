@@ -142,6 +142,7 @@ def test_a_step_records_what_it_draws_and_keeps_it_to_itself_unless_asked():
     jax.tree.map(np.testing.assert_array_equal, state.record, same.record)
 
 
+@pytest.mark.slow
 def test_losses_recorded_are_those_of_the_batch_before_the_update():
     step, state, data = trained(100, with_draw=True)
     for _ in range(4):

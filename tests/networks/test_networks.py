@@ -394,6 +394,7 @@ def dropped_shapes(network, x):
     return shapes
 
 
+@pytest.mark.slow
 def test_a_wide_resnet_drops_between_the_convolutions_of_a_block_alone():
     shapes = dropped_shapes(WideResNet(CLASSES, 16, 1), jnp.asarray(IMAGES))
     assert shapes == [(4, 8, 8, 16)] * 2 + [(4, 4, 4, 32)] * 2 + [(4, 2, 2, 64)] * 2
@@ -504,6 +505,7 @@ def test_a_vgg_is_convolution_relu_norm_pool_and_dense(norm, train):
             np.testing.assert_allclose(new["batch_stats"][name][moment], wanted, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_gradient_of_a_vgg_is_finite_behind_batch_norm():
     """The compiler may round batch norm's output in two ways, so that no entry is the maximum."""
     network = VGG(CLASSES, 2, 1, (3,), "batch", 0.0, 0.0)
@@ -570,6 +572,7 @@ def numpy_logits(params, tokens):
     return x @ np.asarray(params["Dense_0"]["kernel"], np.float64) + params["Dense_0"]["bias"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("every_position", [True, False])
 def test_the_language_model_is_stacked_lstms(every_position):
     apply, params = apply_language_model(every_position)

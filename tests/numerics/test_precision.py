@@ -32,6 +32,7 @@ def config(**settings):
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "network", [MLP(10), CNN(10, channels=(8,), kernel=3), WideResNet(10, depth=10, norm="batch")]
 )
@@ -61,6 +62,7 @@ def test_averages_of_batch_norm_stay_in_float32():
     assert jax.tree.map(lambda x: (x.shape, x.dtype), updated["batch_stats"]) == wanted
 
 
+@pytest.mark.slow
 def test_tokens_are_not_rounded():
     model = precision.bfloat16(LSTM(1000, features=4, embedding=4, layers=1))
     tokens = jnp.array([[257, 258, 999]])  # 257 and 258 are the same in bfloat16

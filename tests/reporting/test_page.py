@@ -422,6 +422,7 @@ def test_runs_without_artifacts(folder):
     assert {path.name for path in (folder / "report").iterdir()} == {"index.html", "curves.png"}
 
 
+@pytest.mark.slow
 def test_figures_of_an_earlier_report_go_and_files_of_others_stay(folder):
     report = folder / "report"
     report.mkdir()

@@ -153,6 +153,7 @@ def test_a_non_finite_diagnostic_leaves_a_gap(bad):
     assert np.isfinite(tau.get_ylim()).all() and tau.get_ylim()[1] > 2
 
 
+@pytest.mark.slow
 def test_each_of_twelve_methods_has_a_line_and_a_legend_entry():
     one = behaved({"step": [1, 2], "ess": [1, 0.5], "tau": [1, 1.4]})
     artifacts = {Group(f"m{i:02}", 1.0): [one] for i in range(12)}

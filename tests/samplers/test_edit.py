@@ -123,6 +123,7 @@ def over_keys(sampler):
     return jax.jit(jax.vmap(sampler.sample, (0, None)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("smoothing", SHARES)
 def test_excluded_examples_are_never_drawn_whatever_the_smoothing(smoothing):
     sampler = by_share()

@@ -501,6 +501,7 @@ def test_state_keeps_its_shape_inside_scan_and_survives_a_round_trip(make):
     assert np.all(np.isfinite(out[1]))
 
 
+@pytest.mark.slow
 def test_a_gate_that_opened_later_shows_in_the_weights():
     sampler, losses = gated(1.3), jnp.float32(SCORES)
 

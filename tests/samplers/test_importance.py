@@ -188,6 +188,7 @@ def rescaled():
     return {way: draw for way, (draw, _) in zip(RESCALED, draws_of(each, SIZE), strict=True)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", [0.5, -1.0])
 def test_preserve_mean_score_keeps_direction_and_the_mean_score(k, rescaled):
     draw = rescaled[k, weights.preserve_mean_score]

@@ -59,7 +59,7 @@ def losses_by_part(seed=0):
     return (rng.uniform(0.1, 1, SIZE) * np.repeat([1, 8, 0.5, 3], 16)[:SIZE]).astype(np.float32)
 
 
-@pytest.mark.parametrize("make", [pooled, by_tree])
+@pytest.mark.parametrize("make", [pytest.param(pooled, marks=pytest.mark.slow), by_tree])
 def test_weights_are_unbiased_for_the_mean_of_the_data_set(make):
     sampler = stratified(make(), STRATA, POOL if make is pooled else None)
     state = observed(sampler, losses_by_part())
@@ -155,6 +155,7 @@ def test_one_scorer_learns_from_all_parts():
     assert any(jax.tree.leaves(moved))
 
 
+@pytest.mark.slow
 def test_a_scorer_sees_the_ids_of_the_whole_data_set():
     worth = jnp.zeros(SIZE).at[jnp.array([3, 20, 40, 60])].set(1.0)
     given = isjax.importance_sampler(scorers.given(worth), batch_size=BATCH)
@@ -183,6 +184,7 @@ def test_the_parts_costs_are_summed():
     assert float(draw.info.passes) == 0.25 * POOL * STRATA and draw.info.passes.dtype == jnp.float32
 
 
+@pytest.mark.slow
 def test_it_compiles_once():
     sampler = stratified(by_tree(), STRATA)
     state, sample = sampler.init(jax.random.key(0), SIZE), jax.jit(sampler.sample)

@@ -85,7 +85,7 @@ def test_the_mean_mass_is_that_of_the_smoothed_scores():
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5], ids=["no constant", "half the mean"])
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", [*SIZES[:-1], pytest.param(SIZES[-1], marks=pytest.mark.slow)])
 def test_counts_and_probabilities_are_exact_over_six_decades_of_scores(size, share):
     assert_exact(size, share)
 

@@ -125,6 +125,7 @@ def test_the_weighted_mean_of_anything_is_unbiased_at_k_1():
     assert_mean(np.mean(draw.weights[:, :, None] * values[draw.ids], axis=1), values.mean(axis=0))
 
 
+@pytest.mark.slow
 def test_the_share_of_effective_examples_is_an_estimate_of_the_true_one():
     losses = np.random.default_rng(0).exponential(size=N).astype(np.float32)
     sampler = tree_sampler(scorers.last_loss(), batch_size=64, smoothing=0.2)
@@ -210,6 +211,7 @@ def test_failed_examples_are_drawn_through_smoothing_alone_until_they_recover(ba
         assert leaves(recovered)[3] == 2
 
 
+@pytest.mark.slow
 def test_scores_that_are_not_finite_are_counted_and_not_drawn():
     scorer = scorers.last_loss()._replace(
         score=lambda state, rows: jnp.where(rows.ids < 100, jnp.nan, rows.history[:, 0])
@@ -231,6 +233,7 @@ def by_class():
     )
 
 
+@pytest.mark.slow
 def test_refresh_rolls_through_the_data_set_and_scores_by_what_the_scorer_now_knows():
     data = {"label": np.arange(7) % 5}
     sampler = compiled(tree_sampler(by_class(), batch_size=2, refresh=3))

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from helpers import SIGMAS, assert_mean
 
 import isjax
@@ -45,6 +46,7 @@ def test_the_product_of_the_weights_is_unbiased_for_the_mean_over_all_pairs():
     assert_mean(np.mean(losses, axis=1)[:, None], float(jnp.mean(LOSSES)))
 
 
+@pytest.mark.slow
 def test_two_draws_in_ascending_order_are_not_independent():
     """Which is why one of them is to be drawn by `categorical`, or shuffled."""
     sampler = isjax.importance_sampler(scorers.last_loss(), batch_size=BATCH)

@@ -56,6 +56,7 @@ def trained(steps, every=4):
     return states, batches
 
 
+@pytest.mark.slow
 def test_it_trains_by_plain_gradient_descent_on_one_in_every_four():
     states, batches = trained(6)
     params = np.zeros(3)

@@ -130,6 +130,7 @@ def test_bits_per_byte_count_the_bytes_of_each_character(vocabulary, bytes_of):
     assert task.summarise(means)["bits_per_byte"] == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("token", "size"), [(130, 1.0), (256, 4.0)])
 def test_a_token_of_text_by_byte_is_one_byte_a_longer_one_several(token, size):
     part = {"x": np.full((2, 3), 226, np.int32), "y": np.full((2, 3), token, np.int32)}

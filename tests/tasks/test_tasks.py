@@ -449,6 +449,7 @@ def test_of_a_mixed_batch_each_loss_is_of_one_example_in_all_it_is_part_of():
     assert np.sum(losses) == pytest.approx(np.sum(usual), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_a_batch_in_numpy_is_mixed_as_one_on_the_device_is():
     """Outside of jit too, as batches are that are not mixed."""
     network = networks.MLP(3, hidden=())

@@ -240,9 +240,7 @@ def draw_children(points: Array, ranks: Ranks, masses: Array) -> tuple[Array, Ra
     shift = points[jnp.arange(rank.shape[0]) - rank]
     # Of the n points (r + shift) / n, ends[i] lie below the end of child i's share. All else
     # follows from these integers, so that rounding cannot make two results disagree.
-    scaled = _shares(masses) * count[:, None].astype(jnp.float32)
-    whole = jnp.floor(scaled)
-    ends = whole.astype(jnp.int32) + (scaled - whole > shift[:, None]).astype(jnp.int32)
+    ends = _points_below(_shares(masses) * count[:, None].astype(jnp.float32), shift)
     child = _first(ends > rank[:, None])
     items = jnp.arange(masses.shape[1], dtype=jnp.int32)[None, :]
     start = jnp.max(jnp.where(items < child[:, None], ends, 0), axis=1)
@@ -313,9 +311,13 @@ def _counts(shift: Array, count: Array, masses: Array) -> Array:
     last, number = ends[:, -1:], count[:, None].astype(jnp.float32)
     scaled = jnp.minimum(ends.astype(jnp.float32) / last.astype(jnp.float32) * number, number)
     scaled = jnp.where(ends < last, scaled, number)  # x / x need not be 1
+    return jnp.diff(_points_below(scaled, shift), axis=1, prepend=0)
+
+
+def _points_below(scaled: Array, shift: Array) -> Array:
+    """Of the points 0 + shift, 1 + shift, ... [nodes], those below each number, [nodes, width]."""
     whole = jnp.floor(scaled)
-    ends = whole.astype(jnp.int32) + (scaled - whole > shift[:, None]).astype(jnp.int32)
-    return jnp.diff(ends, axis=1, prepend=0)
+    return whole.astype(jnp.int32) + (scaled - whole > shift[:, None]).astype(jnp.int32)
 
 
 def invert_cdf(masses: Array, points: Array) -> Array:

@@ -1,3 +1,4 @@
+import gc
 import itertools
 import os
 import pathlib
@@ -25,6 +26,7 @@ def pytest_configure(config):
     file read half-written is a warning, and its function is compiled again. Processes that tests
     start use the cache, too, but for those of test_survival.
     """
+    gc.set_threshold(100_000, 50, 50)  # tracing makes many objects, of which few are garbage
     jax.config.update("jax_numpy_rank_promotion", "raise")
     jax.config.update("jax_compilation_cache_dir", str(ROOT / ".pytest_cache" / "jax"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

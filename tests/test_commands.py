@@ -50,6 +50,7 @@ def test_image_classification(tmp_path, folder, name):
     assert 0 <= last["test_accuracy"] <= 1 and "test_perplexity" not in last
 
 
+@pytest.mark.slow
 @pytest.mark.data
 def test_tiny_shakespeare(tmp_path, folder):
     last = run("tiny_shakespeare", folder, tmp_path, "--config.dataset_options.length=16")

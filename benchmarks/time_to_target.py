@@ -131,6 +131,15 @@ def parse_args():
     return parser.parse_args()
 
 
+def make_task(config, half):
+    """Returns the task; with images of half the size, if so asked, and the config's label noise."""
+    if not half:
+        return components.make_task(config)
+    clean = ConfigDict(config)
+    clean.label_noise = 0.0
+    return components.make_task(config, dataset=halve(components.make_task(clean).dataset))
+
+
 def make_run(config, task, folder):
     """Returns `run(method, rate, decay, seed, budget)`, which keeps finished runs in a file."""
     kept = folder / "lines.json"
@@ -219,9 +228,7 @@ def main():
     )
     override(config, args.set)
     methods = list(dict.fromkeys(["uniform", *args.methods]))
-    task = components.make_task(config)
-    if args.halve:
-        task = components.make_task(config, dataset=halve(task.dataset))
+    task = make_task(config, args.halve)
     run = make_run(config, task, folder)
     rate, decay = tune(run, config, args)
     budgets = sorted(args.budgets)

@@ -9,7 +9,7 @@ import numpy as np
 
 from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler
 from isjax.samplers._importance import span_of_inner, step_of_inner
-from isjax.samplers._refusals import wrong_sample, wrong_update
+from isjax.samplers._refusals import refuse_wrong_sample, refuse_wrong_update
 
 __all__ = ["checked"]
 
@@ -110,8 +110,7 @@ def checked(sampler: Sampler, data: Batch = None) -> Sampler:
         batch: Batch = None,
         params: Params = None,
     ) -> tuple[Draw, CheckedState]:
-        if not hasattr(state, "span"):
-            raise wrong_sample(key, state)
+        refuse_wrong_sample(key, state)
         draw, inner = sampler.sample(key, state.inner, ids, batch, params)
         data_of_key = jax.random.key_data(key)
         same_key = jnp.all(data_of_key == state.key) & (state.step > 0)
@@ -119,8 +118,7 @@ def checked(sampler: Sampler, data: Batch = None) -> Sampler:
         return draw, CheckedState(inner, data_of_key, jnp.ones((), bool))
 
     def update(state: CheckedState, draw: Draw, losses: Array, batch: Batch = None) -> CheckedState:
-        if not (hasattr(state, "span") and hasattr(draw, "ids")):
-            raise wrong_update(state, draw, losses)
+        refuse_wrong_update(state, draw, losses)
         inner = sampler.update(state.inner, draw, losses, batch)
         jax.debug.callback(after_update, losses)
         return CheckedState(inner, state.key, jnp.zeros((), bool))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from isjax._numerics.leading_axis import extend, split
 from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, require_integer, take
 from isjax.samplers._importance import require_whole, span_of_inner, step_of_inner
-from isjax.samplers._refusals import wrong_sample, wrong_update
+from isjax.samplers._refusals import refuse_wrong_sample, refuse_wrong_update
 
 __all__ = ["epochs"]
 
@@ -96,8 +96,7 @@ def epochs(sampler: Sampler, pool_size: int) -> Sampler:
         batch: Batch = None,
         params: Params = None,
     ) -> tuple[Draw, EpochState]:
-        if not hasattr(state, "span"):
-            raise wrong_sample(key, state)
+        refuse_wrong_sample(key, state)
         shuffle_key, own_key = jax.random.split(jax.random.fold_in(key, state.step))
         stretch, order = next_stretch(shuffle_key, state)
         if ids is None:
@@ -107,8 +106,7 @@ def epochs(sampler: Sampler, pool_size: int) -> Sampler:
         return draw, EpochState(inner, order)
 
     def update(state: EpochState, draw: Draw, losses: Array, batch: Batch = None) -> EpochState:
-        if not (hasattr(state, "span") and hasattr(draw, "ids")):
-            raise wrong_update(state, draw, losses)
+        refuse_wrong_update(state, draw, losses)
         return state._replace(inner=sampler.update(state.inner, draw, losses, batch))
 
     def reweigh(state: EpochState, draw: Draw, losses: Array) -> Array:

@@ -16,7 +16,7 @@ from isjax.samplers._importance import (
     span_of_inner,
     step_of_inner,
 )
-from isjax.samplers._refusals import wrong_sample, wrong_update
+from isjax.samplers._refusals import refuse_wrong_sample, refuse_wrong_update
 
 __all__ = ["break_even", "gate"]
 
@@ -73,8 +73,7 @@ def gate(sampler: Sampler, condition: Condition | float) -> Sampler:
         batch: Batch = None,
         params: Params = None,
     ) -> tuple[Draw, GateState]:
-        if not hasattr(state, "span"):
-            raise wrong_sample(key, state)
+        refuse_wrong_sample(key, state)
         pool, batch = pool_of(state.inner, ids, batch, sampler.batch_size)
         invalid = 0 if ids is None else count_invalid(pool, state.span)
 
@@ -90,8 +89,7 @@ def gate(sampler: Sampler, condition: Condition | float) -> Sampler:
         return draw, GateState(inner, state.condition, is_open)
 
     def update(state: GateState, draw: Draw, losses: Array, batch: Batch = None) -> GateState:
-        if not (hasattr(state, "span") and hasattr(draw, "ids")):
-            raise wrong_update(state, draw, losses)
+        refuse_wrong_update(state, draw, losses)
         inner = sampler.update(state.inner, draw, losses, batch)
         usable = jnp.isfinite(losses)
         share = jnp.where(usable, 1 / draw.draw_probs, 0.0)

@@ -33,12 +33,12 @@ from isjax.buffer import ScoreBuffer
 from isjax.distributions import effective_sample_size, mean_mass, normalize
 from isjax.gradients import check_losses, shapes_of
 from isjax.samplers._refusals import (
+    refuse_wrong_sample,
+    refuse_wrong_update,
     require_batch_size,
     require_initial_loss,
     require_kind,
-    wrong_sample,
     wrong_shape,
-    wrong_update,
 )
 from isjax.weights import exponent_schedule, importance_weights
 
@@ -123,8 +123,7 @@ def importance_sampler(
         batch: Batch = None,
         params: Params = None,
     ) -> tuple[Draw, SamplerState]:
-        if not hasattr(state, "span"):
-            raise wrong_sample(key, state)
+        refuse_wrong_sample(key, state)
         is_given = ids is not None
         ids, batch = pool_of(state, ids, batch, batch_size)
         scores, finite, drawable = score(scorer, state, ids, batch, params)
@@ -162,8 +161,7 @@ def importance_sampler(
         return draw, state._replace(step=state.step + 1, transform=transform_state)
 
     def update(state: SamplerState, draw: Draw, losses: Array, batch: Batch = None) -> SamplerState:
-        if not (hasattr(state, "span") and hasattr(draw, "ids")):
-            raise wrong_update(state, draw, losses)
+        refuse_wrong_update(state, draw, losses)
         return observe(scorer, state, draw.ids, losses, batch)
 
     return Sampler(init, sample, update, batch_size)

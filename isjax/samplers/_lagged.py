@@ -9,10 +9,10 @@ from isjax import resampling
 from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, require_integer
 from isjax.samplers._importance import refuse_ids, span_of_inner, step_of_inner
 from isjax.samplers._refusals import (
+    refuse_wrong_sample,
+    refuse_wrong_update,
     require_pool,
     require_weights_of_the_draw,
-    wrong_sample,
-    wrong_update,
 )
 
 __all__ = ["lagged", "pending"]
@@ -105,14 +105,12 @@ def lagged(sampler: Sampler, lag: int, pool_size: int | None = None) -> Sampler:
         params: Params = None,
     ) -> tuple[Draw, LagState]:
         del batch, params
-        if not hasattr(state, "span"):
-            raise wrong_sample(key, state)
+        refuse_wrong_sample(key, state)
         refuse_ids(ids, "lagged draws choose by themselves where to look")
         return jax.tree.map(lambda xs: xs[0], state.draws), state
 
     def update(state: LagState, draw: Draw, losses: Array, batch: Batch = None) -> LagState:
-        if not (hasattr(state, "span") and hasattr(draw, "ids")):
-            raise wrong_update(state, draw, losses)
+        refuse_wrong_update(state, draw, losses)
         inner = sampler.update(state.inner, draw, losses, batch)
         new, inner = choose(state.key, inner)
         draws = jax.tree.map(lambda xs, x: jnp.concatenate([xs[1:], x[None]]), state.draws, new)

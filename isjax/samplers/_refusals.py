@@ -9,19 +9,23 @@ from isjax._numerics.limits import violated
 from isjax.base import Array, Sampler, require_integer
 
 
-def wrong_sample(key: Any, state: Any) -> TypeError:
-    """The error for arguments of `sample` that are of another kind."""
+def refuse_wrong_sample(key: Any, state: Any) -> None:
+    """Refuses arguments of `sample` that are of another kind."""
+    if hasattr(state, "span"):
+        return
     wrong = "key and state are swapped" if hasattr(key, "span") else _no_state(state)
-    return TypeError(
+    raise TypeError(
         f"sample: {wrong}; call sample(key, state, ids), with the state that init or update "
         "returned"
     )
 
 
-def wrong_update(state: Any, draw: Any, losses: Any) -> TypeError:
-    """The error for arguments of `update` that are of another kind."""
+def refuse_wrong_update(state: Any, draw: Any, losses: Any) -> None:
+    """Refuses arguments of `update` that are of another kind."""
+    if hasattr(state, "span") and hasattr(draw, "ids"):
+        return
     swapped = hasattr(state, "ids") or hasattr(losses, "ids")
-    return TypeError(
+    raise TypeError(
         f"update: {'arguments are swapped' if swapped else _no_state(state)}; call "
         "update(state, draw, losses), with the state and the draw that sample returned"
     )

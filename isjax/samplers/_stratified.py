@@ -26,10 +26,10 @@ from isjax.base import (
 from isjax.gradients import check_losses
 from isjax.samplers._importance import refuse_ids
 from isjax.samplers._refusals import (
+    refuse_wrong_sample,
+    refuse_wrong_update,
     require_pool,
     require_weights_of_the_draw,
-    wrong_sample,
-    wrong_update,
 )
 
 __all__ = ["stratified"]
@@ -135,8 +135,7 @@ def stratified(sampler: Sampler, strata: int, pool_size: int | None = None) -> S
         batch: Batch = None,
         params: Params = None,
     ) -> tuple[Draw, StrataState]:
-        if not hasattr(state, "span"):
-            raise wrong_sample(key, state)
+        refuse_wrong_sample(key, state)
         refuse_ids(ids, "stratified draws choose by themselves where to look")
 
         def of_part(key, part, size, data):
@@ -158,8 +157,7 @@ def stratified(sampler: Sampler, strata: int, pool_size: int | None = None) -> S
         return _merge(draws, starts(state), sizes(state)), state._replace(inner=inner)
 
     def update(state: StrataState, draw: Draw, losses: Array, batch: Batch = None) -> StrataState:
-        if not (hasattr(state, "span") and hasattr(draw, "ids")):
-            raise wrong_update(state, draw, losses)
+        refuse_wrong_update(state, draw, losses)
         losses = check_losses(losses, draw.ids.shape[0])
         info = jax.tree.map(lambda x: jnp.broadcast_to(x, (strata,)), draw.info)
         rows = Draw(*split_rows(draw[:-1], strata), info=info)

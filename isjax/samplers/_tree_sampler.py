@@ -33,11 +33,11 @@ from isjax.samplers._importance import (
     score,
 )
 from isjax.samplers._refusals import (
+    refuse_wrong_sample,
+    refuse_wrong_update,
     require_batch_size,
     require_initial_loss,
     require_kind,
-    wrong_sample,
-    wrong_update,
 )
 from isjax.weights import exponent_schedule
 
@@ -156,8 +156,7 @@ def tree_sampler(
         params: Params = None,
     ) -> tuple[Draw, TreeState]:
         del params
-        if not hasattr(state, "span"):
-            raise wrong_sample(key, state)
+        refuse_wrong_sample(key, state)
         if refresh and ids is not None:
             raise ValueError(
                 "tree_sampler: the rolling refresh reads the whole data set, not a pool; pass no "
@@ -221,8 +220,7 @@ def tree_sampler(
         )
 
     def update(state: TreeState, draw: Draw, losses: Array, batch: Batch = None) -> TreeState:
-        if not (hasattr(state, "span") and hasattr(draw, "ids")):
-            raise wrong_update(state, draw, losses)
+        refuse_wrong_update(state, draw, losses)
         state = observe(scorer, state, draw.ids, losses, batch)
         scores, _, _ = score(scorer, state, draw.ids, batch)
         with jax.named_scope("buffer"):

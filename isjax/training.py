@@ -149,8 +149,7 @@ def make_train_step(
         span, rows = state.sampler.span, num_examples(data)
         if pool_size is not None or sampler.own_pool or keeps_examples(state.sampler):
             _check_rows(state.sampler, rows)
-        key = jax.random.fold_in(state.key, state.step)
-        pool_key, draw_key, loss_key = jax.random.split(key, 3)
+        pool_key, draw_key, loss_key = _keys(state)
 
         with jax.named_scope("draw"):
             # XLA drops what no scorer reads of the pool.
@@ -203,8 +202,7 @@ def make_loaded_step(
                 f"the batch has {num_examples(batch)} examples, but {batch_size} were chosen; load "
                 "those that pending(state.sampler)[0] says"
             )
-        key = jax.random.fold_in(state.key, state.step)
-        _, draw_key, loss_key = jax.random.split(key, 3)
+        _, draw_key, loss_key = _keys(state)
         draw, sampler_state = sampler.sample(draw_key, state.sampler)
         state, metrics = train(state, sampler_state, draw, spread(batch), loss_key)
         return state, metrics | {"chosen": pending(state.sampler)[-1]}
@@ -348,6 +346,15 @@ def _trainer(
         return new_state, metrics | {"draw": draw, "losses": losses} if with_draw else metrics
 
     return train
+
+
+def _keys(state: TrainState) -> tuple[Array, ...]:
+    """Keys of a step for the pool, the draw and the loss.
+
+    They are those of `split`, but each alone: XLA drops those that are not used.
+    """
+    key = jax.random.fold_in(state.key, state.step)
+    return tuple(jax.random.fold_in(key, i) for i in range(3))
 
 
 def _gather(data: Batch, ids: Array, parts: int = 1) -> Batch:

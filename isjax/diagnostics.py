@@ -277,12 +277,13 @@ def _squared(tree: PyTree) -> Array:
 def _mean(values: Array, where: Array) -> Array:
     """Mean over `where`; 0 where that is empty."""
     number = jnp.maximum(jnp.sum(where), 1).astype(values.dtype)
-    return jnp.sum(jnp.where(where, values, 0.0)) / number
+    # Divided first: a division of the sum would be a kernel of its own on an accelerator.
+    return jnp.sum(jnp.where(where, values / number, 0.0))
 
 
 def _centred(values: Array, where: Array) -> Array:
-    """Deviations from the mean, the largest scaled to 1; exactly 0 where all are equal."""
-    values = values - values[jnp.argmax(where)]  # a constant leaves no rounding error
-    deviations = jnp.where(where, values - _mean(values, where), 0.0)
-    largest = jnp.max(jnp.abs(deviations))
-    return deviations / jnp.where(largest > 0, largest, 1.0)
+    """Deviations from the mean, in units of the range; exactly 0 where all are equal."""
+    low = jnp.min(jnp.where(where, values, jnp.inf))
+    length = jnp.max(jnp.where(where, values, -jnp.inf)) - low
+    scaled = (values - low) / jnp.where(length > 0, length, 1.0)
+    return jnp.where(where, scaled - _mean(scaled, where), 0.0)

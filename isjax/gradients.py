@@ -246,12 +246,18 @@ def all_finite(tree: PyTree) -> Array:
         [] bool.
     """
     leaves = [
-        leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+        leaf
+        for leaf in jax.tree.leaves(tree)
+        if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) and jnp.size(leaf)
     ]
     if not leaves:
         return jnp.ones((), bool)
-    # 0 * x is NaN where x is not finite, so that sums are enough: of the columns of each array,
-    # then of all of them at once. The sum of an array would take two kernels on an accelerator.
-    columns = [jnp.sum(0 * leaf, axis=tuple(range(jnp.ndim(leaf) - 1))) for leaf in leaves]
-    columns = jnp.concatenate([jnp.isnan(jnp.ravel(x)) for x in columns])
-    return ~jnp.any(jax.lax.optimization_barrier(columns))
+    # Of the columns of each array, then of all of them: the maximum of a whole array, or one
+    # comparison for each, would take more kernels on an accelerator.
+    columns = jnp.concatenate([_largest_of_columns(x) for x in leaves])
+    return jnp.all(jnp.isfinite(jax.lax.optimization_barrier(columns)))
+
+
+def _largest_of_columns(x: Array) -> Array:
+    """The largest magnitude of each column, NaN where it holds NaN; of a vector, its entries."""
+    return jnp.max(jnp.abs(x), axis=tuple(range(x.ndim - 1))) if jnp.ndim(x) > 1 else jnp.ravel(x)

@@ -37,9 +37,8 @@ from jax.sharding import NamedSharding  # noqa: E402
 from jax.sharding import PartitionSpec as P  # noqa: E402
 
 from isjax import recipes  # noqa: E402
-from isjax._numerics.leading_axis import take_by_part  # noqa: E402
 from isjax.parallel import sharding  # noqa: E402
-from isjax.parallel.mesh import make_mesh, spread  # noqa: E402
+from isjax.parallel.mesh import make_mesh, spread, take_by_part  # noqa: E402
 from isjax.parallel.padding import pad, pad_state  # noqa: E402
 from isjax.resampling import presample  # noqa: E402
 from isjax.samplers import stratified, sum_tree  # noqa: E402

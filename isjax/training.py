@@ -10,8 +10,8 @@ import numpy as np
 import optax
 
 from isjax import resampling
-from isjax._numerics.leading_axis import keeps_examples, take_by_part
-from isjax.base import Array, Batch, Draw, FlatRows, Params, PyTree, Sampler, require_integer
+from isjax._numerics.leading_axis import keeps_examples
+from isjax.base import Array, Batch, Draw, Params, PyTree, Sampler, require_integer
 from isjax.diagnostics import draw_metrics
 from isjax.gradients import (
     all_finite,
@@ -20,7 +20,7 @@ from isjax.gradients import (
     require_floats,
     weighted_value_and_grad,
 )
-from isjax.parallel.mesh import gathered, spread
+from isjax.parallel.mesh import gathered, spread, take_by_part
 from isjax.samplers import pending
 
 __all__ = [
@@ -156,12 +156,12 @@ def make_train_step(
             ids, pool = None, data
             if pool_size is not None:
                 ids = resampling.presample(pool_key, span.size, pool_size)
-                pool = _gather(data, ids)
+                pool = spread(take_by_part(data, ids))
             stateful = bool(jax.tree.leaves(state.model_state))
             variables = (state.params, state.model_state) if stateful else state.params
             draw, sampler_state = sampler.sample(draw_key, state.sampler, ids, pool, variables)
         with jax.named_scope("train"):
-            batch = _gather(data, draw.ids, sampler.parts)
+            batch = spread(take_by_part(data, draw.ids, sampler.parts))
         return train(state, sampler_state, draw, batch, loss_key)
 
     return step
@@ -355,15 +355,6 @@ def _keys(state: TrainState) -> tuple[Array, ...]:
     """
     key = jax.random.fold_in(state.key, state.step)
     return tuple(jax.random.fold_in(key, i) for i in range(3))
-
-
-def _gather(data: Batch, ids: Array, parts: int = 1) -> Batch:
-    """Gathers examples; on a mesh they are spread over its data axis."""
-    if parts > 1:
-        batch = take_by_part(data, ids, parts)
-    else:
-        batch = jax.tree.map(lambda x: x[ids], data, is_leaf=lambda x: isinstance(x, FlatRows))
-    return batch if jax.sharding.get_abstract_mesh().empty else spread(batch)
 
 
 def _check_rows(state: PyTree, rows: int) -> None:

@@ -3,30 +3,24 @@
 import jax
 import jax.numpy as jnp
 
-from isjax.base import Array, Batch, PyTree, take
+from isjax.base import Array, Batch, PyTree
 
-
-def take_by_part(data: Batch, ids: Array, parts: int) -> Batch:
-    """Gathers examples, each part of the data set its own: on a mesh no device reads from another.
-
-    Args:
-        data: pytree of arrays with leading axis N, which `parts` divides.
-        ids: [b] int32, b / parts of them from each part, in its order.
-        parts: stretches of the data set, of equal size.
-
-    Returns:
-        The same pytree with leading axis b.
-    """
-
-    def of_part(data: Batch, ids: Array) -> Batch:
-        return take(data, ids % jax.tree.leaves(data)[0].shape[0])
-
-    return merge_parts(jax.vmap(of_part)(split_rows(data, parts), split_rows(ids, parts)))
+# Entries of a TPU's tile of a vector: a part of another size would be copied to be read.
+_TILE = 1024
 
 
 def split_rows(tree: PyTree, parts: int) -> PyTree:
     """Splits leading axes: [S n, ...] -> [S, n, ...]."""
     return jax.tree.map(lambda x: x.reshape(parts, -1, *x.shape[1:]), tree)
+
+
+def cut_rows(x: Array, parts: int) -> Array:
+    """Equal stretches of an array, the last padded with zeros: [N, ...] -> [S, n, ...].
+
+    Stretches of more than 1,024 rows are padded to a multiple of that.
+    """
+    rows = split_rows(pad(x, parts), parts)
+    return jax.vmap(lambda part: pad(part, _TILE))(rows) if rows.shape[1] > _TILE else rows
 
 
 def merge_parts(tree: PyTree) -> PyTree:
@@ -90,12 +84,13 @@ def split(state: PyTree, parts: int) -> PyTree:
         parts: S; each part is of ceil(N / S) examples, the last perhaps of fewer.
 
     Returns:
-        The same structure, each array with a leading axis S.
+        The same structure, each array with a leading axis S. Parts of more than 1,024 rows are
+        padded to a multiple of that.
     """
 
     def cut(x: Array, axis: str) -> Array:
         if axis == "examples":
-            return split_rows(pad(x, parts), parts)
+            return cut_rows(x, parts)
         return jnp.broadcast_to(x, (parts, *jnp.shape(x)))
 
     def of_type(part: PyTree) -> PyTree:

@@ -9,9 +9,9 @@ import jax
 from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 
-from isjax.base import Array, PyTree
+from isjax.base import Array, Batch, PyTree, take
 
-__all__ = ["DATA", "MODEL", "gathered", "make_mesh", "shards", "spread"]
+__all__ = ["DATA", "MODEL", "gathered", "make_mesh", "shards", "spread", "take_by_part"]
 
 DATA, MODEL = "data", "model"
 
@@ -52,6 +52,29 @@ def spread(batch: PyTree) -> PyTree:
     """The leading axis of each array over the data axis, where that divides it."""
     divides = lambda x: x.ndim and x.shape[0] % shards() == 0  # noqa: E731
     return jax.tree.map(lambda x: _constrained(x, P(DATA) if divides(x) else P()), batch)
+
+
+def take_by_part(data: Batch, ids: Array, parts: int = 1) -> Batch:
+    """Gathers examples; on a mesh that divides the parts, each device reads its own part alone.
+
+    Args:
+        data: pytree of arrays, or of `FlatRows`, with leading axis N, which `parts` divides.
+        ids: [b] int32, b / parts of them from each part of the data set, in its order.
+        parts: stretches of the data set, of equal size; 1 = ids are of any example.
+
+    Returns:
+        The same pytree of arrays with leading axis b.
+    """
+
+    def of_device(data: Batch, ids: Array) -> Batch:
+        return take(data, ids % jax.tree.leaves(data)[0].shape[0])
+
+    if shards() == 1 or parts % shards():
+        return take(data, ids)
+    divided = jax.shard_map(
+        of_device, in_specs=(P(DATA), P(DATA)), out_specs=P(DATA), axis_names={DATA}
+    )
+    return divided(data, ids)
 
 
 def gathered(tree: PyTree) -> PyTree:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from isjax._numerics.leading_axis import pad, split_rows
+from isjax._numerics.leading_axis import cut_rows
 from isjax.base import Array
 from isjax.resampling import at_root, draw_children_by_blocks
 
@@ -51,8 +51,7 @@ class SumTree(NamedTuple):
         """A tree for each part, the last perhaps of fewer examples; see `leading_axis.split`."""
 
         def cut(levels: tuple[Array, ...]) -> tuple[Array, ...]:
-            items = split_rows(pad(levels[0].reshape(-1)[:size], parts), parts)
-            return jax.vmap(_levels)(items)
+            return jax.vmap(_levels)(cut_rows(levels[0].reshape(-1)[:size], parts))
 
         rows = -(-size // parts)
         sizes = jnp.minimum(size - jnp.arange(parts, dtype=jnp.int32) * rows, rows)

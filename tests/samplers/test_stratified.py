@@ -8,8 +8,8 @@ from helpers import assert_mean, compiled
 
 import isjax
 from isjax import recipes, samplers, scorers, transforms, weights
-from isjax._numerics.leading_axis import take_by_part
 from isjax.parallel import padding
+from isjax.parallel.mesh import take_by_part
 
 SIZE, STRATA, BATCH, POOL = 61, 4, 3, 8  # the last part has 13 examples, the others 16
 
@@ -139,6 +139,13 @@ def test_losses_are_written_to_their_examples():
     assert remembered.losses.shape == (STRATA, 16)
     np.testing.assert_array_equal(np.flatnonzero(remembered.count), seen)
     np.testing.assert_array_equal(remembered.losses.ravel()[seen], seen)
+
+
+def test_rows_of_large_parts_fill_the_tiles_of_a_tpu():
+    inner = isjax.tree_sampler(scorers.last_loss(), batch_size=BATCH)
+    state = jax.eval_shape(lambda: stratified(inner, 2).init(jax.random.key(0), 5000)).inner
+    assert state.span.size == 2500 and state.buffer.losses.shape == (2, 3072)
+    assert [level.shape for level in state.scores.levels] == [(2, 24, 128), (2, 1, 128)]
 
 
 @pytest.mark.slow

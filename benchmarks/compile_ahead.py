@@ -31,22 +31,25 @@ import pathlib
 import re
 import sys
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.experimental import topologies
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from step_cost import BATCH, CLASSES, NETWORKS
+from step_cost import BATCH, CLASSES, NETWORKS, OF_TOKENS
 
 from isjax import init_train_state, make_train_step, networks, recipes
 from isjax._numerics import precision
+from isjax.experiment.recipe_arguments import required_parameters
 from isjax.parallel import sharding
 from isjax.parallel.mesh import spread
 from isjax.parallel.padding import pad_state
 from isjax.samplers import stratified
-from isjax.scorers import _learned
+from isjax.scorers import Companion, _learned
 
 POOL, TX = 1024, optax.sgd(0.01, momentum=0.9)
 ENVIRONMENT = {  # of libtpu: no host of a TPU to ask, and other processes may load it, too
@@ -56,6 +59,7 @@ ENVIRONMENT = {  # of libtpu: no host of a TPU to ask, and other processes may l
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 METHODS = ("plain", "uniform", "default", "last_loss", "learned_loss", "predicted_loss")
+BY_PART = ("default", "last_loss", "learned_loss", "predicted_loss")
 OF_CLASSES = ("learned_loss", "predicted_loss")
 # Operations that take a kernel of their own, where XLA has not fused them.
 KERNELS = {
@@ -99,10 +103,19 @@ def devices_of(target, number):
     return found.devices[: number or None]
 
 
+class Task(NamedTuple):
+    """What is trained."""
+
+    example: dict  # (shape, dtype) by name
+    init: Callable  # (key) -> params
+    loss_fn: Callable
+    logits_fn: Callable
+
+
 def make_task(network, shape, bfloat16):
-    """Shapes of an example, `init(key)` and `loss_fn(params, batch) -> losses`."""
+    """The task of a network of NETWORKS."""
     model = precision.bfloat16(network) if bfloat16 else precision.float32(network)
-    of_tokens = isinstance(network, networks.LSTM)
+    of_tokens = isinstance(network, OF_TOKENS)
     kind = jnp.int32 if of_tokens else jnp.uint8
     if isinstance(network, networks.MLP):
         shape = (896,)  # a multiple of 128, as `sharding.place` pads rows for a TPU
@@ -115,12 +128,42 @@ def make_task(network, shape, bfloat16):
     def prepared(x):
         return x if of_tokens else x / 64 - 2
 
+    def logits_fn(params, batch):
+        return model.apply(params, prepared(batch["x"]))
+
     def loss_fn(params, batch):
-        logits = model.apply(params, prepared(batch["x"]))
+        logits = logits_fn(params, batch)
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"])
         return jnp.mean(losses.reshape(len(losses), -1), axis=1)
 
-    return example, init, loss_fn
+    return Task(example, init, loss_fn, logits_fn)
+
+
+def arguments_of(method, task, size):
+    """What a recipe asks for, beside the size of its batches."""
+    of_classes = task.example["label"][0] == ()
+    score = np.ones(size, np.float32)
+    known = {
+        "companion": Companion(
+            lambda key: (task.init(key), None),
+            lambda params, model_state, batch, key: (task.loss_fn(params, batch), model_state),
+            lambda params, model_state, batch: task.loss_fn(params, batch),
+        ),
+        "example": {
+            name: np.zeros((1, *shape), kind) for name, (shape, kind) in task.example.items()
+        },
+        "importances": score,
+        "logits_fn": task.logits_fn,
+        "loss_fn": task.loss_fn,
+        "num_classes": CLASSES,
+        "reference": score,
+        "scores": score,
+        "source": np.arange(size) % 4,
+    }
+    asked = required_parameters(getattr(recipes, method)) - {"batch_size"}
+    if of_classes and method in OF_CLASSES:
+        asked |= {"num_classes"}
+    return {name: known[name] for name in asked}
 
 
 def plain_step(init, loss_fn, size, batch):
@@ -141,39 +184,37 @@ def plain_step(init, loss_fn, size, batch):
     return step, begin
 
 
-def recipe_step(method, init, loss_fn, size, devices, parts, classes):
+def recipe_step(method, task, size, devices, parts):
     """(step, begin) of a recipe, perhaps by part."""
-    options = {"num_classes": classes} if method in OF_CLASSES else {}
+    options = arguments_of(method, task, size)
     sampler = getattr(recipes, method)(batch_size=BATCH * devices // parts, **options)
     pool = None if sampler.own_pool else POOL * devices // parts
     if parts > 1:
         sampler, pool = stratified(sampler, parts, pool), None
 
     def loss(params, model_state, batch, key):
-        return loss_fn(params, batch), model_state
+        return task.loss_fn(params, batch), model_state
 
     def begin(key):
-        return pad_state(init_train_state(key, init(key), TX, sampler, size), devices)
+        return pad_state(init_train_state(key, task.init(key), TX, sampler, size), devices)
 
     return make_train_step(loss, TX, sampler, pool_size=pool), begin
 
 
 def compiled(task, method, size, mesh, parts, steps=1):
     """The program of one step or more, for arrays of which there are only shapes."""
-    example, init, loss_fn = task
     devices = mesh.shape["data"]
     if method == "plain":
-        step, begin = plain_step(init, loss_fn, size, BATCH * devices)
+        step, begin = plain_step(task.init, task.loss_fn, size, BATCH * devices)
     else:
-        classes = CLASSES if example["label"][0] == () else None
-        step, begin = recipe_step(method, init, loss_fn, size, devices, parts, classes)
+        step, begin = recipe_step(method, task, size, devices, parts)
     state = jax.eval_shape(begin, jax.random.key(0))
     placed, rows = sharding.shardings(state, mesh), NamedSharding(mesh, PartitionSpec("data"))
     state = jax.tree.map(lambda x, place: x.update(sharding=place), state, placed)
     padded = size + -size % devices
     data = {
         name: jax.ShapeDtypeStruct((padded, *shape), kind, sharding=rows)
-        for name, (shape, kind) in example.items()
+        for name, (shape, kind) in task.example.items()
     }
     one = step
 
@@ -264,7 +305,7 @@ class Target:
         """Prints a table, and yields the name and the `Estimate` of each step."""
         task, base = make_task(*NETWORKS[network], bfloat16), {}
         for method in methods:
-            for parts in sorted({1, 1 if method in ("plain", "uniform") else self.number}):
+            for parts in sorted({1, self.number if method in BY_PART else 1}):
                 name = method + (", by part" if parts > 1 else "")
                 start = time.perf_counter()
                 program = compiled(task, method, size, self.mesh, parts, steps)
@@ -303,7 +344,9 @@ def main():
     parser.add_argument("--devices", type=int, default=1, help="0 = all of the target")
     parser.add_argument("--sizes", type=float, nargs="+", default=[6e4, 1e6, 1e7])
     parser.add_argument("--networks", nargs="+", default=["mlp"], choices=NETWORKS)
-    parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS)
+    parser.add_argument(
+        "--methods", nargs="+", default=METHODS, choices=("plain", *recipes.__all__)
+    )
     parser.add_argument("--bfloat16", action="store_true", help="the main model computes in it")
     parser.add_argument("--steps", type=int, default=1, help="in a loop; the row is of all")
     parser.add_argument("--text", help="folder for the text of each program")

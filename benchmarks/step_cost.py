@@ -5,12 +5,12 @@
 
 Batch 128, pool 1024, momentum SGD, random data. Every method takes a turn of 0.3 s in every round,
 so that ratios hold on a machine whose speed drifts. By default this takes about 90 s, and
-compilation. `wrn` and `lstm` take seconds per step on a CPU.
+compilation. `wrn`, `lstm` and `transformer` take seconds per step on a CPU.
 
 Each row is a network and a method: milliseconds per step; the ratio to `plain` and to `uniform`,
 median over rounds with quartiles; and `floor`, the same ratio in floating point operations by XLA's
-count. A JSON line follows. `wrn` has no floor since it compiles slowly; `lstm` has none since XLA
-counts the body of a loop only once.
+count. A JSON line follows. `wrn` and `transformer` have no floor since they compile slowly; `lstm`
+has none since XLA counts the body of a loop only once.
 
 - `plain`: a hand-written step that draws 128 ids and does not use isjax;
 - `uniform`: the recipe, with the diagnostics and guards of `make_train_step`;
@@ -45,8 +45,10 @@ NETWORKS = {  # name: (network, shape of an example)
     "cifar_cnn": (networks.CNN(CLASSES, (16, 32, 64), kernel=3), (32, 32, 3)),
     "wrn": (networks.WideResNet(CLASSES), (32, 32, 3)),
     "lstm": (networks.LSTM(VOCABULARY), (20,)),
+    "transformer": (networks.Transformer(VOCABULARY), (128,)),
 }
-WITHOUT_FLOOR = ("wrn", "lstm")
+OF_TOKENS = (networks.LSTM, networks.Transformer)
+WITHOUT_FLOOR = ("wrn", "lstm", "transformer")
 TX = optax.sgd(0.01, momentum=0.9)
 
 
@@ -93,7 +95,7 @@ def make_task(network, shape, bfloat16=False):
     """Makes a task of random data for a network of NETWORKS."""
     x_key, label_key = jax.random.split(jax.random.key(0))
     model = precision.bfloat16(network) if bfloat16 else precision.float32(network)
-    if isinstance(network, networks.LSTM):
+    if isinstance(network, OF_TOKENS):
         classes, size = None, (NUM_EXAMPLES, *shape)
         data = {
             "x": jax.random.randint(x_key, size, 0, VOCABULARY),

@@ -241,11 +241,10 @@ def draw_children(points: Array, ranks: Ranks, masses: Array) -> tuple[Array, Ra
     # Of the n points (r + shift) / n, ends[i] lie below the end of child i's share. All else
     # follows from these integers, so that rounding cannot make two results disagree.
     ends = _points_below(_shares(masses) * count[:, None].astype(jnp.float32), shift)
-    child = _first(ends > rank[:, None])
-    items = jnp.arange(masses.shape[1], dtype=jnp.int32)[None, :]
-    start = jnp.max(jnp.where(items < child[:, None], ends, 0), axis=1)
-    end = jnp.sum(jnp.where(items == child[:, None], ends, 0), axis=1)
-    return child, Ranks(rank - start, end - start)
+    above = ends > rank[:, None]
+    start = jnp.max(jnp.where(above, 0, ends), axis=1)
+    end = jnp.min(jnp.where(above, ends, count[:, None]), axis=1)
+    return _first(above), Ranks(rank - start, end - start)
 
 
 def draw_children_by_blocks(

@@ -1,9 +1,10 @@
 """A tree of partial sums over the scores of a whole data set: draws in O(num log N).
 
 Level 0 holds the scores in rows of `FANOUT`, level 1 the sums of those rows in rows of `FANOUT`,
-and so on up to a single row, the root: few levels, of rows that fill a TPU's registers. An update
-recomputes the sums above the scores it sets, from the scores, and never adds a difference to one:
-however many updates there were, a sum is off by the rounding of its own additions alone.
+and so on up to a level of at most `ROOT` rows, the root, which is drawn from as a whole: few
+levels, of rows that fill a TPU's registers. An update recomputes the sums above the scores it sets,
+from the scores, and never adds a difference to one: however many updates there were, a sum is off
+by the rounding of its own additions alone.
 
 A constant added to every score is not stored: the sum of a node with n examples below it is then
 larger by n times the constant, which is added while a draw descends. Examples may be excluded: they
@@ -21,6 +22,8 @@ from isjax.resampling import at_root, draw_children_by_blocks
 
 # The lanes of a TPU's registers: it would copy levels of narrower rows to read them.
 FANOUT = 128
+# So that the root is a register of a TPU, and 131,072 examples take two levels.
+ROOT = 8
 # A CPU, which adds up every entry that it reads, first draws a block of so many.
 BLOCK = 32
 # Larger scores count as this: no sum of 2^31 of them overflows, nor 2^44 times such a sum.
@@ -162,25 +165,28 @@ def sample(
     points = jax.random.uniform(key, (top + 1, 2, num), jnp.float32)
     ids, ranks = jnp.zeros((num,), jnp.int32), at_root(num)
     for height in range(top, -1, -1):
-        sums = tree.levels[height] if height == top else tree.levels[height][ids]
-        entries = ids[: len(sums), None] * FANOUT + jnp.arange(FANOUT)[None, :]
+        level = tree.levels[height]
+        # Read once: a second read, after the update, would make XLA copy the level.
+        sums = level.reshape(1, -1) if height == top else jax.lax.optimization_barrier(level[ids])
+        entries = ids[: len(sums), None] * FANOUT + jnp.arange(sums.shape[1])[None, :]
         # Examples below each entry, of which there are fewer below the last.
         full, rest = tree.size // FANOUT**height, tree.size % FANOUT**height
         below = jnp.where(entries < full, FANOUT**height, jnp.where(entries == full, rest, 0))
         if tree.excluded:
             excluded = tree.excluded[height]
-            below -= excluded if height == top else excluded[ids]
+            below -= excluded.reshape(1, -1) if height == top else excluded[ids]
         masses = sums + constant * below.astype(jnp.float32)
         child, ranks = draw_children_by_blocks(points[height], ranks, masses, BLOCK)
         ids = ids * FANOUT + child
-    scores = jnp.sum(jnp.where(jnp.arange(FANOUT)[None, :] == child[:, None], sums, 0.0), axis=1)
+    items = jnp.arange(sums.shape[1])[None, :]
+    scores = jnp.sum(jnp.where(items == child[:, None], sums, 0.0), axis=1)
     return ids, (scores + constant) / (whole + constant * size), scores, mass
 
 
 def _levels(items: Array) -> tuple[Array, ...]:
     """The items [N] and their partial sums, from the lowest level to the root."""
     levels, sums = [], items
-    while not levels or levels[-1].shape[0] > 1:
+    while not levels or levels[-1].shape[0] > ROOT:
         levels.append(jnp.pad(sums, (0, -sums.shape[0] % FANOUT)).reshape(-1, FANOUT))
         sums = jnp.sum(levels[-1], axis=1, dtype=items.dtype)
     return tuple(levels)

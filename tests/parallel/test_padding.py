@@ -25,7 +25,7 @@ def test_what_divides_stays():
 
 def test_of_a_state_that_alone_is_padded_which_is_by_example():
     sampler = isjax.tree_sampler(scorers.last_loss(), batch_size=2)
-    size = 5 * sum_tree.FANOUT + 1
+    size = 21 * sum_tree.FANOUT + 1
     state = {
         "sampler": sampler.init(jax.random.key(0), size),
         "record": draw_statistics.init(size, kept=7),
@@ -36,7 +36,7 @@ def test_of_a_state_that_alone_is_padded_which_is_by_example():
     assert padded["record"].count.shape == (size + 3,) and padded["record"].scores.shape == (7,)
     assert padded["params"].shape == (5, 3)
     scores = padded["sampler"].scores
-    assert [level.shape for level in scores.levels] == [(8, sum_tree.FANOUT), (1, sum_tree.FANOUT)]
+    assert [level.shape for level in scores.levels] == [(24, sum_tree.FANOUT), (1, sum_tree.FANOUT)]
     assert int(scores.size) == size
 
 
@@ -58,7 +58,7 @@ def run(sampler, data, size, pool_size, parts):
 
 @pytest.mark.slow
 def test_a_padded_run_draws_what_one_without_padding_draws():
-    size = 3 * sum_tree.FANOUT + 5
+    size = 9 * sum_tree.FANOUT + 5
     rng = np.random.default_rng(0)
     x = rng.normal(size=(size, 3)).astype(np.float32)
     data = {"x": jnp.asarray(x), "y": jnp.asarray(x @ np.float32([1, -2, 3]))}

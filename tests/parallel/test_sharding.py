@@ -45,7 +45,7 @@ print(json.dumps({
 """
 
 
-def begin(sampler, size=200):  # a tree of two levels
+def begin(sampler, size=1_100):  # a tree of two levels
     params = {"kernel": jnp.ones((3, 4)), "bias": jnp.ones(4)}
     state = init_train_state(jax.random.key(0), params, optax.adam(0.1), sampler, size)
     return padding.pad_state(state._replace(record=draw_statistics.init(size)), 1)

@@ -22,7 +22,7 @@ from isjax.samplers import (
     tree_sampler,
 )
 
-KEY, N, b = jax.random.key(0), 200, 8  # a tree of two levels
+KEY, N, b = jax.random.key(0), 1_100, 8  # a tree of two levels
 LOSSES = np.random.default_rng(0).gamma(2.0, size=N).astype(np.float32)
 OUT = np.array([3, 40, 140, 199, 3])
 
@@ -130,14 +130,14 @@ def test_excluded_examples_are_never_drawn_whatever_the_smoothing(smoothing):
     state = exclude(known(sampler), OUT)._replace(step=jnp.int32(SHARES.index(smoothing)))
     draws, _ = over_keys(sampler)(jax.random.split(KEY, 500), state)
     assert not np.isin(draws.ids, OUT).any()
-    # Probabilities and weights are those of the 196 examples that are left.
+    # Probabilities and weights are those of the (N - 4) examples that are left.
     left = np.where(np.isin(np.arange(N), OUT), 0.0, LOSSES.astype(np.float64))
-    constant = min(smoothing, 1e9) * left.sum() / 196
+    constant = min(smoothing, 1e9) * left.sum() / (N - 4)
     probs = np.where(np.isin(np.arange(N), OUT), 0.0, left + constant)
     probs = probs / probs.sum()
     np.testing.assert_allclose(draws.draw_probs, probs[draws.ids], rtol=2e-5)
-    np.testing.assert_allclose(draws.weights, (196 * probs[draws.ids]) ** -0.5, rtol=2e-5)
-    assert np.all(draws.info.pool_size == 196)
+    np.testing.assert_allclose(draws.weights, ((N - 4) * probs[draws.ids]) ** -0.5, rtol=2e-5)
+    assert np.all(draws.info.pool_size == (N - 4))
     counts = np.bincount(np.ravel(draws.ids), minlength=N)
     # Systematic draws have less variance than independent ones.
     assert_binomial(counts, 500 * b, probs)
@@ -215,7 +215,7 @@ def test_what_cannot_exclude_says_so():
 def test_parts_keep_what_was_excluded():
     whole = exclude(known(tree()), jnp.arange(0, N, 2))
     parts = whole.scores.split(3, N)
-    assert [int(jnp.sum(parts.excluded[-1][i])) for i in range(3)] == [34, 33, 33]
+    assert [int(jnp.sum(parts.excluded[-1][i])) for i in range(3)] == [184, 183, 183]
 
 
 # --- growth
@@ -250,7 +250,7 @@ def test_more_examples_leave_what_is_known(make):
 def test_a_grown_tree_is_that_of_all_scores():
     sampler = tree()
     state = exclude(known(sampler), OUT)
-    size = 20_000  # a tree of three levels
+    size = 200_000  # a tree of three levels
     grown = grow(sampler, KEY, state, size).scores
     want = np.append(np.where(np.isin(np.arange(N), OUT), 0, LOSSES), np.ones(size - N))
     np.testing.assert_array_equal(scores_of(grown, jnp.arange(size)), want)
@@ -289,5 +289,5 @@ def test_what_cannot_grow_says_so():
     sampler = stratified(recipes.default(batch_size=4), 2)
     with pytest.raises(ValueError, match="hold other examples"):
         grow(sampler, KEY, first(sampler), 2 * N)
-    with pytest.raises(ValueError, match=r"199, but the sampler knows 200.*exclude"):
+    with pytest.raises(ValueError, match=r"1099, but the sampler knows 1100.*exclude"):
         grow(tree(), KEY, tree().init(KEY, N), N - 1)

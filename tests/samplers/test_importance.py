@@ -733,7 +733,7 @@ def test_ids_of_no_example_are_counted():
 
 
 @pytest.mark.parametrize("name", ["default", "last_loss"])
-@pytest.mark.parametrize("size", [8, 200])  # one row of the tree, and two levels
+@pytest.mark.parametrize("size", [8, 1_100])  # one row of the tree, and two levels
 def test_ids_of_no_example_write_nothing(name, size):
     sampler = compiled(getattr(isjax.recipes, name)(batch_size=4))
     state = sampler.init(KEY, size)

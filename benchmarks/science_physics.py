@@ -27,6 +27,7 @@ budgets).
 """
 
 import argparse
+import functools
 import importlib
 import json
 import pathlib
@@ -47,7 +48,7 @@ from isjax.reporting.plotting import COLOURS, GREY, declutter, new_figure
 
 sys.path.append(str(pathlib.Path(__file__).parent.parent / "examples"))
 
-BATCH, POOL, POINTS, CELLS, TUNING_SEED = 128, 512, 2**14, (128, 128), 1000
+BATCH, POINTS, CELLS, TUNING_SEED = 128, 2**14, (128, 128), 1000
 RAD_POINTS, RAD_CANDIDATES, RAD_PERIOD = 2048, 16384, 500
 BOXES = {
     "burgers": ([0, -1], [1, 1]),
@@ -67,8 +68,10 @@ DEFAULT = ["uniform", "rad", "r3"] + [
 class Runs:
     """The runs of a problem: one compiled program for each way to have points."""
 
-    def __init__(self, name):
+    def __init__(self, name, batch=BATCH, points=POINTS, rad_points=RAD_POINTS, **network):
         self.problem = importlib.import_module(name)
+        self.init = functools.partial(self.problem.init, **network)
+        self.batch, self.points, self.rad_points = batch, points, rad_points
         self.points_of = domain.box(*BOXES[name])
         self.point_in = domain.cells(*BOXES[name], CELLS)
         self.error = jax.jit(self.problem.error)
@@ -77,21 +80,23 @@ class Runs:
     def sampler(self, way, k, exponent, smoothing):
         """Returns the sampler, and the number of examples it numbers."""
         if way in ("uniform", "rad", "r3"):
-            return isjax.recipes.uniform(batch_size=BATCH), RAD_POINTS if way == "rad" else BATCH
+            size = self.rad_points if way == "rad" else self.batch
+            return isjax.recipes.uniform(batch_size=self.batch), size
         if way == "pool":
             shape = isjax.chain(transforms.power(exponent), isjax.smooth_by_mean(smoothing))
             by_loss = scorers.loss(self.problem.loss_fn)
-            return isjax.importance_sampler(by_loss, shape, batch_size=BATCH, k=k), POOL
+            sampler = isjax.importance_sampler(by_loss, shape, batch_size=self.batch, k=k)
+            return sampler, 4 * self.batch
         by_loss = scorers.power(scorers.last_loss(), exponent)
-        sampler = isjax.tree_sampler(by_loss, batch_size=BATCH, k=k, smoothing=smoothing)
-        return sampler, POINTS if way == "remembered" else CELLS[0] * CELLS[1]
+        sampler = isjax.tree_sampler(by_loss, batch_size=self.batch, k=k, smoothing=smoothing)
+        return sampler, self.points if way == "remembered" else CELLS[0] * CELLS[1]
 
     def renewed(self, way, key, step, params, pool, points, losses):
         """Returns the points that the next step draws from."""
         if way in ("remembered", "cells"):
             return pool
         if way == "r3":
-            fresh = self.points_of(key, BATCH)
+            fresh = self.points_of(key, self.batch)
             return collocation.retain_resample(points, jnp.sqrt(losses), fresh)
         if way == "rad":
             return jax.lax.cond(
@@ -103,7 +108,7 @@ class Runs:
         keys = jax.random.split(key)
         candidates = self.points_of(keys[0], RAD_CANDIDATES)
         residuals = self.problem.residual(params, candidates)
-        return collocation.rad(keys[1], candidates, residuals, RAD_POINTS)
+        return collocation.rad(keys[1], candidates, residuals, self.rad_points)
 
     def program(self, way):
         """Returns `(seed, k, exponent, smoothing, rate, steps, stop) -> params`, compiled once."""
@@ -127,7 +132,7 @@ class Runs:
                 pool = self.renewed(way, pool_key, i, params, pool, gather, losses)
                 return params, opt_state, is_state, pool
 
-            params = self.problem.init(keys[0])
+            params = self.init(keys[0])
             pool = self.points_of(keys[1], size)
             state = params, tx.init(params), sampler.init(keys[2], size), pool
             return jax.lax.fori_loop(0, stop, step, state)[0]
@@ -169,16 +174,16 @@ def kept_runs(runs, name, path):
 
 
 def step_costs(runs, methods, rounds, steps=300):
-    """CPU seconds of a step over those of uniform's: {method: [rounds]}; methods take turns."""
+    """CPU seconds of a step: {method: [rounds]}; methods take turns."""
     seconds = {method: [] for method in ["uniform", *methods]}
     for method in seconds:
-        runs.train(method, 0, 1e-3, 10_000, 2)  # compiled
+        runs.train(method, 0, 1e-3, 10_000, steps)  # compiled
     for _ in range(rounds):
         for method, values in seconds.items():
             start = time.process_time()
             runs.train(method, 0, 1e-3, 10_000, steps)
             values.append((time.process_time() - start) / steps)
-    return {method: np.divide(seconds[method], seconds["uniform"]) for method in methods}
+    return seconds
 
 
 def operations(problem):
@@ -276,7 +281,7 @@ def main():
         mean, deviation = of_seeds.mean(axis=0), of_seeds.std(axis=0, ddof=min(1, args.seeds - 1))
         cells = [f"{m:.4f} ± {s:.4f}" for m, s in zip(mean, deviation, strict=True)]
         share, least = share_to(target, [steps / budgets[-1] for steps in budgets], mean)
-        cost = float(np.median(costs[method])) if costs else float("nan")
+        cost = np.median(np.divide(costs[method], costs["uniform"])) if costs else float("nan")
         cells += [f"{least}{share:.2f}", f"{cost:.2f}", f"{least}{share * cost:.2f}"]
         print(f"| {method} | {' | '.join(cells)} |")
     if args.picture:

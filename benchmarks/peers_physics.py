@@ -176,8 +176,8 @@ def main():
         for method, of_seeds in errors.items():
             of_seeds.append(run(method, seed, rate, args.steps))
     costs = step_costs(runs, args.methods, args.rounds, RAD_PERIOD) if args.rounds else {}
-    print("\n| method | error | by seed | ms a step | cost of a step |")
-    print("| --- | --: | --: | --: | --: |")
+    heads = ["method", "error", "by seed", *(["ms a step", "cost of a step"] if costs else [])]
+    print(f"\n| {' | '.join(heads)} |\n| --- |{' --: |' * (len(heads) - 1)}")
     for method, of_seeds in errors.items():
         cells = [f"{np.mean(of_seeds):.4f} ± {np.std(of_seeds, ddof=min(1, args.seeds - 1)):.4f}"]
         cells.append(", ".join(f"{error:.4f}" for error in of_seeds))

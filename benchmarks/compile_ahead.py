@@ -71,8 +71,8 @@ COLLECTIVES = ("all-gather", "all-reduce", "all-to-all", "collective-permute", "
 BYTES = {"f32": 4, "s32": 4, "u32": 4, "bf16": 2, "pred": 1, "u8": 1, "f16": 2, "s8": 1}
 # Most cycles of a step over those of `uniform`, on a TPU v5e; MLP, N = 10^6.
 BOUNDS = {  # by the number of chips
-    1: {"default": 1.5, "last_loss": 1.4, "predicted_loss": 3.0, "learned_loss": 5.2},
-    4: {"default": 1.7, "last_loss": 1.6},
+    1: {"default": 1.4, "last_loss": 1.35, "predicted_loss": 2.75, "learned_loss": 4.9},
+    4: {"default": 1.6, "last_loss": 1.4},
 }
 CHECKED_SIZE = 1_000_000
 WHOLE_MB = 3.6  # nearly a float32 for each of these examples

@@ -276,7 +276,9 @@ def assert_sums(whole, record, ulps):
         sums = sums.reshape(-1, sum_tree.FANOUT**height).sum(axis=1)
         error = np.abs(np.asarray(level, np.float64).ravel() - sums)
         assert np.max(error / np.spacing(np.maximum(sums, 1e-37).astype(np.float32))) <= ulps
-    assert whole.levels[-1].shape[0] <= sum_tree.ROOT
+    *lower, root = (level.shape for level in whole.levels)
+    assert root[0] <= sum_tree.ROOT and all(rows > sum_tree.ROOT for rows, _ in lower)
+    assert {fan for _, fan in [*lower, root]} == {sum_tree.FANOUT}
 
 
 @pytest.mark.parametrize("size", SIZES)
